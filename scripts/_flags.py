@@ -1,0 +1,118 @@
+"""Command-line flags from the configuration dataclasses, and one way for every script to end.
+
+Exit status: 0 when done, 2 for a wrong flag, setting, file or folder (one line says which), 130
+after Ctrl-C and 143 after SIGTERM, 1 for anything unforeseen (with a traceback).
+"""
+
+import ast
+import dataclasses
+import os
+import signal
+import sys
+
+# Without these the first lines of every run are TensorFlow's remarks about the machine.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+from absl import app, flags  # noqa: E402
+
+from supcon_tf.config import default_of  # noqa: E402
+from supcon_tf.errors import UserError  # noqa: E402
+
+_DEFINE = {
+    bool: flags.DEFINE_boolean,
+    int: flags.DEFINE_integer,
+    float: flags.DEFINE_float,
+    str: flags.DEFINE_string,
+    dict: flags.DEFINE_string,
+}
+
+
+def parse_arguments(text):
+    """Turns "margin=0.2,mining=hard" into {"margin": 0.2, "mining": "hard"}."""
+    arguments = {}
+    for item in filter(None, text.split(",")):
+        name, equals, value = item.partition("=")
+        if not equals or not name.strip():
+            raise UserError(f"method_args must be name=value,name=value. Received: {text!r}.")
+        try:
+            arguments[name.strip()] = ast.literal_eval(value.strip())
+        except (ValueError, SyntaxError):
+            arguments[name.strip()] = value.strip()
+    return arguments
+
+
+def _define(config_class):
+    for field in dataclasses.fields(config_class):
+        default, kind = default_of(field), field.metadata["kind"]
+        default = None if kind is dict else default
+        _DEFINE[kind](field.name, default, field.metadata["help"])
+
+
+def _config(config_class):
+    values = {}
+    for field in dataclasses.fields(config_class):
+        value = getattr(flags.FLAGS, field.name)
+        if field.metadata["kind"] is dict:
+            value = parse_arguments(value or "")
+        values[field.name] = value
+    return config_class(**values)
+
+
+def _help(config_class, usage):
+    lines = [usage.strip(), "", "flags (and --flagfile=FILE, a recipe with one flag a line):"]
+    for field in dataclasses.fields(config_class):
+        default = default_of(field)
+        shown = "" if default in (None, "", {}) else f" [{default}]"
+        choices = field.metadata["choices"]
+        allowed = f" One of {', '.join(choices)}." if choices else ""
+        lines.append(f"  --{field.name}\n      {field.metadata['help']}{allowed}{shown}")
+    return "\n".join(lines)
+
+
+def _fail(message):
+    print(f"{os.path.basename(sys.argv[0])}: {' '.join(str(message).split())}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _parser(config_class, usage):
+    def parse(argv):
+        if {"--help", "-help", "-h"} & set(argv):
+            print(_help(config_class, usage))
+            sys.exit(0)
+        try:
+            return flags.FLAGS(argv)
+        except flags.Error as error:
+            _fail(error)
+
+    return parse
+
+
+def _terminate(signum, frame):
+    raise SystemExit(128 + signum)
+
+
+def run(main, config_class, usage, positional=False):
+    """Runs a script.
+
+    Args:
+        main: called with the configuration and, with `positional`, the other arguments.
+        config_class: its fields become the flags.
+        usage: what `--help` prints above the flags.
+        positional: whether arguments that are not flags are allowed.
+    """
+    _define(config_class)
+
+    def guarded(argv):
+        signal.signal(signal.SIGTERM, _terminate)
+        try:
+            if argv[1:] and not positional:
+                raise UserError(f"unexpected argument. Received: {argv[1]!r}. See --help.")
+            config = _config(config_class)
+            main(config, argv[1:]) if positional else main(config)
+        except UserError as error:
+            _fail(error)
+        except KeyboardInterrupt:
+            print("\ninterrupted; what is finished is kept, --resume continues.", file=sys.stderr)
+            sys.exit(130)
+
+    app.run(guarded, flags_parser=_parser(config_class, usage))

@@ -1,0 +1,32 @@
+"""Scores a run on the held-out split: k-NN, and the classifier where there is one.
+
+    python scripts/evaluate.py --run_dir=runs/digits
+"""
+
+import _flags
+
+from supcon_tf.config import EvaluateConfig
+
+
+def main(config):
+    """Evaluates and prints the scores."""
+    from supcon_tf.evaluation import evaluate
+    from supcon_tf.reporting import format_table
+
+    metrics = evaluate(config)
+    for name in ("top1", "top5", "knn_top1"):
+        if name in metrics:
+            print(f"{name} {100 * metrics[name]:.2f} %")
+    rows = [
+        [name, "no images" if share is None else f"{100 * share:.1f} %"]
+        for name, share in metrics.get("per_class", {}).items()
+    ]
+    if rows:
+        print(format_table(["class", "accuracy"], rows))
+        print(f"next: python scripts/export.py --run_dir={config.run_dir}")
+    else:
+        print(f"no classifier yet: python scripts/train_classifier.py --run_dir={config.run_dir}")
+
+
+if __name__ == "__main__":
+    _flags.run(main, EvaluateConfig, __doc__)

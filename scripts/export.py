@@ -1,0 +1,25 @@
+"""Exports a run's classifier as SavedModel and TFLite, and compares each with Keras.
+
+    python scripts/export.py --run_dir=runs/digits
+"""
+
+import _flags
+
+from supcon_tf.config import ExportConfig
+
+
+def main(config):
+    """Exports and prints the comparison."""
+    from pathlib import Path
+
+    from supcon_tf.exporting import export
+    from supcon_tf.reporting import export_table
+
+    scores = export(config)
+    print(export_table(scores))
+    print(f"bundle: {scores['path']}")
+    print(f"next: python scripts/predict.py --model={Path(scores['path']).parent} IMAGE ...")
+
+
+if __name__ == "__main__":
+    _flags.run(main, ExportConfig, __doc__)

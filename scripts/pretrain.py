@@ -1,0 +1,22 @@
+"""Trains an encoder, contrastively or with cross entropy.
+
+    python scripts/pretrain.py --flagfile=scripts/recipes/digits.flags --run_dir=runs/digits
+"""
+
+import _flags
+
+from supcon_tf.config import PretrainConfig
+
+
+def main(config):
+    """Pretrains, and says what comes next."""
+    from supcon_tf.pretraining import pretrain
+
+    metrics = pretrain(config)
+    print(f"loss {metrics['loss']:.4f} after {metrics['seconds']:.0f} s of training")
+    print(f"encoder: {config.run_dir}/encoder.keras    pictures: {config.run_dir}/pictures")
+    print(f"next: python scripts/train_classifier.py --run_dir={config.run_dir}")
+
+
+if __name__ == "__main__":
+    _flags.run(main, PretrainConfig, __doc__)

@@ -1,0 +1,96 @@
+"""Stage 2: a linear classifier on the frozen encoder."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from supcon_tf import pictures
+from supcon_tf.config import ClassifierConfig
+from supcon_tf.data.pipeline import chain_epochs, sharding_off
+from supcon_tf.evaluation import extract_features
+from supcon_tf.models.classifier import build_classifier, classification_head
+from supcon_tf.optimizers import MomentumSGD, warmup_cosine
+from supcon_tf.runs import RunDirectory
+from supcon_tf.training import fit, initial_weights
+
+
+def train_classifier(config: ClassifierConfig) -> dict:
+    """Trains a linear classifier on the features of a run's frozen encoder.
+
+    The features of the training split are computed once, without augmentation, and standardized
+    while the head learns; the standardization is then folded into the head, which so is a linear
+    layer on the encoder's own features.
+
+    Args:
+        config: the settings; `config.run_dir` holds the pretrained encoder.
+
+    Returns:
+        The stage's scores, as in metrics.json: the last epoch's loss and training accuracy.
+
+    Raises:
+        UserError: if the run has no encoder, its data changed, or a setting cannot be used.
+    """
+    run = RunDirectory(config.run_dir)
+    run.pretrain_config()
+    run.check("classifier", config)
+    dataset = run.open_dataset()
+    encoder = run.load_model("encoder")
+    features, labels = extract_features(encoder, dataset.train, progress="features")
+    mean, scale = features.mean(axis=0), np.maximum(features.std(axis=0), 1e-3)
+    run.begin("classifier", config, dataset.describe())
+
+    steps = -(-len(labels) // config.batch_size)
+    model = _compiled_head(config, features.shape[1], len(dataset.class_names), steps)
+    standardized = (features - mean) / scale
+    history = fit(
+        model,
+        lambda first_epoch: _feature_stream(standardized, labels, config, first_epoch),
+        epochs=config.epochs,
+        steps_per_epoch=steps,
+        run=run,
+        stage="classifier",
+    )
+    head = classification_head(len(dataset.class_names))
+    head.build(features.shape)
+    kernel, bias = (np.asarray(weight) for weight in model.get_weights())
+    head.set_weights([kernel / scale[:, None], bias - (mean / scale) @ kernel])
+    run.save_model(build_classifier(encoder, head), "classifier")
+    metrics = {
+        "loss": history["loss"][-1],
+        "train_top1": history["accuracy"][-1],
+        "seconds": sum(history["seconds"]),
+    }
+    run.record("classifier", metrics, history)
+    pictures.learning_curves(run.history(), run.pictures / "learning_curves.png")
+    return metrics
+
+
+def _compiled_head(config, num_features, num_classes, steps):
+    with initial_weights(config.seed):
+        head = classification_head(num_classes)
+        model = keras.Sequential([keras.Input((num_features,)), head])
+    model.compile(
+        optimizer=MomentumSGD(
+            warmup_cosine(config.learning_rate, config.epochs * steps),
+            config.momentum,
+            l2=config.weight_decay,
+        ),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+        jit_compile=True,
+    )
+    return model
+
+
+def _feature_stream(features, labels, config, first_epoch) -> tf.data.Dataset:
+    """Batches for the epochs from `first_epoch` on; the order depends on the seed and the epoch."""
+    examples = tf.data.Dataset.from_tensor_slices((features, labels))
+
+    def one_epoch(shuffle_seed):
+        shuffled = examples.shuffle(len(labels), shuffle_seed, reshuffle_each_iteration=False)
+        return shuffled.batch(config.batch_size)
+
+    stream = chain_epochs(
+        one_epoch, seed=config.seed, first_epoch=first_epoch, epochs=config.epochs
+    )
+    return sharding_off(stream).prefetch(tf.data.AUTOTUNE)

@@ -1,0 +1,281 @@
+"""Settings of each stage, as frozen dataclasses.
+
+One field is one setting: its default, what it means and what it may be stand together, and the
+command-line flags are generated from them (`scripts/_flags.py`). A configuration that can be
+constructed is valid as far as that can be known without reading the data.
+"""
+
+import dataclasses
+import math
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from supcon_tf.errors import UserError
+
+_MISSING = dataclasses.MISSING
+
+
+def setting(
+    default: Any,
+    help: str,
+    *,
+    kind: type | None = None,
+    choices: tuple[str, ...] | None = None,
+    above: float | None = None,
+    at_least: float | None = None,
+    at_most: float | None = None,
+    below: float | None = None,
+    identity: bool = True,
+) -> Any:
+    """Declares one setting.
+
+    Args:
+        default: value when the user gives none; its type is the setting's type. A dict is copied.
+        help: one sentence, shown by `--help`.
+        kind: type of a setting whose default is None, which means "not given".
+        choices: the allowed values of a text setting.
+        above: exclusive lower bound of a number.
+        at_least: inclusive lower bound of a number.
+        at_most: inclusive upper bound of a number.
+        below: exclusive upper bound of a number.
+        identity: whether the setting is part of what a run *is*. Where a run lies and whether it
+            may be continued are not.
+
+    Returns:
+        A dataclass field.
+    """
+    bounds = {"above": above, "at_least": at_least, "at_most": at_most, "below": below}
+    metadata = {
+        "help": help,
+        "kind": kind or type(default),
+        "choices": choices,
+        "bounds": {name: bound for name, bound in bounds.items() if bound is not None},
+        "identity": identity,
+    }
+    if isinstance(default, dict):
+        return dataclasses.field(default_factory=lambda: dict(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def default_of(field: dataclasses.Field) -> Any:
+    """The default value of a dataclass field."""
+    return field.default if field.default is not _MISSING else field.default_factory()
+
+
+_HOLDS = {
+    "above": (lambda value, bound: value > bound, "above"),
+    "at_least": (lambda value, bound: value >= bound, "at least"),
+    "at_most": (lambda value, bound: value <= bound, "at most"),
+    "below": (lambda value, bound: value < bound, "below"),
+}
+
+
+def _check_type(name: str, value: Any, expected: type, optional: bool) -> Any:
+    """Returns `value` as `expected`; an int is taken for a float, nothing else is converted."""
+    if value is None and optional:
+        return None
+    if expected is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if expected is dict and isinstance(value, Mapping):
+        return dict(value)
+    if not isinstance(value, expected) or (expected is int and isinstance(value, bool)):
+        raise UserError(f"{name} must be of type {expected.__name__}. Received: {value!r}.")
+    return value
+
+
+def _check_value(name: str, value: Any, metadata: Mapping[str, Any]) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{name} must be a finite number. Received: {value}.")
+    bounds = metadata["bounds"]
+    if not all(_HOLDS[kind][0](value, bound) for kind, bound in bounds.items()):
+        allowed = " and ".join(f"{_HOLDS[kind][1]} {bound}" for kind, bound in bounds.items())
+        raise UserError(f"{name} must be {allowed}. Received: {value}.")
+    if metadata["choices"] and value not in metadata["choices"]:
+        raise UserError(
+            f"{name} must be one of {', '.join(metadata['choices'])}. Received: {value!r}."
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """What every stage's configuration shares: validation, and JSON in and out."""
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            optional = default_of(field) is None
+            value = getattr(self, field.name)
+            value = _check_type(field.name, value, field.metadata["kind"], optional)
+            if value is not None:
+                _check_value(field.name, value, field.metadata)
+            object.__setattr__(self, field.name, value)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All settings that are part of what the run is, ready for JSON."""
+        return {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.metadata["identity"]
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], **placement: Any) -> "Config":
+        """Rebuilds a configuration from `to_dict`'s result.
+
+        Args:
+            values: setting names and values.
+            **placement: settings that `to_dict` leaves out, such as `run_dir`.
+
+        Raises:
+            UserError: if a name is unknown or a value is not allowed.
+        """
+        names = {field.name for field in dataclasses.fields(cls)}
+        unknown = sorted(set(values) - names)
+        if unknown:
+            raise UserError(
+                f"{cls.__name__} has no setting {unknown[0]!r}. Remove it, or use the version of "
+                "supcon_tf that wrote it."
+            )
+        return cls(**{**values, **placement})
+
+    def replace(self, **changes: Any) -> "Config":
+        """A copy with some settings changed, validated again."""
+        return dataclasses.replace(self, **changes)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunConfig(Config):
+    """A stage that writes into a run directory."""
+
+    run_dir: str = setting("runs/run", "Directory that the run reads and writes.", identity=False)
+    resume: bool = setting(False, "Continue an interrupted run.", identity=False)
+    overwrite: bool = setting(False, "Delete this stage's earlier results.", identity=False)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.run_dir:
+            raise UserError("run_dir must name a directory. Received: ''.")
+        if self.resume and self.overwrite:
+            raise UserError("resume and overwrite exclude each other; give one of them.")
+
+
+def _absolute(path: str) -> str:
+    return os.path.abspath(os.path.expanduser(path))
+
+
+def _absolute_folder(dataset: str) -> str:
+    kind, separator, path = dataset.partition(":")
+    return f"folder:{_absolute(path)}" if kind == "folder" and separator and path else dataset
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PretrainConfig(RunConfig):
+    """Training of an encoder: contrastive, or with cross entropy as the baseline."""
+
+    dataset: str = setting("digits", "TensorFlow Datasets name, or folder:PATH (a folder a class).")
+    data_dir: str = setting("", "Where TensorFlow Datasets keeps data ('': its own default).")
+    holdout_fraction: float = setting(
+        0.2, "Share of each class held out, for a folder without train/ and test/.", above=0, below=1
+    )
+    skip_bad_images: bool = setting(False, "Leave out unreadable images, and count them.")
+    image_size_px: int | None = setting(
+        None, "Side of the square image (none: the data set's, or 64).", kind=int, at_least=1
+    )
+    encoder: str = setting("resnet8", "Encoder architecture, such as resnet8 or resnet50.")
+    width_multiplier: float = setting(1.0, "Factor on the encoder's channels.", above=0, at_most=16)
+    method: str = setting("supcon_out", "Training method.")
+    temperature: float | None = setting(
+        None, "Temperature of the loss (none: the method's default).", kind=float, above=0
+    )
+    method_args: dict = setting({}, "Further arguments of the method, as name=value,name=value.")
+    embedding_dim: int = setting(128, "Outputs of the projection head.", at_least=1)
+    projection_hidden_dim: int = setting(
+        128, "Hidden units of the projection head (0: a linear head).", at_least=0
+    )
+    augmentation: str = setting("symbols", "How views are made: symbols, cifar or imagenet.")
+    num_views: int = setting(2, "Augmented views of each image.", at_least=1, at_most=64)
+    batch_size: int = setting(256, "Images a step, over all replicas.", at_least=2)
+    epochs: int = setting(80, "Passes over the training split.", at_least=1)
+    warmup_epochs: int = setting(5, "Epochs of linear warm-up, then cosine decay.", at_least=0)
+    learning_rate: float = setting(0.2, "Peak learning rate of SGD.", above=0, at_most=1000)
+    momentum: float = setting(0.9, "Momentum of SGD.", at_least=0, below=1)
+    weight_decay: float = setting(1e-4, "L2 decay of kernels, per step.", at_least=0, at_most=1)
+    seed: int = setting(0, "Seed of weights, order and augmentation.", at_least=0, below=2**31)
+    strategy: str = setting(
+        "auto", "Devices: all GPUs, or one.", choices=("auto", "one_device", "mirrored")
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.warmup_epochs >= self.epochs:
+            raise UserError(
+                f"warmup_epochs must be below epochs ({self.epochs}). Received: "
+                f"{self.warmup_epochs}. Lower it, or train longer."
+            )
+        # Absolute, so that a later stage finds the data from any directory.
+        object.__setattr__(self, "dataset", _absolute_folder(self.dataset))
+        if self.data_dir:
+            object.__setattr__(self, "data_dir", _absolute(self.data_dir))
+        if "temperature" in self.method_args:
+            raise UserError("method_args must not hold temperature; use the setting temperature.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClassifierConfig(RunConfig):
+    """Training of a linear classifier on the frozen encoder of a run."""
+
+    batch_size: int = setting(256, "Images a step.", at_least=1)
+    epochs: int = setting(100, "Passes over the training split's features.", at_least=1)
+    learning_rate: float = setting(0.5, "Peak learning rate of SGD.", above=0, at_most=1000)
+    momentum: float = setting(0.9, "Momentum of SGD.", at_least=0, below=1)
+    weight_decay: float = setting(0.0, "L2 decay of the kernel, per step.", at_least=0, at_most=1)
+    seed: int = setting(0, "Seed of weights and order.", at_least=0, below=2**31)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluateConfig(Config):
+    """Scores of a run on the held-out split."""
+
+    run_dir: str = setting("runs/run", "Directory of the run.", identity=False)
+    batch_size: int = setting(256, "Images a step.", at_least=1)
+    knn_neighbors: int = setting(10, "Neighbours that vote in the k-NN score.", at_least=1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExportConfig(Config):
+    """Export of a run's classifier to a servable bundle."""
+
+    run_dir: str = setting("runs/run", "Directory of the run.", identity=False)
+    saved_models_dir: str = setting("saved_models", "Where bundles are kept.", identity=False)
+    name: str = setting("", "Name of the model ('': the run directory's name).")
+    version: int | None = setting(
+        None, "Version (none: one more than the newest).", kind=int, at_least=1, identity=False
+    )
+    batch_size: int = setting(256, "Images a step while scoring.", at_least=1)
+    representative_images: int = setting(
+        200, "Training images that calibrate the int8 model.", at_least=1
+    )
+    verify_images: int = setting(
+        10_000, "Held-out images, at most, on which every export is compared.", at_least=1
+    )
+    max_difference: float = setting(
+        1e-4, "Largest allowed probability difference, SavedModel against Keras.", above=0
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PredictConfig(Config):
+    """Classes of image files from an exported model."""
+
+    model: str = setting("", "Exported model: saved_models/NAME, or one of its versions.")
+    top_k: int = setting(1, "Classes to print for each image.", at_least=1)
+    batch_size: int = setting(64, "Images a step.", at_least=1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DemoConfig(Config):
+    """The main job on the embedded digits, end to end."""
+
+    output_dir: str = setting("runs/demo", "Where the demo's runs are written.", identity=False)
+    saved_models_dir: str = setting("saved_models", "Where the bundle goes.", identity=False)
+    epochs: int = setting(80, "Epochs of pretraining.", at_least=1)

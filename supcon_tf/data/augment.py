@@ -1,0 +1,203 @@
+"""Random views of images, as functions of the seed alone.
+
+Everything works on a whole batch, so that a view costs arithmetic and not calls.
+"""
+
+import dataclasses
+
+import tensorflow as tf
+
+from supcon_tf.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """How a view differs from its image.
+
+    Attributes:
+        min_area: smallest share of the image's area that a crop keeps; the largest is 1.
+        aspect: a crop's width over height is between 1 / aspect and aspect.
+        flip: whether half of the views are mirrored left to right.
+        brightness: factor on the pixels, up to 1 +- this.
+        contrast: factor on the distance from the image's mean grey, up to 1 +- this.
+        saturation: factor on the distance from the pixel's own grey, up to 1 +- this.
+        hue: turn of the colour circle, up to +- this share of it.
+        jitter_probability: share of the views whose colours change.
+        grey_probability: share of the views that become grey.
+        blur_probability: share of the views that are blurred.
+    """
+
+    min_area: float = 1.0
+    aspect: float = 4 / 3
+    flip: bool = False
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+    jitter_probability: float = 0.8
+    grey_probability: float = 0.0
+    blur_probability: float = 0.0
+
+
+AUGMENTATIONS = {
+    # Digits, letters, signs: mirrored or recoloured they may be something else.
+    "symbols": Augmentation(min_area=0.5, brightness=0.4, contrast=0.4),
+    "cifar": Augmentation(
+        0.2, flip=True, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, grey_probability=0.2
+    ),
+    "imagenet": Augmentation(
+        0.08,
+        flip=True,
+        brightness=0.8,
+        contrast=0.8,
+        saturation=0.8,
+        hue=0.2,
+        grey_probability=0.2,
+        blur_probability=0.5,
+    ),
+}
+
+# Rec. 601 luma.
+_GREY = (0.299, 0.587, 0.114)
+
+
+def check_augmentation(name: str) -> None:
+    """Raises `UserError` unless `name` is a known augmentation."""
+    if name not in AUGMENTATIONS:
+        raise UserError(
+            f"augmentation must be one of {', '.join(AUGMENTATIONS)}. Received: {name!r}."
+        )
+
+
+def random_crops(images, num_views, image_size_px, augmentation, seed):
+    """Random resized crops.
+
+    Args:
+        images: float32 [B, H, W, 3] in [0, 1].
+        num_views: crops of each image.
+        image_size_px: side of a crop after resizing (bilinear).
+        augmentation: an `Augmentation`.
+        seed: int [2].
+
+    Returns:
+        float32 [B * num_views, S, S, 3], image-major.
+    """
+    shape = tf.cast(tf.shape(images), tf.float32)
+    count = tf.shape(images)[0] * num_views
+    area_seed, aspect_seed, place_seed = tf.unstack(tf.random.split(seed, 3))
+    area = tf.random.stateless_uniform([count], area_seed, augmentation.min_area, 1.0)
+    limit = tf.math.log(augmentation.aspect)
+    aspect = tf.exp(tf.random.stateless_uniform([count], aspect_seed, -limit, limit))
+    # In pixels the crop has width / height = aspect; as shares of the image's sides, at most 1.
+    share_h = tf.minimum(1.0, tf.sqrt(area / aspect * shape[2] / shape[1]))
+    share_w = tf.minimum(1.0, tf.sqrt(area * aspect * shape[1] / shape[2]))
+    top, left = tf.unstack(tf.random.stateless_uniform([2, count], place_seed))
+    top, left = top * (1 - share_h), left * (1 - share_w)
+    boxes = tf.stack([top, left, top + share_h, left + share_w], axis=1)
+    owners = tf.repeat(tf.range(tf.shape(images)[0]), num_views)
+    crops = tf.image.crop_and_resize(images, boxes, owners, [image_size_px, image_size_px])
+    crops.set_shape([None, image_size_px, image_size_px, 3])
+    return crops
+
+
+def recolor(images, augmentation, seed):
+    """Flip, colour jitter, grey and blur, drawn for each image on its own.
+
+    The order of the colour changes is drawn once for the batch.
+
+    Args:
+        images: float32 [B, S, S, 3] in [0, 1].
+        augmentation: an `Augmentation`.
+        seed: int [2].
+
+    Returns:
+        float32 [B, S, S, 3] in [0, 1].
+    """
+    flip_seed, jitter_seed, grey_seed, blur_seed = tf.unstack(tf.random.split(seed, 4))
+    if augmentation.flip:
+        images = tf.where(_chosen(images, 0.5, flip_seed), images[:, :, ::-1], images)
+    images = _jitter(images, augmentation, jitter_seed)
+    if augmentation.grey_probability:
+        grey = _grey(images) + tf.zeros_like(images)
+        images = tf.where(_chosen(images, augmentation.grey_probability, grey_seed), grey, images)
+    if augmentation.blur_probability:
+        chosen_seed, sigma_seed = tf.unstack(tf.random.split(blur_seed, 2))
+        chosen = _chosen(images, augmentation.blur_probability, chosen_seed)
+        images = tf.where(chosen, _blur(images, sigma_seed), images)
+    return tf.clip_by_value(images, 0.0, 1.0)
+
+
+def _chosen(images, probability, seed):
+    """bool [B, 1, 1, 1], true with the given probability."""
+    return tf.random.stateless_uniform([tf.shape(images)[0], 1, 1, 1], seed) < probability
+
+
+def _grey(images):
+    return tf.reduce_sum(images * tf.constant(_GREY), axis=-1, keepdims=True)
+
+
+def _jitter(images, augmentation, seed):
+    changes = [
+        (change, strength)
+        for change, strength in (
+            (lambda x, u: x * (1 + u), augmentation.brightness),
+            (_change_contrast, augmentation.contrast),
+            (lambda x, u: _grey(x) + (x - _grey(x)) * (1 + u), augmentation.saturation),
+            (_turn_hue, augmentation.hue),
+        )
+        if strength
+    ]
+    if not changes:
+        return images
+    chosen_seed, order_seed, *seeds = tf.unstack(tf.random.split(seed, 2 + len(changes)))
+
+    def branch(index):
+        change, strength = changes[index]
+
+        def apply(x):
+            amount = tf.random.stateless_uniform(
+                [tf.shape(x)[0], 1, 1, 1], seeds[index], -strength, strength
+            )
+            return tf.clip_by_value(change(x, amount), 0.0, 1.0)
+
+        return apply
+
+    branches = [branch(index) for index in range(len(changes))]
+    order = tf.argsort(tf.random.stateless_uniform([len(changes)], order_seed))
+    jittered = images
+    for slot in range(len(changes)):
+        calls = [lambda f=f, x=jittered: f(x) for f in branches]
+        jittered = tf.switch_case(order[slot], calls)
+    return tf.where(_chosen(images, augmentation.jitter_probability, chosen_seed), jittered, images)
+
+
+def _change_contrast(images, amount):
+    mean = tf.reduce_mean(_grey(images), axis=[1, 2], keepdims=True)
+    return mean + (images - mean) * (1 + amount)
+
+
+def _turn_hue(images, amount):
+    hue, saturation, value = tf.unstack(tf.image.rgb_to_hsv(images), axis=-1)
+    hue = tf.math.floormod(hue + amount[..., 0], 1.0)
+    return tf.image.hsv_to_rgb(tf.stack([hue, saturation, value], axis=-1))
+
+
+def _blur(images, seed):
+    """Gaussian blur, sigma uniform in 0.1 to 2, kernel about a tenth of the side."""
+    batch, side = tf.shape(images)[0], images.shape[1]
+    radius = max(1, side // 20)
+    sigma = tf.random.stateless_uniform([batch, 1], seed, 0.1, 2.0)
+    offsets = tf.range(-radius, radius + 1, dtype=tf.float32)[None, :]
+    kernel = tf.nn.softmax(-0.5 * tf.square(offsets / sigma))  # [B, 2 * radius + 1]
+    for axis in (1, 2):
+        paddings = [[0, 0]] * 4
+        paddings[axis] = [radius, radius]
+        padded = tf.pad(images, paddings, "REFLECT")
+        windows = [
+            tf.gather(padded, tf.range(shift, shift + side), axis=axis)
+            for shift in range(2 * radius + 1)
+        ]
+        images = sum(
+            window * kernel[:, shift, None, None, None] for shift, window in enumerate(windows)
+        )
+    return images

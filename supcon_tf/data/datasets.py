@@ -1,0 +1,250 @@
+"""Data sets by name, as streams of encoded images and labels.
+
+TensorFlow Datasets' own, the embedded digits and folders all come out alike: `(encoded, label)`,
+so that decoding happens in one place and shuffle buffers hold compressed bytes.
+"""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from supcon_tf.config import PretrainConfig
+from supcon_tf.data import digits, folder
+from supcon_tf.data.images import decode, preprocess
+from supcon_tf.errors import UserError
+
+FOLDER_PREFIX = "folder:"
+DEFAULT_IMAGE_SIZE_PX = 64
+_SHUFFLE_BYTES = 256 * 2**20
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """One split, streamed.
+
+    Attributes:
+        num_examples: how many examples it has.
+        elements: makes a dataset of small elements (paths, or encoded images) in a fixed order.
+        load: turns an element into `(encoded scalar string, label int64 scalar)`.
+        shuffle_buffer: elements held while shuffling.
+        fingerprint: changes when the split's content does.
+    """
+
+    num_examples: int
+    elements: Callable[[], tf.data.Dataset]
+    load: Callable
+    shuffle_buffer: int
+    fingerprint: str
+
+    def records(self, shuffle_seed=None) -> tf.data.Dataset:
+        """`(encoded, label int32)` of every example, once.
+
+        Args:
+            shuffle_seed: int or int64 scalar tensor that fixes the order; None for the stored one.
+        """
+        elements = self.elements()
+        if shuffle_seed is not None:
+            elements = elements.shuffle(
+                self.shuffle_buffer, seed=shuffle_seed, reshuffle_each_iteration=False
+            )
+
+        def load(*element):
+            encoded, label = self.load(*element)
+            return encoded, tf.cast(label, tf.int32)
+
+        return elements.map(load, num_parallel_calls=tf.data.AUTOTUNE)
+
+    def images(self, image_size_px: int, batch_size: int) -> tf.data.Dataset:
+        """Batches of `(float32 [b, S, S, 3] in [0, 1], int32 [b])` as evaluation sees them."""
+
+        def load(encoded, label):
+            return preprocess(decode(encoded), image_size_px), label
+
+        images = self.records().map(load, num_parallel_calls=tf.data.AUTOTUNE)
+        return images.batch(batch_size).prefetch(tf.data.AUTOTUNE)
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageDataset:
+    """A data set with a training and a held-out split.
+
+    Attributes:
+        name: as the user gave it.
+        class_names: name of each label.
+        train: split to learn from.
+        test: held-out split.
+        native_size_px: side of its square images, or None where sizes differ.
+        image_size_px: side of the square images that are made of them.
+        bad_images: files left out because they could not be read.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    train: Split
+    test: Split
+    native_size_px: int | None
+    image_size_px: int
+    bad_images: tuple[str, ...] = ()
+
+    def describe(self) -> dict:
+        """What a run's manifest keeps of the data set."""
+        return {
+            "name": self.name,
+            "class_names": list(self.class_names),
+            "train": {"examples": self.train.num_examples, "fingerprint": self.train.fingerprint},
+            "test": {"examples": self.test.num_examples, "fingerprint": self.test.fingerprint},
+            "bad_images": list(self.bad_images),
+        }
+
+
+def open_dataset(
+    name: str,
+    data_dir: str = "",
+    *,
+    image_size_px: int | None = None,
+    holdout_fraction: float = 0.2,
+    seed: int = 0,
+    skip_bad_images: bool = False,
+) -> ImageDataset:
+    """Opens a data set.
+
+    Args:
+        name: "digits", a name that TensorFlow Datasets knows (prepared, or downloaded now), or
+            "folder:PATH".
+        data_dir: where TensorFlow Datasets keeps its files; '' for its default.
+        image_size_px: side of the square images to make; None for the data set's own, or 64.
+        holdout_fraction: for a folder without train/ and test/: share of each class held out.
+        seed: for such a folder: seed of the hold-out.
+        skip_bad_images: for a folder: leave unreadable images out rather than stop.
+
+    Returns:
+        The data set; no image is in memory.
+
+    Raises:
+        UserError: if it is unknown, cannot be read, or has no images and labels.
+    """
+    if name.startswith(FOLDER_PREFIX):
+        return _open_folder(name, image_size_px, holdout_fraction, seed, skip_bad_images)
+    if skip_bad_images:
+        raise UserError(
+            f"skip_bad_images is for folder data sets. Received: dataset={name!r}. Leave it out."
+        )
+    return _open_tfds(name, data_dir or None, image_size_px)
+
+
+def from_config(config: PretrainConfig) -> ImageDataset:
+    """Opens the data set that a configuration names, as `open_dataset` does."""
+    return open_dataset(
+        config.dataset,
+        config.data_dir,
+        image_size_px=config.image_size_px,
+        holdout_fraction=config.holdout_fraction,
+        seed=config.seed,
+        skip_bad_images=config.skip_bad_images,
+    )
+
+
+def _open_folder(name, image_size_px, holdout_fraction, seed, skip_bad_images) -> ImageDataset:
+    path = name.removeprefix(FOLDER_PREFIX)
+    class_names, splits, bad = folder.read_folder(path, holdout_fraction, seed, skip_bad_images)
+
+    def split(examples):
+        paths = [str(Path(path) / file) for file, _ in examples]
+        labels = [class_names.index(label) for _, label in examples]
+        return Split(
+            num_examples=len(examples),
+            elements=lambda: tf.data.Dataset.from_tensor_slices((paths, labels)),
+            load=lambda file, label: (tf.io.read_file(file), label),
+            shuffle_buffer=len(examples),
+            fingerprint=folder.fingerprint(path, examples),
+        )
+
+    return ImageDataset(
+        name=name,
+        class_names=tuple(class_names),
+        train=split(splits["train"]),
+        test=split(splits["test"]),
+        native_size_px=None,
+        image_size_px=image_size_px or DEFAULT_IMAGE_SIZE_PX,
+        bad_images=tuple(bad),
+    )
+
+
+def _open_tfds(name: str, data_dir: str | None, image_size_px: int | None) -> ImageDataset:
+    builder = digits.prepare(data_dir) if name == "digits" else _prepared_builder(name, data_dir)
+    features, splits = dict(builder.info.features), builder.info.splits
+    image, label = (features.get(key) for key in ("image", "label"))
+    if not isinstance(image, tfds.features.Image) or not isinstance(
+        label, tfds.features.ClassLabel
+    ):
+        raise UserError(
+            f"dataset must have an image and a class label. Received: {name!r}, with "
+            f"{', '.join(features)}. Choose an image classification data set."
+        )
+    held_out = "test" if "test" in splits else "validation"
+    if "train" not in splits or held_out not in splits:
+        raise UserError(
+            f"dataset must have the splits train and test (or validation). Received: {name!r}, "
+            f"with {', '.join(splits)}."
+        )
+    height, width = image.shape[:2]
+    native = height if height and height == width else None
+    return ImageDataset(
+        name=name,
+        class_names=tuple(label.names),
+        train=_tfds_split(builder, "train"),
+        test=_tfds_split(builder, held_out),
+        native_size_px=native,
+        image_size_px=image_size_px or native or DEFAULT_IMAGE_SIZE_PX,
+    )
+
+
+def _prepared_builder(name, data_dir):
+    try:
+        builder = tfds.builder(name, data_dir=data_dir)
+    except (tfds.core.DatasetNotFoundError, ValueError, ImportError) as error:
+        known = ["digits", *tfds.list_builders(with_community_datasets=False)]
+        close = difflib.get_close_matches(name, known, n=1)
+        advice = f"Did you mean {close[0]!r}?" if close else "Give digits, cifar10, folder:PATH, ..."
+        raise UserError(f"dataset is unknown. Received: {name!r}. {advice}") from error
+    if not builder.is_prepared():
+        print(f"{name} is not prepared under {builder.data_dir}; downloading it.", flush=True)
+        try:
+            builder.download_and_prepare()
+        except Exception as error:  # Whatever a builder's own script raises.
+            reason = str(error).strip().splitlines()
+            raise UserError(
+                f"dataset {name!r} could not be prepared under {builder.data_dir}: "
+                f"{reason[0] if reason else type(error).__name__}. Prepare it there, or pass the "
+                "directory that holds it as --data_dir."
+            ) from error
+    return builder
+
+
+def _tfds_split(builder, name) -> Split:
+    info = builder.info.splits[name]
+
+    def elements():
+        examples = builder.as_dataset(
+            split=name,
+            shuffle_files=False,
+            decoders={"image": tfds.decode.SkipDecoding()},
+            read_config=tfds.ReadConfig(try_autocache=False),
+        )
+        return examples.map(lambda example: (example["image"], example["label"]))
+
+    average_bytes = max(1, info.num_bytes // max(1, info.num_examples))
+    content = {"name": builder.info.full_name, "split": name, "shards": info.shard_lengths}
+    return Split(
+        num_examples=info.num_examples,
+        elements=elements,
+        load=lambda encoded, label: (encoded, label),
+        shuffle_buffer=min(info.num_examples, max(1000, _SHUFFLE_BYTES // average_bytes)),
+        fingerprint=hashlib.sha256(json.dumps(content).encode()).hexdigest(),
+    )

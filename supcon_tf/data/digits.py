@@ -1,0 +1,65 @@
+"""The embedded default data set: scikit-learn's digits as a TensorFlow Datasets builder."""
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_datasets as tfds
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+
+NUM_TEST = 450
+
+
+class Digits(tfds.core.GeneratorBasedBuilder):
+    """1,797 handwritten digits of 8 x 8 pixels; 1,347 to train on and 450 held out.
+
+    The images come with scikit-learn, so nothing is downloaded. The held-out split is stratified
+    and always the same.
+
+    Reference:
+        E. Alpaydin and C. Kaynak 1998, Optical Recognition of Handwritten Digits, UCI repository.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="Handwritten digits of 8 x 8 pixels, from scikit-learn.",
+            features=tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Image(shape=(8, 8, 1), encoding_format="png"),
+                    "label": tfds.features.ClassLabel(names=[str(digit) for digit in range(10)]),
+                }
+            ),
+            supervised_keys=("image", "label"),
+            homepage="https://archive.ics.uci.edu/dataset/80",
+        )
+
+    def _split_generators(self, dl_manager):
+        del dl_manager  # Nothing is downloaded.
+        images, labels = load_digits(return_X_y=True)
+        # 17 grey levels, 0 to 16, to uint8.
+        images = np.rint(images.reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
+        train, test = train_test_split(
+            np.arange(len(labels)), test_size=NUM_TEST, stratify=labels, random_state=0
+        )
+        return {
+            "train": self._generate_examples(images, labels, train),
+            "test": self._generate_examples(images, labels, test),
+        }
+
+    def _generate_examples(self, images, labels, indices):
+        for index in indices:
+            yield int(index), {"image": images[index], "label": int(labels[index])}
+
+
+def prepare(data_dir: str | None) -> tfds.core.DatasetBuilder:
+    """Returns the builder, its files written to TensorFlow Datasets' directory on first use."""
+    builder = Digits(data_dir=data_dir)
+    if not tf.io.gfile.exists(str(builder.data_dir)):
+        tfds.disable_progress_bar()  # It takes a second.
+        try:
+            builder.download_and_prepare()
+        finally:
+            tfds.enable_progress_bar()
+    return builder

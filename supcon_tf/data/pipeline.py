@@ -1,0 +1,109 @@
+"""The training stream: batches of views, a function of the seed and the step."""
+
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from supcon_tf.data.augment import Augmentation, random_crops, recolor
+from supcon_tf.data.datasets import ImageDataset
+from supcon_tf.data.images import decode, shrink
+
+# Far apart, so that the seeds of neighbouring runs do not meet.
+_EPOCH_STRIDE = 1_000_003
+
+
+def training_views(
+    dataset: ImageDataset,
+    *,
+    augmentation: Augmentation,
+    num_views: int,
+    batch_size: int,
+    epochs: int,
+    seed: int,
+    first_epoch: int = 0,
+) -> tf.data.Dataset:
+    """Batches of views for several epochs on end.
+
+    The order of epoch e depends on the seed and e, and the views of a batch on the seed and the
+    step, so a stream that begins at a later epoch continues the one that was broken off.
+
+    Args:
+        dataset: where the training split comes from.
+        augmentation: how views are made.
+        num_views: views of each image.
+        batch_size: images a batch; what is left over at an epoch's end is dropped.
+        epochs: epochs in all.
+        seed: int >= 0.
+        first_epoch: epoch to begin with.
+
+    Returns:
+        Dataset of `(views float32 [B, V, S, S, 3] in [0, 1], labels int32 [B])`.
+    """
+    split = dataset.train
+    steps = split.num_examples // batch_size
+    image_size_px, side = dataset.image_size_px, dataset.native_size_px
+
+    def one_epoch(shuffle_seed):
+        return split.records(shuffle_seed).take(steps * batch_size)
+
+    def crops_of_one(index, record):
+        encoded, label = record
+        image = shrink(decode(encoded), image_size_px)[None]
+        return random_crops(image, num_views, image_size_px, augmentation, _seed(1, index)), label
+
+    def decoded(index, record):
+        encoded, label = record
+        image = tf.ensure_shape(decode(encoded), [side, side, 3])
+        return image, label
+
+    def views(step, batch):
+        images, labels = batch
+        if side:
+            images = tf.cast(images, tf.float32) / 255.0
+            images = random_crops(images, num_views, image_size_px, augmentation, _seed(1, step))
+        else:
+            images = tf.reshape(images, [-1, image_size_px, image_size_px, 3])
+        images = recolor(images, augmentation, _seed(2, step))
+        shape = [batch_size, num_views, image_size_px, image_size_px, 3]
+        return tf.reshape(images, shape), labels
+
+    def _seed(purpose, index):
+        return tf.random.fold_in(tf.constant([seed, purpose], tf.int64), index)
+
+    first_step = first_epoch * steps
+    records = chain_epochs(one_epoch, seed=seed, first_epoch=first_epoch, epochs=epochs)
+    examples = records.enumerate(first_step * batch_size).map(
+        decoded if side else crops_of_one, num_parallel_calls=tf.data.AUTOTUNE
+    )
+    batches = examples.batch(batch_size, drop_remainder=True).enumerate(first_step)
+    stream = batches.map(views, num_parallel_calls=tf.data.AUTOTUNE)
+    return sharding_off(stream).prefetch(tf.data.AUTOTUNE)
+
+
+def chain_epochs(
+    one_epoch: Callable[[tf.Tensor], tf.data.Dataset], *, seed: int, first_epoch: int, epochs: int
+) -> tf.data.Dataset:
+    """Strings together the epochs from `first_epoch` on.
+
+    Args:
+        one_epoch: from a shuffle seed, int64 scalar, to the dataset of one epoch.
+        seed: int >= 0; the shuffle seed of epoch e depends on it and on e alone.
+        first_epoch: epoch to begin with.
+        epochs: epochs in all.
+    """
+
+    @tf.autograph.experimental.do_not_convert
+    def begin(epoch):
+        # Sets the seed of this function's own graph, so that neither the order nor TensorFlow's
+        # check of the seed pair depends on a global seed that the caller may have set.
+        tf.random.set_seed(1)
+        return one_epoch(seed * _EPOCH_STRIDE + epoch)
+
+    return tf.data.Dataset.range(first_epoch, epochs).flat_map(begin)
+
+
+def sharding_off(stream: tf.data.Dataset) -> tf.data.Dataset:
+    """Batches are split over the replicas as they are; the files behind them are not."""
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    return stream.with_options(options)

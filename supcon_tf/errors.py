@@ -1,0 +1,9 @@
+"""The one exception that means: the user can put this right."""
+
+
+class UserError(ValueError):
+    """A wrong setting, file or folder; the message is one line.
+
+    It says what was wrong, the value received and what to do. The scripts print it and exit with
+    status 2; nothing has been written when it is raised before a run begins.
+    """

@@ -1,0 +1,140 @@
+"""The loop that every stage trains with: progress, checkpoints, logs, resumption."""
+
+import contextlib
+import math
+import random
+import sys
+import time
+from collections.abc import Callable
+
+import keras
+import tensorflow as tf
+from tqdm import tqdm
+
+from supcon_tf.errors import UserError
+from supcon_tf.runs import RunDirectory
+
+
+@contextlib.contextmanager
+def initial_weights(seed: int):
+    """Models built inside start from weights that depend on `seed` alone.
+
+    Keras draws the seeds of its initializers from Python's generator, which is left as it was.
+    """
+    before = random.getstate()
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(before)
+
+
+def fit(
+    model: keras.Model,
+    make_stream: Callable[[int], tf.data.Dataset],
+    *,
+    epochs: int,
+    steps_per_epoch: int,
+    run: RunDirectory,
+    stage: str,
+) -> dict[str, list[float]]:
+    """Trains a compiled model, continuing from the run's newest checkpoint of the stage.
+
+    Args:
+        model: compiled and built.
+        make_stream: from the epoch to begin with to a dataset of all batches from there on.
+        epochs: epochs in all.
+        steps_per_epoch: batches an epoch.
+        run: where checkpoints and logs go.
+        stage: name of the stage in the run directory.
+
+    Returns:
+        One value per epoch for each metric, for `learning_rate` and for `seconds`.
+
+    Raises:
+        UserError: if the loss is no longer finite, or no checkpoint is sound.
+    """
+    model.optimizer.build(model.trainable_variables)
+    done, history = run.restore_checkpoint(stage, model)
+    if done >= epochs:
+        return history
+    callbacks = [
+        _Checkpoints(run, stage, history),
+        Progress(stage, epochs, steps_per_epoch, done),
+        keras.callbacks.TensorBoard(run.path / "logs" / stage, write_graph=False),
+    ]
+    model.fit(
+        make_stream(done),
+        initial_epoch=done,
+        epochs=epochs,
+        steps_per_epoch=steps_per_epoch,
+        callbacks=callbacks,
+        shuffle=False,
+        verbose=0,
+    )
+    return history
+
+
+class _Checkpoints(keras.callbacks.Callback):
+    """Records the epoch, then saves; refuses to save weights of a loss that is not finite."""
+
+    def __init__(self, run, stage, history):
+        super().__init__()
+        self.run, self.stage, self.history = run, stage, history
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.started = time.monotonic()
+
+    def on_epoch_end(self, epoch, logs=None):
+        if not math.isfinite(logs["loss"]):
+            raise UserError(
+                f"the loss is {logs['loss']} in epoch {epoch + 1} of {self.stage}; the weights "
+                "before it are kept. Lower learning_rate or raise temperature."
+            )
+        rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
+        seconds = time.monotonic() - self.started
+        for name, value in {**logs, "learning_rate": rate, "seconds": seconds}.items():
+            self.history.setdefault(name, []).append(float(value))
+        self.run.save_checkpoint(self.stage, epoch + 1, self.model, self.history)
+
+
+class Progress(keras.callbacks.Callback):
+    """One bar for the whole stage on a terminal, one line an epoch elsewhere.
+
+    Args:
+        title: shown in front.
+        epochs: epochs in all.
+        steps_per_epoch: batches an epoch.
+        done: epochs already done.
+        stream: where it is written; standard error by default.
+    """
+
+    def __init__(self, title, epochs, steps_per_epoch, done=0, stream=None):
+        super().__init__()
+        self.title, self.epochs, self.steps, self.done = title, epochs, steps_per_epoch, done
+        self.stream = stream or sys.stderr
+
+    def on_train_begin(self, logs=None):
+        self.started = time.monotonic()
+        self.bar = None
+        if self.stream.isatty():
+            total, initial = self.epochs * self.steps, self.done * self.steps
+            self.bar = tqdm(total=total, initial=initial, desc=self.title, unit="step")
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.bar is not None:
+            self.bar.update()
+
+    def on_epoch_end(self, epoch, logs=None):
+        values = " ".join(f"{name} {value:.4f}" for name, value in (logs or {}).items())
+        if self.bar is not None:
+            self.bar.set_postfix_str(f"epoch {epoch + 1}/{self.epochs} {values}")
+            return
+        elapsed = time.monotonic() - self.started
+        left = elapsed / (epoch + 1 - self.done) * (self.epochs - epoch - 1)
+        line = f"{self.title} epoch {epoch + 1}/{self.epochs} {values} ({left:.0f} s left)"
+        print(line, file=self.stream, flush=True)
+
+    def on_train_end(self, logs=None):
+        if self.bar is not None:
+            self.bar.close()
