@@ -13,10 +13,10 @@ import sys
 # Without these the first lines of every run are TensorFlow's remarks about the machine.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from absl import app, flags  # noqa: E402
+from absl import app, flags, logging
 
-from supcon_tf.config import default_of  # noqa: E402
-from supcon_tf.errors import UserError  # noqa: E402
+from supcon_tf.config import default_of
+from supcon_tf.errors import UserError
 
 _DEFINE = {
     bool: flags.DEFINE_boolean,
@@ -104,6 +104,8 @@ def run(main, config_class, usage, positional=False):
 
     def guarded(argv):
         signal.signal(signal.SIGTERM, _terminate)
+        if not flags.FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.ERROR)  # The libraries' remarks on what they read.
         try:
             if argv[1:] and not positional:
                 raise UserError(f"unexpected argument. Received: {argv[1]!r}. See --help.")

@@ -45,9 +45,7 @@ def main(config):
             name="digits",
         )
     )
-    write_json(
-        output / "metrics.json", {title: run.read_metrics() for title, run in runs.items()}
-    )
+    write_json(output / "metrics.json", {title: run.read_metrics() for title, run in runs.items()})
     print(f"\n{comparison_table(runs)}\n\n{export_table(exported)}\n")
     print(f"scores: {output}/metrics.json    bundle: {exported['path']}")
     for run in runs.values():

@@ -1,6 +1,6 @@
 """Scores a run on the held-out split: k-NN, and the classifier where there is one.
 
-    python scripts/evaluate.py --run_dir=runs/digits
+python scripts/evaluate.py --run_dir=runs/digits
 """
 
 import _flags

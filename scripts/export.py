@@ -1,6 +1,6 @@
 """Exports a run's classifier as SavedModel and TFLite, and compares each with Keras.
 
-    python scripts/export.py --run_dir=runs/digits
+python scripts/export.py --run_dir=runs/digits
 """
 
 import _flags

@@ -1,6 +1,6 @@
 """Prints the class and its probability for image files or folders of them.
 
-    python scripts/predict.py --model=saved_models/digits image.png more_images/
+python scripts/predict.py --model=saved_models/digits image.png more_images/
 """
 
 import _flags

@@ -1,6 +1,6 @@
 """Trains an encoder, contrastively or with cross entropy.
 
-    python scripts/pretrain.py --flagfile=scripts/recipes/digits.flags --run_dir=runs/digits
+python scripts/pretrain.py --flagfile=scripts/recipes/digits.flags --run_dir=runs/digits
 """
 
 import _flags

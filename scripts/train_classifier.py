@@ -1,6 +1,6 @@
 """Trains a linear classifier on the frozen encoder of a run.
 
-    python scripts/train_classifier.py --run_dir=runs/digits
+python scripts/train_classifier.py --run_dir=runs/digits
 """
 
 import _flags

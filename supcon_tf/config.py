@@ -175,7 +175,10 @@ class PretrainConfig(RunConfig):
     dataset: str = setting("digits", "TensorFlow Datasets name, or folder:PATH (a folder a class).")
     data_dir: str = setting("", "Where TensorFlow Datasets keeps data ('': its own default).")
     holdout_fraction: float = setting(
-        0.2, "Share of each class held out, for a folder without train/ and test/.", above=0, below=1
+        0.2,
+        "Share of each class held out, for a folder without train/ and test/.",
+        above=0,
+        below=1,
     )
     skip_bad_images: bool = setting(False, "Leave out unreadable images, and count them.")
     image_size_px: int | None = setting(

@@ -80,9 +80,7 @@ def knn_predict(
         Discrimination", section 3.4.
     """
     if not 1 <= neighbors <= len(train_labels):
-        raise ValueError(
-            f"neighbors must be from 1 to {len(train_labels)}. Received: {neighbors}."
-        )
+        raise ValueError(f"neighbors must be from 1 to {len(train_labels)}. Received: {neighbors}.")
     gallery = _unit(train_features)
     votes = np.eye(int(train_labels.max()) + 1, dtype=np.float32)[train_labels]  # [N, C]
     predictions = []

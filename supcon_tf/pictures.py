@@ -75,10 +75,12 @@ def embedding_maps(
 def _two_dimensions(features, seed):
     unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
     if len(unit) < 30 or np.ptp(unit, axis=0).max() == 0:
-        return PCA(2).fit_transform(np.pad(unit, [(0, 0), (0, 2)])) if len(unit) > 1 else unit[:, :2]
-    return TSNE(
-        2, perplexity=min(30, len(unit) / 4), init="pca", random_state=seed
-    ).fit_transform(unit)
+        return (
+            PCA(2).fit_transform(np.pad(unit, [(0, 0), (0, 2)])) if len(unit) > 1 else unit[:, :2]
+        )
+    return TSNE(2, perplexity=min(30, len(unit) / 4), init="pca", random_state=seed).fit_transform(
+        unit
+    )
 
 
 def confusion(counts: np.ndarray, class_names: Sequence[str], path: Path) -> None:

@@ -75,7 +75,9 @@ def _results(model, serve, names, paths, config):
         encoded = tf.constant([_read(path) for path in batch])
         probabilities = serve(encoded=encoded)["probabilities"]
         top = tf.math.top_k(probabilities, min(config.top_k, len(names)))
-        for path, indices, values in zip(batch, top.indices.numpy(), top.values.numpy(), strict=True):
+        for path, indices, values in zip(
+            batch, top.indices.numpy(), top.values.numpy(), strict=True
+        ):
             classes = [names[index] for index in indices]
             yield {"image": str(path), "classes": classes, "probabilities": values.tolist()}
 

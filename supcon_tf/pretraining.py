@@ -46,7 +46,9 @@ def pretrain(config: PretrainConfig) -> dict:
         model = _compiled_model(config, dataset, steps, strategy.num_replicas_in_sync)
     run.begin("pretrain", config, dataset.describe())
     if dataset.bad_images:
-        print(f"left out {len(dataset.bad_images)} unreadable images, {dataset.bad_images[0]} first")
+        print(
+            f"left out {len(dataset.bad_images)} unreadable images, {dataset.bad_images[0]} first"
+        )
 
     def stream(first_epoch):
         return training_views(

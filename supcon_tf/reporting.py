@@ -15,10 +15,14 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         rest = [cell.strip().rjust(width) for cell, width in zip(rest, widths[1:], strict=True)]
         return f"| {' | '.join([first, *rest])} |"
 
-    rule = "|" + "|".join(
-        "-" * (width + 2) if not column else "-" * (width + 1) + ":"
-        for column, width in enumerate(widths)
-    ) + "|"
+    rule = (
+        "|"
+        + "|".join(
+            "-" * (width + 2) if not column else "-" * (width + 1) + ":"
+            for column, width in enumerate(widths)
+        )
+        + "|"
+    )
     return "\n".join([row(header), rule, *(row(line) for line in rows)])
 
 

@@ -111,8 +111,10 @@ class RunDirectory:
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"run_dir is a file. Received: {self.path}. Give another directory.")
         stages = self.stages()
-        foreign = self.path.is_dir() and not stages and any(
-            not entry.name.startswith(_TEMPORARY) for entry in self.path.iterdir()
+        foreign = (
+            self.path.is_dir()
+            and not stages
+            and any(not entry.name.startswith(_TEMPORARY) for entry in self.path.iterdir())
         )
         if foreign:
             raise UserError(

@@ -14,6 +14,9 @@ from tqdm import tqdm
 from supcon_tf.errors import UserError
 from supcon_tf.runs import RunDirectory
 
+# Seconds between two updates within an epoch, of the bar and of the lines.
+_BAR_SECONDS, _LINE_SECONDS = 0.5, 30.0
+
 
 @contextlib.contextmanager
 def initial_weights(seed: int):
@@ -99,7 +102,7 @@ class _Checkpoints(keras.callbacks.Callback):
 
 
 class Progress(keras.callbacks.Callback):
-    """One bar for the whole stage on a terminal, one line an epoch elsewhere.
+    """One bar for the whole stage on a terminal; elsewhere a line an epoch and every half minute.
 
     Args:
         title: shown in front.
@@ -115,24 +118,37 @@ class Progress(keras.callbacks.Callback):
         self.stream = stream or sys.stderr
 
     def on_train_begin(self, logs=None):
-        self.started = time.monotonic()
+        self.started = self.shown = time.monotonic()
+        self.epoch, self.step = self.done, self.done * self.steps
         self.bar = None
         if self.stream.isatty():
-            total, initial = self.epochs * self.steps, self.done * self.steps
-            self.bar = tqdm(total=total, initial=initial, desc=self.title, unit="step")
+            total = self.epochs * self.steps
+            self.bar = tqdm(total=total, initial=self.step, desc=self.title, unit="step")
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
 
     def on_train_batch_end(self, batch, logs=None):
+        self.step += 1
         if self.bar is not None:
             self.bar.update()
+        if time.monotonic() - self.shown > (_BAR_SECONDS if self.bar else _LINE_SECONDS):
+            self._show(logs)
 
     def on_epoch_end(self, epoch, logs=None):
+        self._show(logs)
+
+    def _show(self, logs):
+        self.shown = time.monotonic()
         values = " ".join(f"{name} {value:.4f}" for name, value in (logs or {}).items())
+        epoch = f"epoch {self.epoch + 1}/{self.epochs}"
         if self.bar is not None:
-            self.bar.set_postfix_str(f"epoch {epoch + 1}/{self.epochs} {values}")
+            self.bar.set_postfix_str(f"{epoch} {values}")
             return
-        elapsed = time.monotonic() - self.started
-        left = elapsed / (epoch + 1 - self.done) * (self.epochs - epoch - 1)
-        line = f"{self.title} epoch {epoch + 1}/{self.epochs} {values} ({left:.0f} s left)"
+        steps_done = self.step - self.done * self.steps
+        left = (self.shown - self.started) / steps_done * (self.epochs * self.steps - self.step)
+        step = f"step {self.step - self.epoch * self.steps}/{self.steps}"
+        line = f"{self.title} {epoch} {step} {values} ({left:.0f} s left)"
         print(line, file=self.stream, flush=True)
 
     def on_train_end(self, logs=None):

@@ -70,7 +70,7 @@ def check_augmentation(name: str) -> None:
 
 
 def random_crops(images, num_views, image_size_px, augmentation, seed):
-    """Random resized crops.
+    """Random resized crops, placed uniformly; one that does not fit the image is made smaller.
 
     Args:
         images: float32 [B, H, W, 3] in [0, 1].
@@ -88,9 +88,12 @@ def random_crops(images, num_views, image_size_px, augmentation, seed):
     area = tf.random.stateless_uniform([count], area_seed, augmentation.min_area, 1.0)
     limit = tf.math.log(augmentation.aspect)
     aspect = tf.exp(tf.random.stateless_uniform([count], aspect_seed, -limit, limit))
-    # In pixels the crop has width / height = aspect; as shares of the image's sides, at most 1.
-    share_h = tf.minimum(1.0, tf.sqrt(area / aspect * shape[2] / shape[1]))
-    share_w = tf.minimum(1.0, tf.sqrt(area * aspect * shape[1] / shape[2]))
+    # In pixels the crop has width / height = aspect; these are its shares of the image's sides.
+    share_h = tf.sqrt(area / aspect * shape[2] / shape[1])
+    share_w = tf.sqrt(area * aspect * shape[1] / shape[2])
+    # A crop that does not fit is made smaller, not narrower, so that nothing is distorted.
+    fit = tf.minimum(1.0, 1.0 / tf.maximum(share_h, share_w))
+    share_h, share_w = share_h * fit, share_w * fit
     top, left = tf.unstack(tf.random.stateless_uniform([2, count], place_seed))
     top, left = top * (1 - share_h), left * (1 - share_w)
     boxes = tf.stack([top, left, top + share_h, left + share_w], axis=1)
@@ -128,7 +131,7 @@ def recolor(images, augmentation, seed):
 
 
 def _chosen(images, probability, seed):
-    """bool [B, 1, 1, 1], true with the given probability."""
+    """Bool [B, 1, 1, 1], true with the given probability."""
     return tf.random.stateless_uniform([tf.shape(images)[0], 1, 1, 1], seed) < probability
 
 

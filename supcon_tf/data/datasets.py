@@ -211,7 +211,9 @@ def _prepared_builder(name, data_dir):
     except (tfds.core.DatasetNotFoundError, ValueError, ImportError) as error:
         known = ["digits", *tfds.list_builders(with_community_datasets=False)]
         close = difflib.get_close_matches(name, known, n=1)
-        advice = f"Did you mean {close[0]!r}?" if close else "Give digits, cifar10, folder:PATH, ..."
+        advice = (
+            f"Did you mean {close[0]!r}?" if close else "Give digits, cifar10, folder:PATH, ..."
+        )
         raise UserError(f"dataset is unknown. Received: {name!r}. {advice}") from error
     if not builder.is_prepared():
         print(f"{name} is not prepared under {builder.data_dir}; downloading it.", flush=True)

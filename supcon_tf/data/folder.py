@@ -47,7 +47,8 @@ def read_folder(
     bad = _check_images(root, [example for examples in splits.values() for example in examples])
     if bad and not skip_bad_images:
         raise UserError(
-            f"cannot read image {root / bad[0]}" + f" and {len(bad) - 1} more" * (len(bad) > 1)
+            f"cannot read image {root / bad[0]}"
+            + f" and {len(bad) - 1} more" * (len(bad) > 1)
             + ". Remove or replace it, or pass --skip_bad_images."
         )
     excluded = set(bad)
@@ -76,7 +77,9 @@ def _list_classes(root: Path, split: str) -> list[Example]:
         if folder.name.startswith("."):
             continue
         files = sorted(
-            file for file in folder.rglob("*") if file.suffix.lower() in EXTENSIONS and file.is_file()
+            file
+            for file in folder.rglob("*")
+            if file.suffix.lower() in EXTENSIONS and file.is_file()
         )
         if not files:
             raise UserError(f"class folder {folder} holds no image ({', '.join(EXTENSIONS)}).")
@@ -110,9 +113,7 @@ def _hold_out(path, examples, fraction, seed):
             f"class {rarest!r} of folder {path} has {count} images; a hold-out of {fraction} needs "
             f"{needed} or more in each class. Add images, or change --holdout_fraction."
         )
-    train, test = train_test_split(
-        examples, test_size=fraction, stratify=labels, random_state=seed
-    )
+    train, test = train_test_split(examples, test_size=fraction, stratify=labels, random_state=seed)
     return {"train": sorted(train), "test": sorted(test)}
 
 

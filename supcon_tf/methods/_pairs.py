@@ -50,9 +50,7 @@ def pair_masks(anchor_labels, contrast_labels):
         self_mask and positive_mask, bool [A, N]. A row is no positive of itself.
     """
     num_anchors, num_contrasts = ops.shape(anchor_labels)[0], ops.shape(contrast_labels)[0]
-    self_mask = ops.equal(
-        ops.arange(num_anchors)[:, None], ops.arange(num_contrasts)[None, :]
-    )
+    self_mask = ops.equal(ops.arange(num_anchors)[:, None], ops.arange(num_contrasts)[None, :])
     same = ops.equal(anchor_labels[:, None], contrast_labels[None, :])
     return self_mask, ops.logical_and(same, ops.logical_not(self_mask))
 

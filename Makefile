@@ -1,0 +1,33 @@
+# `make demo` and `make test` set up .venv by themselves; PYTHON=python3.12 chooses the interpreter.
+PYTHON ?= python3
+VENV := .venv
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test lint format lock clean
+
+demo: $(INSTALLED)
+	$(VENV)/bin/python scripts/demo.py
+
+test: lint
+	$(VENV)/bin/python -m pytest
+
+lint: $(INSTALLED)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/codespell
+
+format: $(INSTALLED)
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+$(INSTALLED): setup.cfg pyproject.toml requirements.lock .ci/setup
+	@bash .ci/setup "$(PYTHON)" "$(VENV)"
+	@touch $@
+
+# Pins for every supported Python; needs uv (pip install uv).
+lock:
+	uv pip compile setup.cfg --extra dev --universal --python-version 3.10 \
+	    --no-header --no-annotate --upgrade -o requirements.lock
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache

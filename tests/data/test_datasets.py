@@ -1,0 +1,86 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_datasets as tfds
+from sklearn.datasets import load_digits
+
+from supcon_tf import UserError, open_dataset
+from supcon_tf.data.images import decode
+
+
+def test_digits_are_scikit_learns(digits):
+    images, labels = load_digits(return_X_y=True)
+    expected = sorted(
+        (int(label), tuple(np.rint(image * 255 / 16).astype(int)))
+        for image, label in zip(images, labels, strict=True)
+    )
+    found = sorted(
+        (int(label), tuple(decode(encoded).numpy()[..., 0].ravel().astype(int)))
+        for split in (digits.train, digits.test)
+        for encoded, label in split.records()
+    )
+    assert found == expected
+    assert digits.train.num_examples == 1347
+    assert digits.test.num_examples == 450
+    assert digits.class_names == tuple("0123456789")
+    assert (digits.native_size_px, digits.image_size_px) == (8, 8)
+
+
+def test_digits_hold_out_every_class_alike(digits):
+    labels = [int(label) for _, label in digits.test.records()]
+    counts = np.bincount(labels)
+    assert counts.min() >= 43
+    assert counts.max() <= 47
+
+
+def test_shuffling_depends_on_the_seed_alone(digits):
+    def order(seed):
+        return [encoded.numpy() for encoded, _ in digits.train.records(seed).take(50)]
+
+    tf.random.set_seed(1)
+    first = order(1)
+    tf.random.set_seed(1)
+    assert order(1) == first
+    assert order(2) != first
+    everything = sorted(encoded.numpy() for encoded, _ in digits.train.records(1))
+    assert everything == sorted(encoded.numpy() for encoded, _ in digits.train.records())
+
+
+def test_image_size_overrides_the_native_one(data_dir):
+    dataset = open_dataset("digits", data_dir, image_size_px=12)
+    images, labels = next(iter(dataset.test.images(dataset.image_size_px, 7)))
+    assert images.shape == (7, 12, 12, 3)
+    assert labels.dtype == tf.int32
+
+
+def test_unknown_names_suggest_the_nearest(tmp_path):
+    with pytest.raises(UserError, match="Received: 'cifar100x'. Did you mean 'cifar100'"):
+        open_dataset("cifar100x", str(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_skipping_bad_images_is_for_folders(data_dir):
+    with pytest.raises(UserError, match="skip_bad_images is for folder data sets"):
+        open_dataset("digits", data_dir, skip_bad_images=True)
+
+
+class WithoutLabels(tfds.core.GeneratorBasedBuilder):
+    """Images without labels."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        features = tfds.features.FeaturesDict({"image": tfds.features.Image(shape=(4, 4, 3))})
+        return tfds.core.DatasetInfo(builder=self, features=features)
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples()}
+
+    def _generate_examples(self):
+        yield 0, {"image": np.zeros((4, 4, 3), np.uint8)}
+
+
+def test_refuses_a_data_set_without_labels(tmp_path):
+    WithoutLabels(data_dir=str(tmp_path)).download_and_prepare()
+    with pytest.raises(UserError, match="must have an image and a class label"):
+        open_dataset("without_labels", str(tmp_path))

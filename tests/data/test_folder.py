@@ -1,0 +1,111 @@
+import shutil
+from collections import Counter
+
+import numpy as np
+import pytest
+from conftest import write_images
+
+from supcon_tf import UserError, open_dataset
+from supcon_tf.data.folder import read_folder
+
+
+def names(split):
+    return {name for name, _ in split}
+
+
+def test_holds_out_a_stratified_share_by_seed(tmp_path):
+    write_images(tmp_path, ["a"], 20)
+    write_images(tmp_path, ["b"], 10)
+    classes, splits, bad = read_folder(str(tmp_path), 0.2, 0, False)
+    assert classes == ["a", "b"]
+    assert bad == []
+    assert Counter(label for _, label in splits["test"]) == {"a": 4, "b": 2}
+    assert Counter(label for _, label in splits["train"]) == {"a": 16, "b": 8}
+    assert not names(splits["train"]) & names(splits["test"])
+    again = read_folder(str(tmp_path), 0.2, 0, False)[1]
+    other = read_folder(str(tmp_path), 0.2, 1, False)[1]
+    assert again == splits
+    assert names(other["test"]) != names(splits["test"])
+
+
+def test_takes_train_and_test_subfolders_as_they_are(tmp_path):
+    write_images(tmp_path / "train", ["a", "b"], 5)
+    write_images(tmp_path / "test", ["a", "b"], 3, seed=1)
+    dataset = open_dataset(f"folder:{tmp_path}")
+    assert (dataset.train.num_examples, dataset.test.num_examples) == (10, 6)
+    labels = [int(label) for _, label in dataset.test.records()]
+    assert labels == [0, 0, 0, 1, 1, 1]
+
+
+def test_streams_grey_rgba_and_mixed_sizes(tmp_path):
+    write_images(tmp_path, ["grey"], 5, mode="L", size=(9, 30))
+    write_images(tmp_path, ["alpha"], 5, mode="RGBA", size=(41, 17))
+    dataset = open_dataset(f"folder:{tmp_path}", image_size_px=12)
+    assert dataset.native_size_px is None
+    images, labels = next(iter(dataset.train.images(12, 8)))
+    assert images.shape == (8, 12, 12, 3)
+    grey = images.numpy()[labels.numpy() == dataset.class_names.index("grey")]
+    np.testing.assert_array_equal(grey[..., 0], grey[..., 1])
+
+
+def test_finds_images_at_any_depth_and_ignores_other_files(tmp_path):
+    write_images(tmp_path / "a", ["deeper"], 5)
+    write_images(tmp_path, ["b"], 5)
+    (tmp_path / "a" / "notes.txt").write_text("not an image")
+    (tmp_path / ".hidden").mkdir()
+    classes, splits, _ = read_folder(str(tmp_path), 0.2, 0, False)
+    assert classes == ["a", "b"]
+    assert sum(map(len, splits.values())) == 10
+
+
+def test_names_a_bad_image_or_leaves_it_out(image_folder):
+    bad = image_folder / "dark" / "003.png"
+    bad.write_bytes(bad.read_bytes()[:40])
+    with pytest.raises(UserError, match=r"cannot read image .*dark/003\.png\. .*skip_bad_images"):
+        open_dataset(f"folder:{image_folder}")
+    dataset = open_dataset(f"folder:{image_folder}", skip_bad_images=True)
+    assert dataset.bad_images == ("dark/003.png",)
+    assert dataset.train.num_examples + dataset.test.num_examples == 39
+    assert dataset.describe()["bad_images"] == ["dark/003.png"]
+
+
+def test_fingerprint_changes_with_the_files(image_folder):
+    before = open_dataset(f"folder:{image_folder}").describe()
+    assert open_dataset(f"folder:{image_folder}").describe() == before
+    shutil.copy(image_folder / "dark" / "000.png", image_folder / "dark" / "more.png")
+    assert open_dataset(f"folder:{image_folder}").describe() != before
+
+
+def _break(kind, root):
+    if kind == "missing":
+        return root / "nowhere", "folder data set not found"
+    if kind == "empty":
+        shutil.rmtree(root)
+        root.mkdir()
+        return root, "has no class subfolders"
+    if kind == "one class":
+        shutil.rmtree(root / "light")
+        return root, "has one class, 'dark'; at least 2"
+    if kind == "no images":
+        shutil.rmtree(root / "light")
+        (root / "light").mkdir()
+        return root, "class folder .*light holds no image"
+    if kind == "too few":
+        for file in sorted((root / "light").iterdir())[4:]:
+            file.unlink()
+        return root, "class 'light' .* has 4 images; a hold-out of 0.2 needs 5"
+    if kind == "no test":
+        (root / "train").mkdir()
+        return root, "has train/ but no test/"
+    write_images(root / "train", ["a", "b"], 2)
+    write_images(root / "test", ["a"], 2)
+    return root, "class 'b' .* has no images in split 'test'"
+
+
+@pytest.mark.parametrize(
+    "kind", ["missing", "empty", "one class", "no images", "too few", "no test", "class in one"]
+)
+def test_refuses_folders_it_cannot_use(kind, image_folder):
+    root, message = _break(kind, image_folder)
+    with pytest.raises(UserError, match=message):
+        open_dataset(f"folder:{root}")

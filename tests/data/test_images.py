@@ -1,0 +1,79 @@
+import io
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from supcon_tf.data.images import decode, preprocess, shrink
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (9, 14, 3), dtype=np.uint8)
+
+
+def encoded(pixels, mode=None, kind="PNG"):
+    buffer = io.BytesIO()
+    image = Image.fromarray(pixels)
+    (image.convert(mode) if mode else image).save(buffer, kind)
+    return tf.constant(buffer.getvalue())
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP"])
+def test_lossless_formats_decode_exactly(kind):
+    np.testing.assert_array_equal(decode(encoded(PIXELS, kind=kind)), PIXELS)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "GIF"])
+def test_other_formats_decode_to_three_channels(kind):
+    image = decode(encoded(PIXELS, kind=kind))
+    assert image.shape == (9, 14, 3)
+    assert image.dtype == tf.uint8
+
+
+def test_grey_is_repeated_and_alpha_dropped():
+    grey = PIXELS[:, :, 0]
+    np.testing.assert_array_equal(decode(encoded(grey)), np.repeat(grey[..., None], 3, axis=2))
+    alpha = np.dstack([PIXELS, np.full((9, 14), 7, np.uint8)])
+    np.testing.assert_array_equal(decode(encoded(alpha)), PIXELS)
+
+
+def test_first_frame_of_an_animation():
+    frames = [Image.fromarray(np.full((5, 6, 3), level, np.uint8)) for level in (0, 255)]
+    buffer = io.BytesIO()
+    frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:])
+    np.testing.assert_array_equal(decode(tf.constant(buffer.getvalue())), np.zeros((5, 6, 3)))
+
+
+@pytest.mark.parametrize("broken", [b"", b"no image", encoded(PIXELS).numpy()[:60]])
+def test_refuses_what_is_no_image(broken):
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        decode(tf.constant(broken))
+
+
+def test_preprocessing_keeps_an_image_of_the_right_size():
+    square = PIXELS[:, :9]
+    np.testing.assert_allclose(preprocess(square, 9), square / np.float32(255), rtol=1e-6)
+
+
+def test_preprocessing_takes_the_centre_square():
+    # 14 wide, 9 high: two columns fall away on the left and three on the right.
+    np.testing.assert_allclose(preprocess(PIXELS, 9), PIXELS[:, 2:11] / np.float32(255), rtol=1e-6)
+
+
+def test_preprocessing_smooths_when_it_shrinks():
+    stripes = np.zeros((64, 64, 3), np.uint8)
+    stripes[:, ::2] = 255
+    small = preprocess(stripes, 8).numpy()
+    np.testing.assert_allclose(small, 0.5, atol=0.02)
+
+
+def test_preprocessing_a_batch_equals_one_by_one():
+    batch = np.stack([PIXELS, 255 - PIXELS])
+    together = preprocess(batch, 6)
+    np.testing.assert_array_equal(together[0], preprocess(PIXELS, 6))
+    np.testing.assert_array_equal(together[1], preprocess(255 - PIXELS, 6))
+
+
+def test_shrink_stops_at_twice_the_crop_and_never_enlarges():
+    large = np.zeros((100, 150, 3), np.uint8)
+    assert shrink(large, 16).shape == (32, 48, 3)
+    np.testing.assert_allclose(shrink(PIXELS, 16), PIXELS / np.float32(255), rtol=1e-6)

@@ -1,0 +1,62 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from reference import l2, raw
+
+from supcon_tf import ProjectionHead
+from supcon_tf.models.layers import unit_norm
+
+
+def test_unit_norm_equals_division_by_the_norm():
+    rows = 1e3 * raw((5, 4), 0.7, 1.9)
+    np.testing.assert_allclose(unit_norm(rows), l2(rows), rtol=1e-6)
+
+
+def test_unit_norm_of_zero_is_zero_with_zero_gradient():
+    rows = tf.Variable(tf.zeros([2, 3]))
+    with tf.GradientTape() as tape:
+        out = unit_norm(rows)
+    np.testing.assert_array_equal(out, np.zeros((2, 3)))
+    np.testing.assert_array_equal(tape.gradient(out, rows), np.zeros((2, 3)))
+
+
+def test_unit_norm_survives_float16_overflow():
+    rows = tf.constant([[6e4, 6e4, 0.0]], tf.float16)
+    np.testing.assert_allclose(unit_norm(rows), [[0.5**0.5, 0.5**0.5, 0]], rtol=1e-3)
+
+
+def test_head_equals_matrix_products():
+    head = ProjectionHead(3, (5,))
+    features = raw((4, 6), 0.7, 1.9).astype(np.float32)
+    found = head(features)
+    hidden, bias, projection = (weight.numpy() for weight in head.weights)
+    expected = l2(np.maximum(features @ hidden + bias, 0) @ projection)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_linear_head_has_one_kernel():
+    head = ProjectionHead(3, ())
+    head.build((None, 6))
+    assert [tuple(weight.shape) for weight in head.weights] == [(6, 3)]
+
+
+def test_half_precision_embeddings_are_float32():
+    head = ProjectionHead(3, (5,), dtype="mixed_bfloat16")
+    out = head(np.ones((2, 4), np.float32))
+    assert out.dtype == tf.float32
+    np.testing.assert_allclose(tf.norm(out, axis=1), [1, 1], rtol=1e-5)
+
+
+def test_head_round_trips_in_a_saved_model(tmp_path):
+    inputs = keras.Input((6,))
+    model = keras.Model(inputs, ProjectionHead(3, (5, 4))(inputs))
+    model.save(tmp_path / "head.keras")
+    again = keras.saving.load_model(tmp_path / "head.keras")
+    features = raw((4, 6), 0.7, 1.9)
+    np.testing.assert_array_equal(again(features), model(features))
+
+
+def test_refuses_wrong_sizes():
+    with pytest.raises(ValueError, match="Received: 0"):
+        ProjectionHead(0)

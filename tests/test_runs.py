@@ -1,0 +1,151 @@
+import json
+
+import keras
+import numpy as np
+import pytest
+
+from supcon_tf import ClassifierConfig, MomentumSGD, PretrainConfig, UserError
+from supcon_tf.runs import RunDirectory, write_json, writing
+
+DATASET = {"name": "d", "train": {}, "test": {}}
+
+
+def begun(tmp_path, **changes):
+    config = PretrainConfig(run_dir=str(tmp_path / "run"), **changes)
+    run = RunDirectory(config.run_dir)
+    run.check("pretrain", config)
+    run.begin("pretrain", config, DATASET)
+    return run, config
+
+
+def model():
+    built = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    built.compile(optimizer=MomentumSGD(0.1), loss="mse")
+    built.optimizer.build(built.trainable_variables)
+    return built
+
+
+def test_writing_is_all_or_nothing(tmp_path):
+    file = tmp_path / "folder" / "a.json"
+    write_json(file, {"a": 1})
+    with pytest.raises(RuntimeError), writing(file) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert json.loads(file.read_text()) == {"a": 1}
+    assert [path.name for path in file.parent.iterdir()] == ["a.json"]
+
+
+def test_manifest_says_how_to_repeat_the_run(tmp_path):
+    run, _ = begun(tmp_path, seed=3)
+    manifest = json.loads((run.path / "manifest.json").read_text())["pretrain"]
+    assert manifest["seed"] == 3
+    assert manifest["dataset"] == DATASET
+    assert {"python", "tensorflow", "keras", "supcon_tf"} <= set(manifest["versions"])
+    assert manifest["hardware"]["cpus"] >= 1
+    assert manifest["command_line"]
+    assert "git_commit" in manifest
+
+
+def test_a_second_run_needs_resume_or_overwrite(tmp_path):
+    run, config = begun(tmp_path)
+    with pytest.raises(UserError, match="already holds a pretrain stage. Pass --resume"):
+        run.check("pretrain", config)
+    run.check("pretrain", config.replace(resume=True))
+    run.check("pretrain", config.replace(overwrite=True))
+
+
+def test_resuming_with_other_settings_names_the_first(tmp_path):
+    run, config = begun(tmp_path)
+    with pytest.raises(UserError, match="another configuration: epochs was 80. Received: 90"):
+        run.check("pretrain", config.replace(resume=True, epochs=90))
+
+
+def test_overwriting_pretraining_removes_what_depends_on_it(tmp_path):
+    run, config = begun(tmp_path)
+    (run.path / "classifier.keras").write_text("old")
+    run.begin("pretrain", config.replace(overwrite=True, epochs=9), DATASET)
+    assert not (run.path / "classifier.keras").exists()
+    assert run.stages()["pretrain"]["epochs"] == 9
+
+
+def test_overwriting_the_classifier_keeps_the_encoder(tmp_path):
+    run, config = begun(tmp_path)
+    for name in ("encoder.keras", "classifier.keras"):
+        (run.path / name).write_text("old")
+    classifier = ClassifierConfig(run_dir=config.run_dir, overwrite=True)
+    run.begin("classifier", classifier, DATASET)
+    assert (run.path / "encoder.keras").exists()
+    assert not (run.path / "classifier.keras").exists()
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_never_touches_a_directory_that_is_no_run(tmp_path, overwrite):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    config = PretrainConfig(run_dir=str(tmp_path), overwrite=overwrite)
+    with pytest.raises(UserError, match="holds files but no run"):
+        RunDirectory(config.run_dir).check("pretrain", config)
+    file = PretrainConfig(run_dir=str(tmp_path / "thesis.tex"))
+    with pytest.raises(UserError, match="run_dir is a file"):
+        RunDirectory(file.run_dir).check("pretrain", file)
+
+
+def test_stages_after_pretraining_need_its_encoder(tmp_path):
+    with pytest.raises(UserError, match="has no pretrained encoder"):
+        RunDirectory(str(tmp_path)).pretrain_config()
+    run, _ = begun(tmp_path)
+    with pytest.raises(UserError, match="is not finished. Run pretrain.py with --resume"):
+        run.pretrain_config()
+
+
+def test_checkpoints_keep_the_newest_and_restore_everything(tmp_path):
+    run, _ = begun(tmp_path)
+    first = model()
+    for epoch in (1, 2, 3):
+        first.fit(np.ones((4, 3)), np.ones((4, 2)), verbose=0)
+        run.save_checkpoint("pretrain", epoch, first, {"loss": list(range(epoch))})
+    names = sorted(path.name for path in (run.path / "checkpoints/pretrain").iterdir())
+    assert names == ["000002", "000003"]
+    second = model()
+    assert run.restore_checkpoint("pretrain", second) == (3, {"loss": [0, 1, 2]})
+    for left, right in zip(first.optimizer.variables, second.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(left, right)
+    for left, right in zip(first.weights, second.weights, strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "state"])
+def test_a_corrupted_checkpoint_is_passed_over(tmp_path, capsys, damage):
+    run, _ = begun(tmp_path)
+    for epoch in (1, 2):
+        run.save_checkpoint("pretrain", epoch, model(), {})
+    _damage(run.path / "checkpoints/pretrain/000002", damage)
+    assert run.restore_checkpoint("pretrain", model()) == (1, {})
+    assert "000002 is corrupted; passing it over" in capsys.readouterr().err
+    _damage(run.path / "checkpoints/pretrain/000001", damage)
+    with pytest.raises(UserError, match="no sound checkpoint among 2 in .*--overwrite"):
+        run.restore_checkpoint("pretrain", model())
+
+
+def _damage(checkpoint, damage):
+    file = checkpoint / ("state.json" if damage == "state" else "model.weights.h5")
+    content = bytearray(file.read_bytes())
+    if damage == "flip":
+        content[-100] ^= 1
+    file.write_bytes(content[: len(content) // 2] if damage != "flip" else content)
+
+
+def test_no_checkpoint_starts_at_the_beginning(tmp_path):
+    run, _ = begun(tmp_path)
+    assert run.restore_checkpoint("pretrain", model()) == (0, {})
+
+
+def test_a_corrupted_model_or_config_is_named(tmp_path):
+    run, _ = begun(tmp_path)
+    (run.path / "encoder.keras").write_bytes(b"half a file")
+    with pytest.raises(UserError, match=r"encoder.keras is corrupted"):
+        run.load_model("encoder")
+    with pytest.raises(UserError, match=r"classifier.keras not found. Run train_classifier.py"):
+        run.load_model("classifier")
+    (run.path / "config.json").write_text("{")
+    with pytest.raises(UserError, match=r"cannot read .*config.json"):
+        run.stages()

@@ -1,0 +1,186 @@
+"""The scripts as a user meets them: help, one clear line and status 2 for bad input, signals."""
+
+import ast
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import keras
+import numpy as np
+import pytest
+from conftest import ROOT
+
+import supcon_tf
+
+SCRIPTS = ("pretrain", "train_classifier", "evaluate", "export", "predict", "demo")
+
+BAD_INPUT = {
+    "unknown flag": (["pretrain", "--epoch=3"], "Unknown command line flag 'epoch'"),
+    "stray argument": (["pretrain", "digits"], "unexpected argument. Received: 'digits'"),
+    "flag of the wrong type": (["pretrain", "--epochs=many"], "flag --epochs=many"),
+    "unknown recipe": (["pretrain", "--flagfile=scripts/recipes/none.flags"], "none.flags"),
+    "unknown data set": (["pretrain", "--dataset=cifar1000"], "Received: 'cifar1000'"),
+    "unknown encoder": (["pretrain", "--encoder=resnet9"], "Received: 'resnet9'"),
+    "unknown method": (["pretrain", "--method=byol"], "Received: 'byol'"),
+    "unknown method argument": (["pretrain", "--method_args=a=1"], "no argument 'a'"),
+    "malformed method arguments": (["pretrain", "--method_args=a"], "must be name=value"),
+    "temperature": (["pretrain", "--temperature=0"], "above 0. Received: 0.0"),
+    "batch": (["pretrain", "--batch_size=0"], "at least 2. Received: 0"),
+    "epochs": (["pretrain", "--epochs=-1"], "at least 1. Received: -1"),
+    "learning rate": (["pretrain", "--learning_rate=nan"], "finite number. Received: nan"),
+    "batch above the data set": (["pretrain", "--batch_size=2000"], "at most the 1347"),
+    "no such folder": (["pretrain", "--dataset=folder:nowhere"], "folder data set not found"),
+    "no encoder": (["train_classifier"], "has no pretrained encoder"),
+    "nothing to evaluate": (["evaluate"], "has no pretrained encoder"),
+    "nothing to export": (["export"], "has no pretrained encoder"),
+    "no model": (["predict", "--model=nowhere", "README.md"], "no exported SavedModel"),
+    "no image": (["predict", "--model=nowhere"], "no image given"),
+    "no such image": (["predict", "--model=nowhere", "none.png"], "image not found"),
+}
+
+
+@pytest.fixture(scope="module")
+def bad_input_results(script, data_dir, tmp_path_factory):
+    """All of them, two at a time: most of each is the import of TensorFlow."""
+    folder = tmp_path_factory.mktemp("bad")
+
+    def one(arguments):
+        name, *flags = arguments
+        if name != "predict":
+            flags += [f"--run_dir={folder / 'run'}"]
+        if name == "pretrain":
+            flags += [f"--data_dir={data_dir}"]
+        return script(name, *flags)
+
+    supcon_tf.open_dataset("digits", data_dir)
+    with ThreadPoolExecutor(2) as pool:
+        results = pool.map(one, [arguments for arguments, _ in BAD_INPUT.values()])
+        return dict(zip(BAD_INPUT, results, strict=True)), folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", BAD_INPUT)
+def test_bad_input_is_one_clear_line_and_status_2(case, bad_input_results):
+    results, folder = bad_input_results
+    finished = results[case]
+    assert finished.returncode == 2
+    assert finished.stdout == ""
+    lines = [line for line in finished.stderr.splitlines() if not _is_remark(line)]
+    assert len(lines) == 1, finished.stderr
+    assert lines[0].startswith(f"{BAD_INPUT[case][0][0]}.py: ")
+    assert BAD_INPUT[case][1] in lines[0]
+    assert list(folder.iterdir()) == []
+
+
+def _is_remark(line):
+    """What TensorFlow's C++ says of the machine while it is imported."""
+    return line.startswith("WARNING: All log messages") or re.match(r"[IEW]0000 ", line)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_help_is_short_and_readable(name, script):
+    finished = script(name, "--help")
+    assert finished.returncode == 0
+    assert finished.stderr == ""
+    lines = finished.stdout.splitlines()
+    assert f"python scripts/{name}.py" in finished.stdout
+    assert len(lines) < 70
+    assert max(map(len, lines)) <= 120
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_a_run_that_resume_continues(script, small_config, finished_run, tmp_path):
+    flags = [f"--{name}={value}" for name, value in small_config.items()]
+    flags += [f"--run_dir={tmp_path / 'run'}"]
+    command = [sys.executable, str(ROOT / "scripts/pretrain.py"), *flags]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        for line in process.stderr:
+            if "epoch 3/10" in line:
+                process.send_signal(signal.SIGINT)
+                break
+        rest = process.stderr.read()
+    assert process.returncode == 130
+    assert "--resume continues" in rest
+    assert "Traceback" not in rest
+    again = script("pretrain", *flags)
+    assert again.returncode == 2
+    assert "Pass --resume" in again.stderr
+    other = script("pretrain", *flags, "--resume", "--seed=1")
+    assert other.returncode == 2
+    assert "another configuration: seed was 0. Received: 1" in other.stderr
+    resumed = script("pretrain", *flags, "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "epoch 1/10" not in resumed.stderr
+    models = [
+        keras.saving.load_model(path / "encoder.keras", compile=False)
+        for path in (tmp_path / "run", finished_run)
+    ]
+    for left, right in zip(models[0].weights, models[1].weights, strict=True):
+        np.testing.assert_array_equal(left.numpy(), right.numpy())
+
+
+@pytest.mark.slow
+def test_sigterm_ends_without_a_traceback(small_config, tmp_path):
+    flags = [f"--{name}={value}" for name, value in small_config.items()]
+    command = [sys.executable, "scripts/pretrain.py", *flags, f"--run_dir={tmp_path / 'run'}"]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "run/config.json").exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        process.terminate()
+        errors = process.stderr.read()
+    assert process.returncode == 143
+    assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize(
+    "recipe", sorted(path.name for path in (ROOT / "scripts/recipes").iterdir())
+)
+def test_recipes_hold_valid_settings(recipe):
+    lines = (ROOT / "scripts/recipes" / recipe).read_text().splitlines()
+    assert lines[0].startswith("# ")
+    flags = dict(line.removeprefix("--").split("=", 1) for line in lines if line.startswith("--"))
+    kinds = {
+        field.name: field.metadata["kind"]
+        for field in supcon_tf.PretrainConfig.__dataclass_fields__.values()
+    }
+    supcon_tf.PretrainConfig(**{name: kinds[name](value) for name, value in flags.items()})
+
+
+def test_digits_recipe_is_the_default():
+    text = (ROOT / "scripts/recipes/digits.flags").read_text()
+    config = supcon_tf.PretrainConfig()
+    for name, value in re.findall(r"^--(\w+)=(.+)$", text, re.MULTILINE):
+        default = getattr(config, name)
+        # The default temperature is the loss's own.
+        default = supcon_tf.SupConLoss().temperature if name == "temperature" else default
+        assert str(type(default)(value)) == str(default), name
+
+
+def test_only_the_scripts_import_absl():
+    for path in (ROOT / "supcon_tf").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in getattr(node, "names", [])]
+            names += [getattr(node, "module", None) or ""]
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                assert not any(name.split(".")[0] == "absl" for name in names), path
+
+
+def test_public_names_exist_and_have_docstrings():
+    for name in supcon_tf.__all__:
+        assert getattr(supcon_tf, name).__doc__ or isinstance(getattr(supcon_tf, name), dict), name
+    with pytest.raises(AttributeError, match="no attribute 'SupConLos'"):
+        _ = supcon_tf.SupConLos
+
+
+def test_importing_the_package_does_not_import_tensorflow():
+    code = "import sys, supcon_tf, supcon_tf.config; print('tensorflow' in sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    finished = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert finished.stdout.strip() == "False"
