@@ -23,20 +23,20 @@ def main(config):
     from supcon_tf.classification import train_classifier
     from supcon_tf.evaluation import evaluate
     from supcon_tf.exporting import export
+    from supcon_tf.files import write_json
     from supcon_tf.pretraining import pretrain
     from supcon_tf.reporting import comparison_table, export_table
-    from supcon_tf.runs import RunDirectory, write_json
+    from supcon_tf.runs import RunDirectory
 
     output = Path(config.output_dir)
     methods = {"supcon_out": "SupCon, linear head", "cross_entropy": "cross entropy"}
     runs = {title: RunDirectory(str(output / method)) for method, title in methods.items()}
+    shared = {"seed": config.seed, "overwrite": True}
     for method, run in zip(methods, runs.values(), strict=True):
         run_dir = str(run.path)
-        pretrain(
-            PretrainConfig(run_dir=run_dir, method=method, epochs=config.epochs, overwrite=True)
-        )
+        pretrain(PretrainConfig(run_dir=run_dir, method=method, epochs=config.epochs, **shared))
         if method != "cross_entropy":
-            train_classifier(ClassifierConfig(run_dir=run_dir))
+            train_classifier(ClassifierConfig(run_dir=run_dir, **shared))
         evaluate(EvaluateConfig(run_dir=run_dir))
     exported = export(
         ExportConfig(

@@ -282,3 +282,11 @@ class DemoConfig(Config):
     output_dir: str = setting("runs/demo", "Where the demo's runs are written.", identity=False)
     saved_models_dir: str = setting("saved_models", "Where the bundle goes.", identity=False)
     epochs: int = setting(80, "Epochs of pretraining.", at_least=1)
+    seed: int = setting(0, "Seed of every stage.", at_least=0, below=2**31)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WriteDigitsConfig(Config):
+    """The embedded digits as a folder of images, to try the folder data set on."""
+
+    output_dir: str = setting("photos", "Folder to write, new or empty.", identity=False)

@@ -24,7 +24,9 @@ from supcon_tf.data.datasets import ImageDataset, Split
 from supcon_tf.data.images import decode, preprocess
 from supcon_tf.errors import UserError
 from supcon_tf.evaluation import inference_function, top_k_accuracy
-from supcon_tf.runs import RunDirectory, manifest, read_json, write_json, writing
+from supcon_tf.files import read_json, write_json, writing
+from supcon_tf.manifest import manifest
+from supcon_tf.runs import RunDirectory
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _RELOAD = Path(__file__).with_name("reload_export.py")
@@ -118,9 +120,9 @@ def save_saved_model(model: keras.Model, class_names, folder: Path) -> None:
         folder: where to write it.
 
     The signatures: `serving_default` takes `images` uint8 [B, H, W, 3], `serving_bytes` takes
-    `encoded` string [B] (JPEG, PNG, BMP or GIF); both give `class_id` int32 [B], `class_name` string
-    [B], `probabilities` float32 [B, C] and `features` float32 [B, F]. `preprocess` takes `encoded`
-    and gives `images` float32 [B, S, S, 3] in [0, 1], which `classify` takes and gives
+    `encoded` string [B] (JPEG, PNG, BMP or GIF); both give `class_id` int32 [B], `class_name`
+    string [B], `probabilities` float32 [B, C] and `features` float32 [B, F]. `preprocess` takes
+    `encoded` and gives `images` float32 [B, S, S, 3] in [0, 1], which `classify` takes and gives
     `probabilities`; the TFLite models are that signature.
     """
     size = model.input_shape[1]

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
-from supcon_tf.runs import writing
+from supcon_tf.files import writing
 
 _NOT_CURVES = ("learning_rate", "seconds")
 
@@ -93,6 +93,7 @@ def confusion(counts: np.ndarray, class_names: Sequence[str], path: Path) -> Non
     """
     size = min(16, 3.5 + 0.4 * len(class_names))
     figure = Figure(figsize=(size + 1, size), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)
     axis = figure.subplots()
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     image = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)

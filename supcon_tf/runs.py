@@ -11,73 +11,24 @@
 Files are written under a temporary name and renamed, so that none is ever half there.
 """
 
-import contextlib
-import datetime
-import hashlib
 import json
 import os
-import platform
 import shutil
-import subprocess
 import sys
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import keras
-import tensorflow as tf
 
 from supcon_tf.config import PretrainConfig, RunConfig
 from supcon_tf.data.datasets import ImageDataset, from_config
 from supcon_tf.errors import UserError
+from supcon_tf.files import TEMPORARY_PREFIX, read_json, sha256, write_json, writing
+from supcon_tf.manifest import manifest
 
 _KEPT_CHECKPOINTS = 2
-_TEMPORARY = ".writing-"
-_PACKAGES = ("supcon_tf", "tensorflow", "keras", "tensorflow-datasets", "numpy", "scikit-learn")
 # What each stage leaves behind, and --overwrite therefore removes; pretraining removes everything.
 _STAGE_FILES = {"classifier": ("classifier.keras", "checkpoints/classifier", "logs/classifier")}
-
-
-@contextlib.contextmanager
-def writing(path: Path):
-    """Yields a temporary path beside `path`, and renames it to `path` when the block succeeds."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{_TEMPORARY}{os.getpid()}-{path.name}")
-    try:
-        yield temporary
-        if path.is_dir():
-            shutil.rmtree(path)
-        os.replace(temporary, path)
-    finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary)
-        temporary.unlink(missing_ok=True)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Writes JSON in one step."""
-    with writing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n")
-
-
-def read_json(path: Path) -> Any:
-    """Reads JSON.
-
-    Raises:
-        UserError: if the file is not JSON.
-    """
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path}: {error}. Start the run again.") from error
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 class RunDirectory:
@@ -114,7 +65,7 @@ class RunDirectory:
         foreign = (
             self.path.is_dir()
             and not stages
-            and any(not entry.name.startswith(_TEMPORARY) for entry in self.path.iterdir())
+            and any(not entry.name.startswith(TEMPORARY_PREFIX) for entry in self.path.iterdir())
         )
         if foreign:
             raise UserError(
@@ -237,10 +188,8 @@ class RunDirectory:
         """
         file = self.path / f"{name}.keras"
         if not file.exists():
-            raise UserError(
-                f"{file} not found. Run {'train_classifier' if name == 'classifier' else 'pretrain'}"
-                f".py --run_dir={self.path} first."
-            )
+            script = "train_classifier" if name == "classifier" else "pretrain"
+            raise UserError(f"{file} not found. Run {script}.py --run_dir={self.path} first.")
         try:
             return keras.saving.load_model(file, compile=False)
         except Exception as error:  # A broken file fails in many ways inside Keras.
@@ -251,12 +200,14 @@ class RunDirectory:
 
     def save_checkpoint(self, stage: str, epoch: int, model: keras.Model, history: dict) -> None:
         """Saves weights, optimizer and curves after an epoch; keeps the newest two."""
-        folder = self.path / "checkpoints" / stage
-        with writing(folder / f"{epoch:06d}") as temporary:
+        target = self.path / "checkpoints" / stage / f"{epoch:06d}"
+        if target.exists():
+            shutil.rmtree(target)  # A corrupted one, which the run has passed over.
+        with writing(target) as temporary:
             temporary.mkdir(parents=True)
             weights = temporary / "model.weights.h5"
             model.save_weights(weights)
-            state = {"epoch": epoch, "history": history, "sha256": _sha256(weights)}
+            state = {"epoch": epoch, "history": history, "sha256": sha256(weights)}
             write_json(temporary / "state.json", state)
         for old in self._checkpoints(stage)[_KEPT_CHECKPOINTS:]:
             shutil.rmtree(old)
@@ -284,7 +235,7 @@ class RunDirectory:
             try:
                 state = json.loads((path / "state.json").read_text())
                 weights = path / "model.weights.h5"
-                if _sha256(weights) == state["sha256"]:
+                if sha256(weights) == state["sha256"]:
                     model.load_weights(weights)
                     return state["epoch"], state["history"]
             except (OSError, ValueError, KeyError):
@@ -296,46 +247,3 @@ class RunDirectory:
                 "again with --overwrite."
             )
         return 0, {}
-
-
-def manifest(seed: int, dataset: dict) -> dict:
-    """What a reader needs to know, or to repeat, a stage.
-
-    Args:
-        seed: the stage's seed.
-        dataset: `ImageDataset.describe()`.
-
-    Returns:
-        A dict ready for JSON.
-    """
-    return {
-        "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "command_line": sys.argv,
-        "seed": seed,
-        "dataset": dataset,
-        "git_commit": _git_commit(),
-        "versions": {"python": platform.python_version(), **_versions()},
-        "hardware": {
-            "machine": platform.machine(),
-            "cpus": os.cpu_count(),
-            "devices": [device.name for device in tf.config.list_logical_devices()],
-        },
-    }
-
-
-def _versions() -> dict[str, str]:
-    versions = {}
-    for package in _PACKAGES:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            versions[package] = metadata.version(package)
-    return versions
-
-
-def _git_commit() -> str | None:
-    """The commit of the source tree that this package runs from; None when installed."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        found = subprocess.run(command, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return found.stdout.strip()

@@ -118,6 +118,7 @@ class Progress(keras.callbacks.Callback):
         self.stream = stream or sys.stderr
 
     def on_train_begin(self, logs=None):
+        """Starts the clock and, on a terminal, the bar."""
         self.started = self.shown = time.monotonic()
         self.epoch, self.step = self.done, self.done * self.steps
         self.bar = None
@@ -126,9 +127,11 @@ class Progress(keras.callbacks.Callback):
             self.bar = tqdm(total=total, initial=self.step, desc=self.title, unit="step")
 
     def on_epoch_begin(self, epoch, logs=None):
+        """Notes which epoch it is."""
         self.epoch = epoch
 
     def on_train_batch_end(self, batch, logs=None):
+        """Advances, and shows the metrics now and then."""
         self.step += 1
         if self.bar is not None:
             self.bar.update()
@@ -136,6 +139,7 @@ class Progress(keras.callbacks.Callback):
             self._show(logs)
 
     def on_epoch_end(self, epoch, logs=None):
+        """Shows the epoch's metrics."""
         self._show(logs)
 
     def _show(self, logs):
@@ -152,5 +156,6 @@ class Progress(keras.callbacks.Callback):
         print(line, file=self.stream, flush=True)
 
     def on_train_end(self, logs=None):
+        """Closes the bar."""
         if self.bar is not None:
             self.bar.close()

@@ -4,7 +4,7 @@ import json
 import pytest
 
 from supcon_tf import ClassifierConfig, EvaluateConfig, ExportConfig, PretrainConfig, UserError
-from supcon_tf.config import DemoConfig, PredictConfig
+from supcon_tf.config import DemoConfig, PredictConfig, WriteDigitsConfig
 
 CONFIGS = [
     PretrainConfig,
@@ -13,6 +13,7 @@ CONFIGS = [
     ExportConfig,
     PredictConfig,
     DemoConfig,
+    WriteDigitsConfig,
 ]
 
 

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from supcon_tf import ClassifierConfig, MomentumSGD, PretrainConfig, UserError
-from supcon_tf.runs import RunDirectory, write_json, writing
+from supcon_tf.files import write_json, writing
+from supcon_tf.runs import RunDirectory
 
 DATASET = {"name": "d", "train": {}, "test": {}}
 
@@ -28,9 +29,14 @@ def model():
 def test_writing_is_all_or_nothing(tmp_path):
     file = tmp_path / "folder" / "a.json"
     write_json(file, {"a": 1})
-    with pytest.raises(RuntimeError), writing(file) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError
+
+    def fail():
+        with writing(file) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert json.loads(file.read_text()) == {"a": 1}
     assert [path.name for path in file.parent.iterdir()] == ["a.json"]
 

@@ -16,7 +16,7 @@ from conftest import ROOT
 
 import supcon_tf
 
-SCRIPTS = ("pretrain", "train_classifier", "evaluate", "export", "predict", "demo")
+SCRIPTS = ("pretrain", "train_classifier", "evaluate", "export", "predict", "demo", "write_digits")
 
 BAD_INPUT = {
     "unknown flag": (["pretrain", "--epoch=3"], "Unknown command line flag 'epoch'"),

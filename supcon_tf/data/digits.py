@@ -1,12 +1,24 @@
 """The embedded default data set: scikit-learn's digits as a TensorFlow Datasets builder."""
 
+from pathlib import Path
+
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
+from supcon_tf.errors import UserError
+from supcon_tf.files import writing
+
 NUM_TEST = 450
+
+
+def load_images() -> tuple[np.ndarray, np.ndarray]:
+    """All images, uint8 [1797, 8, 8, 1], and labels, int [1797]."""
+    images, labels = load_digits(return_X_y=True)
+    # 17 grey levels, 0 to 16, to uint8.
+    return np.rint(images.reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8), labels
 
 
 class Digits(tfds.core.GeneratorBasedBuilder):
@@ -37,9 +49,7 @@ class Digits(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager):
         del dl_manager  # Nothing is downloaded.
-        images, labels = load_digits(return_X_y=True)
-        # 17 grey levels, 0 to 16, to uint8.
-        images = np.rint(images.reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
+        images, labels = load_images()
         train, test = train_test_split(
             np.arange(len(labels)), test_size=NUM_TEST, stratify=labels, random_state=0
         )
@@ -63,3 +73,27 @@ def prepare(data_dir: str | None) -> tfds.core.DatasetBuilder:
         finally:
             tfds.enable_progress_bar()
     return builder
+
+
+def write_digits(output_dir: str) -> int:
+    """Writes all digits as PNG files, one subfolder a class.
+
+    Args:
+        output_dir: folder to write, new or empty.
+
+    Returns:
+        How many images were written.
+
+    Raises:
+        UserError: if the folder holds anything.
+    """
+    folder = Path(output_dir)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"output_dir must be new or empty. Received: {output_dir!r}.")
+    images, labels = load_images()
+    with writing(folder) as temporary:
+        for index, (image, label) in enumerate(zip(images, labels, strict=True)):
+            file = temporary / str(label) / f"{index:04d}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(tf.io.encode_png(image).numpy())
+    return len(labels)

@@ -94,8 +94,8 @@ class SupConLoss(keras.losses.Loss):
     """`supcon_loss` as a Keras loss: `loss(labels, embeddings)` is its mean over the anchors.
 
     Called with `labels` int [B] and `embeddings` float [B, V, D] or [B, D]. Under a
-    `tf.distribute` strategy pass the gathered global batch (`supcon_tf.gather_batch`): Keras divides
-    the mean by the number of replicas.
+    `tf.distribute` strategy pass the gathered global batch (`supcon_tf.gather_batch`): Keras
+    divides the mean by the number of replicas.
 
     Args:
         temperature: float > 0, dimensionless.

@@ -64,9 +64,9 @@ def build_encoder(name: str, image_size_px: int, width_multiplier: float = 1.0) 
         width_multiplier: factor on all channels, rounded to at least one.
 
     Returns:
-        A functional model from float32 [B, S, S, 3] in [0, 1] to features float32 [B, F]. Four-stage
-        networks have the CIFAR stem (3x3, stride 1) below 128 pixels and the ImageNet stem from
-        there on; three-stage ones always have the CIFAR stem.
+        A functional model from float32 [B, S, S, 3] in [0, 1] to features float32 [B, F].
+        Four-stage networks have the CIFAR stem (3x3, stride 1) below 128 pixels and the ImageNet
+        stem from there on; three-stage ones always have the CIFAR stem.
 
     Raises:
         UserError: if `name` is unknown or the image too small for the strides.

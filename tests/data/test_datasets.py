@@ -5,6 +5,7 @@ import tensorflow_datasets as tfds
 from sklearn.datasets import load_digits
 
 from supcon_tf import UserError, open_dataset
+from supcon_tf.data.digits import write_digits
 from supcon_tf.data.images import decode
 
 
@@ -31,6 +32,20 @@ def test_digits_hold_out_every_class_alike(digits):
     counts = np.bincount(labels)
     assert counts.min() >= 43
     assert counts.max() <= 47
+
+
+def test_digits_can_be_written_as_a_folder(tmp_path, digits):
+    assert write_digits(str(tmp_path / "photos")) == 1797
+    written = open_dataset(f"folder:{tmp_path / 'photos'}", image_size_px=8)
+    assert written.class_names == digits.class_names
+
+    def content(dataset):
+        records = dataset.train.records().concatenate(dataset.test.records())
+        return sorted((int(label), decode(png).numpy().tobytes()) for png, label in records)
+
+    assert content(written) == content(digits)
+    with pytest.raises(UserError, match="must be new or empty"):
+        write_digits(str(tmp_path / "photos"))
 
 
 def test_shuffling_depends_on_the_seed_alone(digits):

@@ -1,0 +1,20 @@
+"""Writes the embedded digits as a folder data set of PNG files, one subfolder a class.
+
+python scripts/write_digits.py --output_dir=photos
+"""
+
+import _flags
+
+from supcon_tf.config import WriteDigitsConfig
+
+
+def main(config):
+    """Writes the images and says how many."""
+    from supcon_tf.data.digits import write_digits
+
+    count = write_digits(config.output_dir)
+    print(f"wrote {count} images to {config.output_dir}")
+
+
+if __name__ == "__main__":
+    _flags.run(main, WriteDigitsConfig, __doc__)
