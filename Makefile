@@ -27,7 +27,7 @@ $(INSTALLED): setup.cfg pyproject.toml requirements.lock .ci/setup
 # Pins for every supported Python; needs uv (pip install uv).
 lock:
 	uv pip compile setup.cfg --extra dev --universal --python-version 3.10 \
-	    --no-header --no-annotate --upgrade -o requirements.lock
+	    --constraint .ci/lock-constraints.txt --no-header --no-annotate --upgrade -o requirements.lock
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache
