@@ -114,7 +114,8 @@ def run(main, config_class, usage, positional=False):
         except UserError as error:
             _fail(error)
         except KeyboardInterrupt:
-            print("\ninterrupted; what is finished is kept, --resume continues.", file=sys.stderr)
+            advice = "; --resume continues" if "resume" in flags.FLAGS else ""
+            print(f"\ninterrupted; what is finished is kept{advice}.", file=sys.stderr)
             sys.exit(130)
 
     app.run(guarded, flags_parser=_parser(config_class, usage))

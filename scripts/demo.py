@@ -5,6 +5,8 @@
 Replaces the runs of an earlier demo; the bundle becomes a new version.
 """
 
+import sys
+
 import _flags
 
 from supcon_tf.config import (
@@ -32,8 +34,9 @@ def main(config):
     methods = {"supcon_out": "SupCon, linear head", "cross_entropy": "cross entropy"}
     runs = {title: RunDirectory(str(output / method)) for method, title in methods.items()}
     shared = {"seed": config.seed, "overwrite": True}
-    for method, run in zip(methods, runs.values(), strict=True):
+    for (method, title), run in zip(methods.items(), runs.values(), strict=True):
         run_dir = str(run.path)
+        print(f"training: {title}", file=sys.stderr)
         pretrain(PretrainConfig(run_dir=run_dir, method=method, epochs=config.epochs, **shared))
         if method != "cross_entropy":
             train_classifier(ClassifierConfig(run_dir=run_dir, **shared))
@@ -45,7 +48,7 @@ def main(config):
             name="digits",
         )
     )
-    write_json(output / "metrics.json", {title: run.read_metrics() for title, run in runs.items()})
+    write_json(output / "metrics.json", {title: run.metrics() for title, run in runs.items()})
     print(f"\n{comparison_table(runs)}\n\n{export_table(exported)}\n")
     print(f"scores: {output}/metrics.json    bundle: {exported['path']}")
     for run in runs.values():

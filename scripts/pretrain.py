@@ -15,7 +15,9 @@ def main(config):
     metrics = pretrain(config)
     print(f"loss {metrics['loss']:.4f} after {metrics['seconds']:.0f} s of training")
     print(f"encoder: {config.run_dir}/encoder.keras    pictures: {config.run_dir}/pictures")
-    print(f"next: python scripts/train_classifier.py --run_dir={config.run_dir}")
+    # Cross entropy comes with its classifier.
+    following = "evaluate" if config.method == "cross_entropy" else "train_classifier"
+    print(f"next: python scripts/{following}.py --run_dir={config.run_dir}")
 
 
 if __name__ == "__main__":

@@ -6,141 +6,10 @@ constructed is valid as far as that can be known without reading the data.
 """
 
 import dataclasses
-import math
 import os
-from collections.abc import Mapping
-from typing import Any
 
 from supcon_tf.errors import UserError
-
-_MISSING = dataclasses.MISSING
-
-
-def setting(
-    default: Any,
-    help: str,
-    *,
-    kind: type | None = None,
-    choices: tuple[str, ...] | None = None,
-    above: float | None = None,
-    at_least: float | None = None,
-    at_most: float | None = None,
-    below: float | None = None,
-    identity: bool = True,
-) -> Any:
-    """Declares one setting.
-
-    Args:
-        default: value when the user gives none; its type is the setting's type. A dict is copied.
-        help: one sentence, shown by `--help`.
-        kind: type of a setting whose default is None, which means "not given".
-        choices: the allowed values of a text setting.
-        above: exclusive lower bound of a number.
-        at_least: inclusive lower bound of a number.
-        at_most: inclusive upper bound of a number.
-        below: exclusive upper bound of a number.
-        identity: whether the setting is part of what a run *is*. Where a run lies and whether it
-            may be continued are not.
-
-    Returns:
-        A dataclass field.
-    """
-    bounds = {"above": above, "at_least": at_least, "at_most": at_most, "below": below}
-    metadata = {
-        "help": help,
-        "kind": kind or type(default),
-        "choices": choices,
-        "bounds": {name: bound for name, bound in bounds.items() if bound is not None},
-        "identity": identity,
-    }
-    if isinstance(default, dict):
-        return dataclasses.field(default_factory=lambda: dict(default), metadata=metadata)
-    return dataclasses.field(default=default, metadata=metadata)
-
-
-def default_of(field: dataclasses.Field) -> Any:
-    """The default value of a dataclass field."""
-    return field.default if field.default is not _MISSING else field.default_factory()
-
-
-_HOLDS = {
-    "above": (lambda value, bound: value > bound, "above"),
-    "at_least": (lambda value, bound: value >= bound, "at least"),
-    "at_most": (lambda value, bound: value <= bound, "at most"),
-    "below": (lambda value, bound: value < bound, "below"),
-}
-
-
-def _check_type(name: str, value: Any, expected: type, optional: bool) -> Any:
-    """Returns `value` as `expected`; an int is taken for a float, nothing else is converted."""
-    if value is None and optional:
-        return None
-    if expected is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if expected is dict and isinstance(value, Mapping):
-        return dict(value)
-    if not isinstance(value, expected) or (expected is int and isinstance(value, bool)):
-        raise UserError(f"{name} must be of type {expected.__name__}. Received: {value!r}.")
-    return value
-
-
-def _check_value(name: str, value: Any, metadata: Mapping[str, Any]) -> None:
-    if isinstance(value, float) and not math.isfinite(value):
-        raise UserError(f"{name} must be a finite number. Received: {value}.")
-    bounds = metadata["bounds"]
-    if not all(_HOLDS[kind][0](value, bound) for kind, bound in bounds.items()):
-        allowed = " and ".join(f"{_HOLDS[kind][1]} {bound}" for kind, bound in bounds.items())
-        raise UserError(f"{name} must be {allowed}. Received: {value}.")
-    if metadata["choices"] and value not in metadata["choices"]:
-        raise UserError(
-            f"{name} must be one of {', '.join(metadata['choices'])}. Received: {value!r}."
-        )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Config:
-    """What every stage's configuration shares: validation, and JSON in and out."""
-
-    def __post_init__(self):
-        for field in dataclasses.fields(self):
-            optional = default_of(field) is None
-            value = getattr(self, field.name)
-            value = _check_type(field.name, value, field.metadata["kind"], optional)
-            if value is not None:
-                _check_value(field.name, value, field.metadata)
-            object.__setattr__(self, field.name, value)
-
-    def to_dict(self) -> dict[str, Any]:
-        """All settings that are part of what the run is, ready for JSON."""
-        return {
-            field.name: getattr(self, field.name)
-            for field in dataclasses.fields(self)
-            if field.metadata["identity"]
-        }
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any], **placement: Any) -> "Config":
-        """Rebuilds a configuration from `to_dict`'s result.
-
-        Args:
-            values: setting names and values.
-            **placement: settings that `to_dict` leaves out, such as `run_dir`.
-
-        Raises:
-            UserError: if a name is unknown or a value is not allowed.
-        """
-        names = {field.name for field in dataclasses.fields(cls)}
-        unknown = sorted(set(values) - names)
-        if unknown:
-            raise UserError(
-                f"{cls.__name__} has no setting {unknown[0]!r}. Remove it, or use the version of "
-                "supcon_tf that wrote it."
-            )
-        return cls(**{**values, **placement})
-
-    def replace(self, **changes: Any) -> "Config":
-        """A copy with some settings changed, validated again."""
-        return dataclasses.replace(self, **changes)
+from supcon_tf.settings import Config, setting
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -148,8 +17,8 @@ class RunConfig(Config):
     """A stage that writes into a run directory."""
 
     run_dir: str = setting("runs/run", "Directory that the run reads and writes.", identity=False)
-    resume: bool = setting(False, "Continue an interrupted run.", identity=False)
-    overwrite: bool = setting(False, "Delete this stage's earlier results.", identity=False)
+    resume: bool = setting(False, "Continue the run if it was begun.", identity=False)
+    overwrite: bool = setting(False, "Replace this stage's earlier results.", identity=False)
 
     def __post_init__(self):
         super().__post_init__()
@@ -174,9 +43,10 @@ class PretrainConfig(RunConfig):
 
     dataset: str = setting("digits", "TensorFlow Datasets name, or folder:PATH (a folder a class).")
     data_dir: str = setting("", "Where TensorFlow Datasets keeps data ('': its own default).")
-    holdout_fraction: float = setting(
-        0.2,
-        "Share of each class held out, for a folder without train/ and test/.",
+    holdout_fraction: float | None = setting(
+        None,
+        "Share of each class of a folder to hold out (none: 0.2).",
+        kind=float,
         above=0,
         below=1,
     )
@@ -191,15 +61,19 @@ class PretrainConfig(RunConfig):
         None, "Temperature of the loss (none: the method's default).", kind=float, above=0
     )
     method_args: dict = setting({}, "Further arguments of the method, as name=value,name=value.")
-    embedding_dim: int = setting(128, "Outputs of the projection head.", at_least=1)
-    projection_hidden_dim: int = setting(
-        128, "Hidden units of the projection head (0: a linear head).", at_least=0
+    embedding_dim: int | None = setting(
+        None, "Outputs of the projection head (none: 128).", kind=int, at_least=1
+    )
+    projection_hidden_dim: int | None = setting(
+        None, "Its hidden units (0: a linear head; none: 128).", kind=int, at_least=0
     )
     augmentation: str = setting("symbols", "How views are made: symbols, cifar or imagenet.")
     num_views: int = setting(2, "Augmented views of each image.", at_least=1, at_most=64)
     batch_size: int = setting(256, "Images a step, over all replicas.", at_least=2)
     epochs: int = setting(80, "Passes over the training split.", at_least=1)
-    warmup_epochs: int = setting(5, "Epochs of linear warm-up, then cosine decay.", at_least=0)
+    warmup_epochs: float | None = setting(
+        None, "Linear warm-up, then cosine (none: epochs / 16).", kind=float, at_least=0
+    )
     learning_rate: float = setting(0.2, "Peak learning rate of SGD.", above=0, at_most=1000)
     momentum: float = setting(0.9, "Momentum of SGD.", at_least=0, below=1)
     weight_decay: float = setting(1e-4, "L2 decay of kernels, per step.", at_least=0, at_most=1)
@@ -210,7 +84,7 @@ class PretrainConfig(RunConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.warmup_epochs >= self.epochs:
+        if self.warmup_epochs is not None and self.warmup_epochs >= self.epochs:
             raise UserError(
                 f"warmup_epochs must be below epochs ({self.epochs}). Received: "
                 f"{self.warmup_epochs}. Lower it, or train longer."
@@ -262,7 +136,10 @@ class ExportConfig(Config):
         10_000, "Held-out images, at most, on which every export is compared.", at_least=1
     )
     max_difference: float = setting(
-        1e-4, "Largest allowed probability difference, SavedModel against Keras.", above=0
+        1e-4, "Largest probability difference to Keras, of the float exports.", above=0
+    )
+    max_int8_loss: float = setting(
+        0.05, "Largest loss of top-1 that the int8 model may have, as a share.", at_least=0
     )
 
 

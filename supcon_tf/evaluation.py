@@ -32,16 +32,14 @@ def extract_features(
         encoder: a model from images [B, S, S, 3] to features [B, F].
         split: the split.
         batch_size: images a step.
-        limit: at most so many images, the first.
+        limit: at most so many images, drawn over the whole split.
         progress: title of a progress bar, shown on a terminal; '' for none.
 
     Returns:
-        features float32 [N, F] and labels int32 [N], in the split's own order.
+        features float32 [N, F] and labels int32 [N], in the order of `Split.sample`.
     """
-    batches = split.images(encoder.input_shape[1], batch_size)
+    batches = split.images(encoder.input_shape[1], batch_size, limit)
     count = split.num_examples if limit is None else min(limit, split.num_examples)
-    if limit is not None:
-        batches = batches.unbatch().take(limit).batch(batch_size)
     encode = inference_function(encoder)
     hidden = not progress or not sys.stderr.isatty()
     shown = tqdm(batches, progress, -(-count // batch_size), leave=False, disable=hidden)

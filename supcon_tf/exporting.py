@@ -8,6 +8,7 @@ saved_models/<name>/<version>/
     metadata.json, metrics.json  what it is, how it was made, how it scores
 """
 
+import os
 import re
 import subprocess
 import sys
@@ -53,8 +54,8 @@ def export(config: ExportConfig) -> dict:
         `max_difference` (of probabilities) and `bytes`; `images` compared.
 
     Raises:
-        UserError: if the run has no classifier, the version exists, or the reloaded SavedModel
-            differs from Keras by more than `config.max_difference`.
+        UserError: if the run has no classifier, the version exists, or a reloaded export differs
+            from Keras by more than `config.max_difference` (`max_int8_loss` for the int8 model).
     """
     run = RunDirectory(config.run_dir)
     run.pretrain_config()
@@ -68,14 +69,9 @@ def export(config: ExportConfig) -> dict:
         save_tflite(temporary, dataset, config.representative_images)
         (temporary / "labels.txt").write_text("\n".join(dataset.class_names) + "\n")
         scores = compare_exports(model, dataset.test, temporary, config)
-        difference = scores["saved_model"]["max_difference"]
-        if not difference <= config.max_difference:
-            raise UserError(
-                f"the reloaded SavedModel differs from Keras by {difference:.2e}, above "
-                f"max_difference={config.max_difference:.0e}; nothing was exported."
-            )
+        _check_scores(scores, config)
         write_json(temporary / "metadata.json", _metadata(run, dataset, config, target))
-        write_json(temporary / "metrics.json", {**run.read_metrics(), "export": scores})
+        write_json(temporary / "metrics.json", {**run.metrics(), "export": scores})
     scores = {"path": str(target), **scores}
     run.record("export", scores)
     return scores
@@ -96,6 +92,22 @@ def _target(config: ExportConfig, run: RunDirectory) -> Path:
             f"{version}. Leave it out, or give another."
         )
     return folder / str(version)
+
+
+def _check_scores(scores: dict, config: ExportConfig) -> None:
+    for name in ("saved_model", "tflite_float32"):
+        difference = scores[name]["max_difference"]
+        if not difference <= config.max_difference:
+            raise UserError(
+                f"the reloaded {name} differs from Keras by {difference:.2e}, above max_difference="
+                f"{config.max_difference:.0e}; nothing was exported."
+            )
+    loss = scores["tflite_int8"]["keras_top1"] - scores["tflite_int8"]["top1"]
+    if loss > config.max_int8_loss:
+        raise UserError(
+            f"the int8 model loses {loss:.3f} of top-1, above max_int8_loss={config.max_int8_loss}; "
+            "nothing was exported. Calibrate it on more --representative_images."
+        )
 
 
 def _metadata(run, dataset: ImageDataset, config, target) -> dict:
@@ -177,8 +189,7 @@ def save_tflite(bundle: Path, dataset: ImageDataset, representative_images: int)
         return tf.lite.TFLiteConverter.from_saved_model(str(bundle), signature_keys=["classify"])
 
     def representative():
-        images = dataset.train.images(dataset.image_size_px, 1).take(representative_images)
-        for image, _ in images:
+        for image, _ in dataset.train.images(dataset.image_size_px, 1, representative_images):
             yield {"images": image}
 
     folder = bundle / "tflite"
@@ -214,10 +225,11 @@ def compare_exports(model: keras.Model, split: Split, bundle: Path, config: Expo
     with tempfile.TemporaryDirectory() as folder:
         records, found = Path(folder) / "images.tfrecord", Path(folder) / "found.npz"
         with tf.io.TFRecordWriter(str(records)) as writer:
-            for encoded, _ in split.records().take(len(labels)).as_numpy_iterator():
+            for encoded, _ in split.sample(config.verify_images).as_numpy_iterator():
                 writer.write(encoded)
         command = [sys.executable, "-I", str(_RELOAD), str(bundle), str(records), str(found)]
-        finished = subprocess.run(command, capture_output=True, text=True, check=False)
+        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}
+        finished = subprocess.run(command, env=environment, capture_output=True, text=True)
         if finished.returncode:
             raise RuntimeError(f"the exported bundle could not be run:\n{finished.stderr}")
         with np.load(found) as arrays:
@@ -239,11 +251,13 @@ def compare_exports(model: keras.Model, split: Split, bundle: Path, config: Expo
 
 
 def _keras_probabilities(model, split, config):
-    batches = split.images(model.input_shape[1], config.batch_size).unbatch()
-    batches = batches.take(config.verify_images).batch(config.batch_size)
+    batches = split.images(model.input_shape[1], config.batch_size, config.verify_images)
     run = inference_function(model)
-    found = [
-        (tf.nn.softmax(run(images)["logits"]).numpy(), labels.numpy()) for images, labels in batches
-    ]
+    # The exports are compared on the CPU, whose arithmetic is the same everywhere.
+    with tf.device("CPU:0"):
+        found = [
+            (tf.nn.softmax(run(images)["logits"]).numpy(), labels.numpy())
+            for images, labels in batches
+        ]
     probabilities, labels = zip(*found, strict=True)
     return np.concatenate(probabilities), np.concatenate(labels)

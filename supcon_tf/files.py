@@ -17,17 +17,29 @@ TEMPORARY_PREFIX = ".writing-"
 def writing(path: Path):
     """Yields a temporary path beside `path`, and renames it to `path` when the block succeeds.
 
-    A file is replaced; a folder that is already there and not empty is an `OSError`.
+    A file is replaced; a folder that is already there and not empty is an `OSError`. The content is
+    on the disk before the name is.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{path.name}")
     try:
         yield temporary
+        for file in [temporary, *temporary.rglob("*")]:
+            _flush(file)
         os.replace(temporary, path)
+        _flush(path.parent)
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary)
         temporary.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_json(path: Path, content: Any) -> None:

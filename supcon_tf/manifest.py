@@ -25,17 +25,24 @@ def manifest(seed: int, dataset: dict) -> dict:
         A dict ready for JSON.
     """
     return {
-        "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "command_line": sys.argv,
+        **resumption(),
         "seed": seed,
         "dataset": dataset,
-        "git_commit": _git_commit(),
-        "versions": {"python": platform.python_version(), **_versions()},
         "hardware": {
             "machine": platform.machine(),
             "cpus": os.cpu_count(),
-            "devices": [device.name for device in tf.config.list_logical_devices()],
+            "devices": _devices(),
         },
+    }
+
+
+def resumption() -> dict:
+    """When, by which command and with which code a stage was begun or continued."""
+    return {
+        "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "command_line": sys.argv,
+        "git_commit": _git_commit(),
+        "versions": {"python": platform.python_version(), **_versions()},
     }
 
 
@@ -48,10 +55,27 @@ def _versions() -> dict[str, str]:
 
 
 def _git_commit() -> str | None:
-    """The commit of the source tree that this package runs from; None when installed."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    """The commit of the source tree that this package runs from, "-dirty" behind it where files
+    were changed; None when the package is installed.
+    """
+    root = Path(__file__).parents[1]
     try:
-        found = subprocess.run(command, capture_output=True, text=True, check=True)
+        if Path(_git(root, "rev-parse", "--show-toplevel")) != root:
+            return None  # Installed inside somebody else's repository.
+        return _git(root, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
     except (OSError, subprocess.CalledProcessError):
         return None
-    return found.stdout.strip()
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def _devices() -> list[str]:
+    """The GPUs by model, or the CPU by logical device."""
+    gpus = [
+        tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name)
+        for gpu in tf.config.list_physical_devices("GPU")
+    ]
+    return gpus or [device.name for device in tf.config.list_logical_devices()]

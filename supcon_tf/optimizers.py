@@ -54,7 +54,18 @@ def warmup_cosine(peak: float, total_steps: int, warmup_steps: int = 0, floor: f
 
     Returns:
         A `keras.optimizers.schedules.LearningRateSchedule`.
+
+    Raises:
+        ValueError: if `warmup_steps` is not from 0 to below `total_steps`.
+
+    Reference:
+        Loshchilov and Hutter 2017, "SGDR: Stochastic Gradient Descent with Warm Restarts", eq. 5,
+        without restarts; Goyal et al. 2017, section 2.2 (warm-up).
     """
+    if not 0 <= warmup_steps < total_steps:
+        raise ValueError(
+            f"warmup_steps must be from 0 to below {total_steps}. Received: {warmup_steps}."
+        )
     return keras.optimizers.schedules.CosineDecay(
         initial_learning_rate=0.0 if warmup_steps else peak,
         decay_steps=total_steps - warmup_steps,

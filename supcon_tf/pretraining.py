@@ -1,5 +1,7 @@
 """Stage 1: train an encoder."""
 
+import sys
+
 from supcon_tf import pictures
 from supcon_tf.config import PretrainConfig
 from supcon_tf.data.augment import AUGMENTATIONS, check_augmentation
@@ -8,7 +10,7 @@ from supcon_tf.data.pipeline import training_views
 from supcon_tf.distribute import make_strategy
 from supcon_tf.errors import UserError
 from supcon_tf.evaluation import extract_features
-from supcon_tf.methods import build_model, check_method
+from supcon_tf.methods import LOSSES, build_model, check_method
 from supcon_tf.models.classifier import build_classifier
 from supcon_tf.models.encoders import build_encoder, check_encoder
 from supcon_tf.models.layers import ProjectionHead
@@ -17,6 +19,7 @@ from supcon_tf.runs import RunDirectory
 from supcon_tf.training import fit, initial_weights
 
 _MAPPED_IMAGES = 1000
+_HEAD_DIM = 128
 
 
 def pretrain(config: PretrainConfig) -> dict:
@@ -36,6 +39,7 @@ def pretrain(config: PretrainConfig) -> dict:
     check_encoder(config.encoder)
     check_augmentation(config.augmentation)
     check_method(config.method, config.temperature, config.method_args)
+    _check_head(config)
     run = RunDirectory(config.run_dir)
     run.check("pretrain", config)
     dataset = from_config(config)
@@ -45,6 +49,9 @@ def pretrain(config: PretrainConfig) -> dict:
     with strategy.scope():
         model = _compiled_model(config, dataset, steps, strategy.num_replicas_in_sync)
     run.begin("pretrain", config, dataset.describe())
+    if config.resume and run.has_finished("pretrain"):
+        print(f"{config.run_dir} is finished; nothing to resume", file=sys.stderr)
+        return run.metrics()["pretrain"]
     if dataset.bad_images:
         print(
             f"left out {len(dataset.bad_images)} unreadable images, {dataset.bad_images[0]} first"
@@ -67,6 +74,17 @@ def pretrain(config: PretrainConfig) -> dict:
     return _finish(run, config, dataset, model, history)
 
 
+def _check_head(config: PretrainConfig) -> None:
+    if config.method in LOSSES:
+        return
+    for name in ("embedding_dim", "projection_hidden_dim"):
+        if getattr(config, name) is not None:
+            raise UserError(
+                f"{config.method} has no projection head. Received: {name}="
+                f"{getattr(config, name)}. Leave it out."
+            )
+
+
 def _check_batch(config: PretrainConfig, dataset: ImageDataset, replicas: int) -> None:
     if config.batch_size > dataset.train.num_examples:
         raise UserError(
@@ -81,17 +99,19 @@ def _check_batch(config: PretrainConfig, dataset: ImageDataset, replicas: int) -
 
 
 def _compiled_model(config, dataset, steps, replicas):
-    hidden = (config.projection_hidden_dim,) if config.projection_hidden_dim else ()
+    hidden = _HEAD_DIM if config.projection_hidden_dim is None else config.projection_hidden_dim
+    embedding_dim = config.embedding_dim or _HEAD_DIM
     with initial_weights(config.seed):
         model = build_model(
             config.method,
             build_encoder(config.encoder, dataset.image_size_px, config.width_multiplier),
-            lambda: ProjectionHead(config.embedding_dim, hidden),
+            lambda: ProjectionHead(embedding_dim, (hidden,) if hidden else ()),
             len(dataset.class_names),
             config.temperature,
             config.method_args,
         )
-    rate = warmup_cosine(config.learning_rate, config.epochs * steps, config.warmup_epochs * steps)
+    warmup = config.epochs / 16 if config.warmup_epochs is None else config.warmup_epochs
+    rate = warmup_cosine(config.learning_rate, config.epochs * steps, round(warmup * steps))
     optimizer = MomentumSGD(rate, config.momentum, l2=config.weight_decay)
     # XLA uses all cores in the backward convolutions, which TensorFlow's own kernels do not; it
     # does not compile across replicas.

@@ -38,7 +38,7 @@ def comparison_table(runs: Mapping[str, RunDirectory]) -> str:
     """
     rows = []
     for title, run in runs.items():
-        metrics = run.read_metrics()
+        metrics = run.metrics()
         test = metrics["test"]
         seconds = f"{metrics['pretrain']['seconds']:.0f} s"
         scores = [_percent(test.get(name)) for name in ("top1", "top5", "knn_top1")]

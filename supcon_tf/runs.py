@@ -1,34 +1,45 @@
 """Run directories: what a run was, what it needs to continue, and what came of it.
 
-    config.json     settings of each stage
-    manifest.json   versions, seed, commit, data set, hardware and command line of each stage
-    metrics.json    scores of each stage
-    history.json    curves of each stage
-    checkpoints/    <stage>/<epoch>/: weights, optimizer and curves
-    encoder.keras   the trained encoder;  classifier.keras  encoder and linear head
-    logs/           TensorBoard;  pictures/  PNG files
-
-Files are written under a temporary name and renamed, so that none is ever half there.
+config.json     settings of each stage
+manifest.json   versions, seed, commit, data set, hardware and command line of each stage
+metrics.json    scores of each stage
+history.json    curves of each stage
+checkpoints/    <stage>/<epoch>/: weights, optimizer and curves
+encoder.keras   the trained encoder;  classifier.keras  encoder and linear head
+logs/           TensorBoard;  pictures/  PNG files
 """
 
-import json
-import os
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
 import keras
 
+from supcon_tf import checkpoints
 from supcon_tf.config import PretrainConfig, RunConfig
 from supcon_tf.data.datasets import ImageDataset, from_config
 from supcon_tf.errors import UserError
-from supcon_tf.files import TEMPORARY_PREFIX, read_json, sha256, write_json, writing
-from supcon_tf.manifest import manifest
+from supcon_tf.files import TEMPORARY_PREFIX, read_json, write_json, writing
+from supcon_tf.manifest import manifest, resumption
 
-_KEPT_CHECKPOINTS = 2
-# What each stage leaves behind, and --overwrite therefore removes; pretraining removes everything.
-_STAGE_FILES = {"classifier": ("classifier.keras", "checkpoints/classifier", "logs/classifier")}
+STAGES = ("pretrain", "classifier")
+_JSON = ("metrics.json", "history.json", "manifest.json", "config.json")
+# What is derived from each stage and removed when it is replaced; what a user put beside it stays.
+_CLASSIFIER_FILES = (
+    "classifier.keras",
+    "checkpoints/classifier",
+    "logs/classifier",
+    "pictures/confusion_matrix.png",
+)
+_PRETRAIN_FILES = (
+    "encoder.keras",
+    *_CLASSIFIER_FILES,
+    "checkpoints",
+    "logs",
+    "pictures/learning_curves.png",
+    "pictures/embeddings.png",
+    *_JSON,  # config.json last: while it is there the directory is known as a run.
+)
 
 
 class RunDirectory:
@@ -41,12 +52,46 @@ class RunDirectory:
     def __init__(self, path: str):
         self.path = Path(path)
         self.pictures = self.path / "pictures"
-        self.metrics = self.path / "metrics.json"
+
+    def _read(self, name: str) -> dict:
+        file = self.path / name
+        content = read_json(file) if file.exists() else {}
+        if not isinstance(content, dict):
+            raise UserError(f"{file} is not a run's. Give another directory as run_dir.")
+        return content
+
+    def _update(self, name: str, changes: dict[str, Any], drop: tuple[str, ...] = ()) -> None:
+        content = {key: value for key, value in self._read(name).items() if key not in drop}
+        write_json(self.path / name, {**content, **changes})
 
     def stages(self) -> dict[str, dict]:
-        """The settings of each stage begun so far."""
-        file = self.path / "config.json"
-        return read_json(file) if file.exists() else {}
+        """The settings of each stage begun so far.
+
+        Raises:
+            UserError: if the directory's config.json is not a run's.
+        """
+        stages = self._read("config.json")
+        if not set(stages) <= set(STAGES):
+            file = self.path / "config.json"
+            raise UserError(f"{file} is not a run's. Give another directory as run_dir.")
+        return stages
+
+    def metrics(self) -> dict:
+        """The scores recorded so far, by stage."""
+        return self._read("metrics.json")
+
+    def history(self) -> dict:
+        """The curves recorded so far, by stage."""
+        return self._read("history.json")
+
+    def checkpoints(self, stage: str) -> Path:
+        """The folder of a stage's checkpoints."""
+        return self.path / "checkpoints" / stage
+
+    def has_finished(self, stage: str) -> bool:
+        """Whether the stage's model has been saved."""
+        model = {"pretrain": "encoder.keras", "classifier": "classifier.keras"}[stage]
+        return (self.path / model).exists()
 
     def check(self, stage: str, config: RunConfig) -> None:
         """Refuses, without writing, a stage that would collide with what is there.
@@ -57,28 +102,33 @@ class RunDirectory:
 
         Raises:
             UserError: if the directory is not a run's, or holds the stage already and `resume` or
-                `overwrite` do not allow to go on.
+                `overwrite` do not allow to go on, or holds no sound checkpoint to resume from.
         """
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"run_dir is a file. Received: {self.path}. Give another directory.")
         stages = self.stages()
-        foreign = (
-            self.path.is_dir()
-            and not stages
-            and any(not entry.name.startswith(TEMPORARY_PREFIX) for entry in self.path.iterdir())
-        )
-        if foreign:
+        if not stages and self._holds_files():
             raise UserError(
                 f"run_dir holds files but no run. Received: {self.path}. Give another directory."
             )
-        if stage not in stages or config.overwrite:
+        # Cross entropy trains a classifier without that stage.
+        taken = stage in stages or self.has_finished(stage)
+        if not taken or config.overwrite:
             return
-        if not config.resume:
+        if not config.resume or stage not in stages:
             raise UserError(
                 f"{self.path} already holds a {stage} stage. Pass --resume to continue it, "
                 "--overwrite to replace it, or another --run_dir."
             )
-        before, now = stages[stage], config.to_dict()
+        self._check_same_settings(stages[stage], config.to_dict())
+        if not self.has_finished(stage):
+            checkpoints.newest(self.checkpoints(stage))
+
+    def _holds_files(self) -> bool:
+        entries = self.path.iterdir() if self.path.is_dir() else ()
+        return any(not entry.name.startswith(TEMPORARY_PREFIX) for entry in entries)
+
+    def _check_same_settings(self, before: dict, now: dict) -> None:
         for name in sorted({*before, *now}):
             if before.get(name) != now.get(name):
                 raise UserError(
@@ -95,47 +145,48 @@ class RunDirectory:
             dataset: `ImageDataset.describe()`.
 
         Raises:
-            UserError: if the directory cannot be written.
+            UserError: if the directory cannot be written, or the run to resume had other data.
         """
+        continued = config.resume and stage in self.stages()
+        if continued:
+            entry = self._stage_manifest(stage)
+            self._check_same_data(entry, dataset)
+            entry["resumed"] = [*entry.get("resumed", []), resumption()]
+        else:
+            entry = manifest(config.seed, dataset)
         try:
             if config.overwrite:
                 self._remove(stage)
             self.path.mkdir(parents=True, exist_ok=True)
-            self._update("config.json", stage, config.to_dict())
-            self._update("manifest.json", stage, manifest(config.seed, dataset))
+            self._update("config.json", {stage: config.to_dict()})
+            self._update("manifest.json", {stage: entry})
         except OSError as error:
             raise UserError(f"cannot write to run_dir {self.path}: {error.strerror}.") from error
 
     def _remove(self, stage: str) -> None:
-        if stage == "pretrain":
-            if self.stages():
-                shutil.rmtree(self.path)
+        if stage not in self.stages() and not self.has_finished(stage):
             return
-        for name in _STAGE_FILES[stage]:
+        for name in _PRETRAIN_FILES if stage == "pretrain" else _CLASSIFIER_FILES:
             file = self.path / name
             if file.is_dir():
                 shutil.rmtree(file)
             else:
                 file.unlink(missing_ok=True)
+        if stage == "classifier":
+            for name in ("metrics.json", "history.json"):
+                self._update(name, {}, drop=("classifier", "test", "export"))
 
-    def _update(self, file: str, key: str, value: Any) -> None:
-        path = self.path / file
-        write_json(path, {**(read_json(path) if path.exists() else {}), key: value})
+    def _stage_manifest(self, stage: str) -> dict:
+        entry = self._read("manifest.json").get(stage)
+        if not isinstance(entry, dict) or "dataset" not in entry:
+            raise UserError(f"{self.path}/manifest.json is damaged. Run {stage} with --overwrite.")
+        return entry
 
     def record(self, stage: str, metrics: dict, history: dict | None = None) -> None:
         """Adds a stage's scores to metrics.json, and its curves to history.json."""
-        self._update("metrics.json", stage, metrics)
+        self._update("metrics.json", {stage: metrics})
         if history is not None:
-            self._update("history.json", stage, history)
-
-    def read_metrics(self) -> dict:
-        """The scores recorded so far, by stage."""
-        return read_json(self.metrics) if self.metrics.exists() else {}
-
-    def history(self) -> dict:
-        """The curves recorded so far, by stage."""
-        file = self.path / "history.json"
-        return read_json(file) if file.exists() else {}
+            self._update("history.json", {stage: history})
 
     def pretrain_config(self) -> PretrainConfig:
         """The settings that the encoder was trained with.
@@ -148,7 +199,7 @@ class RunDirectory:
             raise UserError(
                 f"run_dir has no pretrained encoder. Received: {self.path}. Run pretrain.py first."
             )
-        if not (self.path / "encoder.keras").exists():
+        if not self.has_finished("pretrain"):
             raise UserError(
                 f"pretraining in {self.path} is not finished. Run pretrain.py with --resume first."
             )
@@ -161,24 +212,25 @@ class RunDirectory:
             UserError: if there is no finished pretraining here, or the content of a split changed
                 since (a held-out image might have been trained on).
         """
-        dataset = from_config(self.pretrain_config())
-        described = dataset.describe()
-        before = read_json(self.path / "manifest.json")["pretrain"]["dataset"]
-        for split in ("train", "test"):
-            if before[split] != described[split]:
-                raise UserError(
-                    f"split {split!r} of {described['name']} changed since {self.path} was "
-                    f"pretrained: {before[split]['examples']} images then, "
-                    f"{described[split]['examples']} now. Restore it, or pretrain again."
-                )
+        config, entry = self.pretrain_config(), self._stage_manifest("pretrain")
+        dataset = from_config(config, bad_images=entry["dataset"].get("bad_images", []))
+        self._check_same_data(entry, dataset.describe())
         return dataset
+
+    def _check_same_data(self, entry: dict, now: dict) -> None:
+        before = entry["dataset"]
+        for split in ("train", "test"):
+            if before[split] != now[split]:
+                raise UserError(
+                    f"split {split!r} of {now['name']} changed since {self.path} was pretrained: "
+                    f"{before[split]['examples']} images then, {now[split]['examples']} now. "
+                    "Restore it, or pretrain again."
+                )
 
     def save_model(self, model: keras.Model, name: str) -> None:
         """Saves a model of Keras's own layers as `<name>.keras`."""
         with writing(self.path / f"{name}.keras") as temporary:
-            target = temporary.with_suffix(".keras")
-            model.save(target)
-            os.replace(target, temporary)
+            model.save(temporary)
 
     def load_model(self, name: str) -> keras.Model:
         """Loads `<name>.keras`.
@@ -197,53 +249,3 @@ class RunDirectory:
                 f"{file} is corrupted ({type(error).__name__}). Train that stage again with "
                 "--overwrite."
             ) from error
-
-    def save_checkpoint(self, stage: str, epoch: int, model: keras.Model, history: dict) -> None:
-        """Saves weights, optimizer and curves after an epoch; keeps the newest two."""
-        target = self.path / "checkpoints" / stage / f"{epoch:06d}"
-        if target.exists():
-            shutil.rmtree(target)  # A corrupted one, which the run has passed over.
-        with writing(target) as temporary:
-            temporary.mkdir(parents=True)
-            weights = temporary / "model.weights.h5"
-            model.save_weights(weights)
-            state = {"epoch": epoch, "history": history, "sha256": sha256(weights)}
-            write_json(temporary / "state.json", state)
-        for old in self._checkpoints(stage)[_KEPT_CHECKPOINTS:]:
-            shutil.rmtree(old)
-
-    def _checkpoints(self, stage: str) -> list[Path]:
-        """Newest first."""
-        folder = self.path / "checkpoints" / stage
-        return sorted((path for path in folder.glob("[0-9]*") if path.is_dir()), reverse=True)
-
-    def restore_checkpoint(self, stage: str, model: keras.Model) -> tuple[int, dict]:
-        """Loads the newest sound checkpoint; says so when it passes one over.
-
-        Args:
-            stage: "pretrain" or "classifier".
-            model: compiled and built as when it was saved.
-
-        Returns:
-            Epochs done and the curves so far; `(0, {})` where there is no checkpoint.
-
-        Raises:
-            UserError: if there are checkpoints and none is sound.
-        """
-        checkpoints = self._checkpoints(stage)
-        for path in checkpoints:
-            try:
-                state = json.loads((path / "state.json").read_text())
-                weights = path / "model.weights.h5"
-                if sha256(weights) == state["sha256"]:
-                    model.load_weights(weights)
-                    return state["epoch"], state["history"]
-            except (OSError, ValueError, KeyError):
-                pass
-            print(f"checkpoint {path} is corrupted; passing it over.", file=sys.stderr)
-        if checkpoints:
-            raise UserError(
-                f"no sound checkpoint among {len(checkpoints)} in {checkpoints[0].parent}. Start "
-                "again with --overwrite."
-            )
-        return 0, {}

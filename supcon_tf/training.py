@@ -11,6 +11,7 @@ import keras
 import tensorflow as tf
 from tqdm import tqdm
 
+from supcon_tf import checkpoints
 from supcon_tf.errors import UserError
 from supcon_tf.runs import RunDirectory
 
@@ -57,24 +58,23 @@ def fit(
     Raises:
         UserError: if the loss is no longer finite, or no checkpoint is sound.
     """
-    model.optimizer.build(model.trainable_variables)
-    done, history = run.restore_checkpoint(stage, model)
-    if done >= epochs:
-        return history
-    callbacks = [
-        _Checkpoints(run, stage, history),
-        Progress(stage, epochs, steps_per_epoch, done),
-        keras.callbacks.TensorBoard(run.path / "logs" / stage, write_graph=False),
-    ]
-    model.fit(
-        make_stream(done),
-        initial_epoch=done,
-        epochs=epochs,
-        steps_per_epoch=steps_per_epoch,
-        callbacks=callbacks,
-        shuffle=False,
-        verbose=0,
-    )
+    with model.distribute_strategy.scope():
+        model.optimizer.build(model.trainable_variables)
+        done, history = checkpoints.restore(run.checkpoints(stage), model)
+        if done < epochs:
+            model.fit(
+                make_stream(done),
+                initial_epoch=done,
+                epochs=epochs,
+                steps_per_epoch=steps_per_epoch,
+                callbacks=[
+                    _Checkpoints(run, stage, history),
+                    Progress(stage, epochs, steps_per_epoch, done),
+                    keras.callbacks.TensorBoard(run.path / "logs" / stage, write_graph=False),
+                ],
+                shuffle=False,
+                verbose=0,
+            )
     return history
 
 
@@ -98,7 +98,7 @@ class _Checkpoints(keras.callbacks.Callback):
         seconds = time.monotonic() - self.started
         for name, value in {**logs, "learning_rate": rate, "seconds": seconds}.items():
             self.history.setdefault(name, []).append(float(value))
-        self.run.save_checkpoint(self.stage, epoch + 1, self.model, self.history)
+        checkpoints.save(self.run.checkpoints(self.stage), epoch + 1, self.model, self.history)
 
 
 class Progress(keras.callbacks.Callback):

@@ -39,8 +39,6 @@ def small_config(data_dir):
     return {
         "data_dir": data_dir,
         "width_multiplier": 0.5,
-        "embedding_dim": 16,
-        "projection_hidden_dim": 32,
         "epochs": 10,
         "warmup_epochs": 1,
         "batch_size": 128,

@@ -15,7 +15,8 @@ class Augmentation:
     """How a view differs from its image.
 
     Attributes:
-        min_area: smallest share of the image's area that a crop keeps; the largest is 1.
+        min_area: a crop's share of the image's area is uniform from this to 1; a crop that would
+            stick out is made smaller.
         aspect: a crop's width over height is between 1 / aspect and aspect.
         flip: whether half of the views are mirrored left to right.
         brightness: factor on the pixels, up to 1 +- this.
@@ -25,6 +26,13 @@ class Augmentation:
         jitter_probability: share of the views whose colours change.
         grey_probability: share of the views that become grey.
         blur_probability: share of the views that are blurred.
+
+    Raises:
+        ValueError: if a value is out of range.
+
+    Reference:
+        Chen et al. 2020, "A Simple Framework for Contrastive Learning of Visual Representations",
+        appendix A. Differs: the order of the colour changes is drawn for a batch.
     """
 
     min_area: float = 1.0
@@ -37,6 +45,17 @@ class Augmentation:
     jitter_probability: float = 0.8
     grey_probability: float = 0.0
     blur_probability: float = 0.0
+
+    def __post_init__(self):
+        if not 0 < self.min_area <= 1 or not self.aspect >= 1:
+            raise ValueError(
+                f"min_area must be in (0, 1] and aspect at least 1. Received: {self.min_area} and "
+                f"{self.aspect}."
+            )
+        shares = dataclasses.asdict(self)
+        for name in shares.keys() - {"min_area", "aspect", "flip"}:
+            if not 0 <= shares[name] <= 1:
+                raise ValueError(f"{name} must be in [0, 1]. Received: {shares[name]}.")
 
 
 AUGMENTATIONS = {

@@ -8,7 +8,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import tensorflow as tf
@@ -30,14 +30,15 @@ class Split:
 
     Attributes:
         num_examples: how many examples it has.
-        elements: makes a dataset of small elements (paths, or encoded images) in a fixed order.
+        elements: makes a dataset of small elements (paths, or encoded images) in a fixed order,
+            or with their files in the order of a seed.
         load: turns an element into `(encoded scalar string, label int64 scalar)`.
         shuffle_buffer: elements held while shuffling.
-        fingerprint: changes when the split's content does.
+        fingerprint: changes when examples are added, removed or resized.
     """
 
     num_examples: int
-    elements: Callable[[], tf.data.Dataset]
+    elements: Callable[..., tf.data.Dataset]
     load: Callable
     shuffle_buffer: int
     fingerprint: str
@@ -48,7 +49,7 @@ class Split:
         Args:
             shuffle_seed: int or int64 scalar tensor that fixes the order; None for the stored one.
         """
-        elements = self.elements()
+        elements = self.elements(shuffle_seed)
         if shuffle_seed is not None:
             elements = elements.shuffle(
                 self.shuffle_buffer, seed=shuffle_seed, reshuffle_each_iteration=False
@@ -60,13 +61,30 @@ class Split:
 
         return elements.map(load, num_parallel_calls=tf.data.AUTOTUNE)
 
-    def images(self, image_size_px: int, batch_size: int) -> tf.data.Dataset:
-        """Batches of `(float32 [b, S, S, 3] in [0, 1], int32 [b])` as evaluation sees them."""
+    def sample(self, limit: int | None) -> tf.data.Dataset:
+        """As `records`; at most `limit` of them, drawn over the whole split, always the same."""
+        if limit is None or limit >= self.num_examples:
+            return self.records()
+        return self.records(shuffle_seed=0).take(limit)
+
+    def images(
+        self, image_size_px: int, batch_size: int, limit: int | None = None
+    ) -> tf.data.Dataset:
+        """Images as evaluation sees them.
+
+        Args:
+            image_size_px: side of the square images.
+            batch_size: images a batch; the last may be smaller.
+            limit: as in `sample`.
+
+        Returns:
+            Batches of `(float32 [b, S, S, 3] in [0, 1], int32 [b])`.
+        """
 
         def load(encoded, label):
             return preprocess(decode(encoded), image_size_px), label
 
-        images = self.records().map(load, num_parallel_calls=tf.data.AUTOTUNE)
+        images = self.sample(limit).map(load, num_parallel_calls=tf.data.AUTOTUNE)
         return images.batch(batch_size).prefetch(tf.data.AUTOTUNE)
 
 
@@ -108,9 +126,10 @@ def open_dataset(
     data_dir: str = "",
     *,
     image_size_px: int | None = None,
-    holdout_fraction: float = 0.2,
+    holdout_fraction: float | None = None,
     seed: int = 0,
     skip_bad_images: bool = False,
+    bad_images: Sequence[str] | None = None,
 ) -> ImageDataset:
     """Opens a data set.
 
@@ -119,9 +138,12 @@ def open_dataset(
             "folder:PATH".
         data_dir: where TensorFlow Datasets keeps its files; '' for its default.
         image_size_px: side of the square images to make; None for the data set's own, or 64.
-        holdout_fraction: for a folder without train/ and test/: share of each class held out.
+        holdout_fraction: for a folder without train/ and test/: share of each class held out;
+            None for 0.2.
         seed: for such a folder: seed of the hold-out.
         skip_bad_images: for a folder: leave unreadable images out rather than stop.
+        bad_images: for a folder whose images were checked before: the files that were left out
+            then. None checks every image.
 
     Returns:
         The data set; no image is in memory.
@@ -130,15 +152,26 @@ def open_dataset(
         UserError: if it is unknown, cannot be read, or has no images and labels.
     """
     if name.startswith(FOLDER_PREFIX):
-        return _open_folder(name, image_size_px, holdout_fraction, seed, skip_bad_images)
-    if skip_bad_images:
-        raise UserError(
-            f"skip_bad_images is for folder data sets. Received: dataset={name!r}. Leave it out."
-        )
+        if data_dir:
+            raise UserError(
+                f"data_dir is for TensorFlow Datasets. Received: {data_dir!r}. Leave it out."
+            )
+        path = name.removeprefix(FOLDER_PREFIX)
+        found = folder.read_folder(path, holdout_fraction, seed, skip_bad_images, bad_images)
+        return _open_folder(name, image_size_px, *found)
+    for setting, given in (
+        ("skip_bad_images", skip_bad_images or None),
+        ("holdout_fraction", holdout_fraction),
+    ):
+        if given is not None:
+            raise UserError(
+                f"{setting} is for folder data sets. Received: {setting}={given} with dataset="
+                f"{name!r}. Leave it out."
+            )
     return _open_tfds(name, data_dir or None, image_size_px)
 
 
-def from_config(config: PretrainConfig) -> ImageDataset:
+def from_config(config: PretrainConfig, bad_images: Sequence[str] | None = None) -> ImageDataset:
     """Opens the data set that a configuration names, as `open_dataset` does."""
     return open_dataset(
         config.dataset,
@@ -147,19 +180,20 @@ def from_config(config: PretrainConfig) -> ImageDataset:
         holdout_fraction=config.holdout_fraction,
         seed=config.seed,
         skip_bad_images=config.skip_bad_images,
+        bad_images=bad_images,
     )
 
 
-def _open_folder(name, image_size_px, holdout_fraction, seed, skip_bad_images) -> ImageDataset:
+def _open_folder(name, image_size_px, class_names, splits, bad) -> ImageDataset:
     path = name.removeprefix(FOLDER_PREFIX)
-    class_names, splits, bad = folder.read_folder(path, holdout_fraction, seed, skip_bad_images)
+    index_of = {label: index for index, label in enumerate(class_names)}
 
     def split(examples):
         paths = [str(Path(path) / file) for file, _ in examples]
-        labels = [class_names.index(label) for _, label in examples]
+        labels = [index_of[label] for _, label in examples]
         return Split(
             num_examples=len(examples),
-            elements=lambda: tf.data.Dataset.from_tensor_slices((paths, labels)),
+            elements=lambda seed: tf.data.Dataset.from_tensor_slices((paths, labels)),
             load=lambda file, label: (tf.io.read_file(file), label),
             shuffle_buffer=len(examples),
             fingerprint=folder.fingerprint(path, examples),
@@ -187,19 +221,23 @@ def _open_tfds(name: str, data_dir: str | None, image_size_px: int | None) -> Im
             f"dataset must have an image and a class label. Received: {name!r}, with "
             f"{', '.join(features)}. Choose an image classification data set."
         )
-    held_out = "test" if "test" in splits else "validation"
-    if "train" not in splits or held_out not in splits:
+    held_out = [split for split in ("test", "validation") if split in splits]
+    if "train" not in splits or not held_out:
         raise UserError(
             f"dataset must have the splits train and test (or validation). Received: {name!r}, "
             f"with {', '.join(splits)}."
         )
+    # Competitions publish test images without labels (-1); their validation split has them.
+    labelled = [split for split in held_out if _has_labels(_tfds_split(builder, split))]
+    if not labelled:
+        raise UserError(f"dataset must have a labelled held-out split. Received: {name!r}.")
     height, width = image.shape[:2]
     native = height if height and height == width else None
     return ImageDataset(
         name=name,
         class_names=tuple(label.names),
         train=_tfds_split(builder, "train"),
-        test=_tfds_split(builder, held_out),
+        test=_tfds_split(builder, labelled[0]),
         native_size_px=native,
         image_size_px=image_size_px or native or DEFAULT_IMAGE_SIZE_PX,
     )
@@ -229,15 +267,19 @@ def _prepared_builder(name, data_dir):
     return builder
 
 
+def _has_labels(split: Split) -> bool:
+    return all(int(label) >= 0 for _, label in split.records().take(1))
+
+
 def _tfds_split(builder, name) -> Split:
     info = builder.info.splits[name]
 
-    def elements():
+    def elements(seed):
         examples = builder.as_dataset(
             split=name,
-            shuffle_files=False,
+            shuffle_files=seed is not None,
             decoders={"image": tfds.decode.SkipDecoding()},
-            read_config=tfds.ReadConfig(try_autocache=False),
+            read_config=tfds.ReadConfig(try_autocache=False, shuffle_seed=seed),
         )
         return examples.map(lambda example: (example["image"], example["label"]))
 

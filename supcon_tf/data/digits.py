@@ -64,12 +64,24 @@ class Digits(tfds.core.GeneratorBasedBuilder):
 
 
 def prepare(data_dir: str | None) -> tfds.core.DatasetBuilder:
-    """Returns the builder, its files written to TensorFlow Datasets' directory on first use."""
+    """Returns the builder, its files written to TensorFlow Datasets' directory on first use.
+
+    Args:
+        data_dir: that directory; None for its default.
+
+    Raises:
+        UserError: if it cannot be written.
+    """
     builder = Digits(data_dir=data_dir)
     if not tf.io.gfile.exists(str(builder.data_dir)):
         tfds.disable_progress_bar()  # It takes a second.
         try:
             builder.download_and_prepare()
+        except OSError as error:
+            raise UserError(
+                f"cannot write the digits to {builder.data_dir}: {error.strerror}. Pass a directory "
+                "that can be written as --data_dir."
+            ) from error
         finally:
             tfds.enable_progress_bar()
     return builder

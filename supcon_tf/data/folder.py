@@ -2,9 +2,11 @@
 
 import concurrent.futures
 import hashlib
+import math
 import os
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import tensorflow as tf
@@ -14,19 +16,27 @@ from tqdm import tqdm
 from supcon_tf.data.images import EXTENSIONS, decode
 from supcon_tf.errors import UserError
 
+DEFAULT_HOLDOUT = 0.2
+
 Example = tuple[str, str]  # File name relative to the root, class name.
 
 
 def read_folder(
-    path: str, holdout_fraction: float, seed: int, skip_bad_images: bool
+    path: str,
+    holdout_fraction: float | None,
+    seed: int,
+    skip_bad_images: bool,
+    bad_images: Sequence[str] | None = None,
 ) -> tuple[list[str], dict[str, list[Example]], list[str]]:
-    """Lists, checks and splits a folder data set. Every image is decoded once.
+    """Lists, checks and splits a folder data set.
 
     Args:
         path: folder with one subfolder a class, or with train/ and test/ that hold those.
-        holdout_fraction: share of each class that becomes the test split where there is no test/.
+        holdout_fraction: share of each class that becomes the test split where there is no test/;
+            None for 0.2.
         seed: seed of that split.
         skip_bad_images: leave unreadable files out rather than stop.
+        bad_images: the files that an earlier check found unreadable; None decodes every image.
 
     Returns:
         The class names in order; the examples of "train" and "test"; the files left out.
@@ -37,29 +47,39 @@ def read_folder(
     root = Path(path)
     if not root.is_dir():
         raise UserError(f"folder data set not found. Received: {path!r}. Check the path.")
-    if (root / "train").is_dir():
-        if not (root / "test").is_dir():
-            raise UserError(f"{path} has train/ but no test/. Add test/, or move the classes up.")
-        splits = {name: _list_classes(root, name) for name in ("train", "test")}
-    else:
-        splits = {"all": _list_classes(root, "")}
+    splits = _list_splits(path, root, holdout_fraction)
     class_names = _check_classes(path, splits)
-    bad = _check_images(root, [example for examples in splits.values() for example in examples])
+    examples = [example for split in splits.values() for example in split]
+    bad = list(_check_images(root, examples) if bad_images is None else bad_images)
     if bad and not skip_bad_images:
+        more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
         raise UserError(
-            f"cannot read image {root / bad[0]}"
-            + f" and {len(bad) - 1} more" * (len(bad) > 1)
-            + ". Remove or replace it, or pass --skip_bad_images."
+            f"cannot read image {root / bad[0]}{more}. Remove or replace it, or pass "
+            "--skip_bad_images."
         )
     excluded = set(bad)
     splits = {
-        name: [example for example in examples if example[0] not in excluded]
-        for name, examples in splits.items()
+        name: [example for example in split if example[0] not in excluded]
+        for name, split in splits.items()
     }
     if "all" in splits:
-        splits = _hold_out(path, splits["all"], holdout_fraction, seed)
+        fraction = DEFAULT_HOLDOUT if holdout_fraction is None else holdout_fraction
+        splits = _hold_out(path, splits["all"], fraction, seed)
     _check_classes(path, splits)
     return class_names, splits, bad
+
+
+def _list_splits(path: str, root: Path, holdout_fraction: float | None):
+    if not (root / "train").is_dir():
+        return {"all": _list_classes(root, "")}
+    if not (root / "test").is_dir():
+        raise UserError(f"{path} has train/ but no test/. Add test/, or move the classes up.")
+    if holdout_fraction is not None:
+        raise UserError(
+            f"holdout_fraction is for a folder without train/ and test/. Received: "
+            f"{holdout_fraction}. Leave it out."
+        )
+    return {name: _list_classes(root, name) for name in ("train", "test")}
 
 
 def fingerprint(path: str, examples: list[Example]) -> str:
@@ -73,18 +93,20 @@ def fingerprint(path: str, examples: list[Example]) -> str:
 def _list_classes(root: Path, split: str) -> list[Example]:
     """The image files under each class folder, at any depth, in a fixed order."""
     examples = []
-    for folder in sorted(entry for entry in (root / split).iterdir() if entry.is_dir()):
-        if folder.name.startswith("."):
+    for folder in sorted((root / split).iterdir()):
+        if not folder.is_dir() or folder.name.startswith("."):
             continue
-        files = sorted(
-            file
-            for file in folder.rglob("*")
-            if file.suffix.lower() in EXTENSIONS and file.is_file()
-        )
+        files = sorted(file for file in folder.rglob("*") if _is_image(file, folder))
         if not files:
             raise UserError(f"class folder {folder} holds no image ({', '.join(EXTENSIONS)}).")
         examples += [(file.relative_to(root).as_posix(), folder.name) for file in files]
     return examples
+
+
+def _is_image(file: Path, folder: Path) -> bool:
+    """Whether it is named like an image and neither it nor a folder above it is hidden."""
+    hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
+    return not hidden and file.suffix.lower() in EXTENSIONS and file.is_file()
 
 
 def _check_classes(path: str, splits: dict[str, list[Example]]) -> list[str]:
@@ -107,7 +129,8 @@ def _check_classes(path: str, splits: dict[str, list[Example]]) -> list[str]:
 def _hold_out(path, examples, fraction, seed):
     labels = [label for _, label in examples]
     rarest, count = min(Counter(labels).items(), key=lambda item: item[1])
-    needed = max(2, -(-1 // min(fraction, 1 - fraction)).__trunc__())
+    # One image of each class on either side, at least.
+    needed = math.ceil(1 / min(fraction, 1 - fraction))
     if count < needed:
         raise UserError(
             f"class {rarest!r} of folder {path} has {count} images; a hold-out of {fraction} needs "

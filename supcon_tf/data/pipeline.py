@@ -38,9 +38,17 @@ def training_views(
 
     Returns:
         Dataset of `(views float32 [B, V, S, S, 3] in [0, 1], labels int32 [B])`.
+
+    Raises:
+        ValueError: if the batch is larger than the training split.
     """
     split = dataset.train
     steps = split.num_examples // batch_size
+    if not steps:
+        raise ValueError(
+            f"batch_size must be at most the {split.num_examples} training images. Received: "
+            f"{batch_size}."
+        )
     image_size_px, side = dataset.image_size_px, dataset.native_size_px
 
     def one_epoch(shuffle_seed):

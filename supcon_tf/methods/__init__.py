@@ -44,7 +44,8 @@ def check_method(method: str, temperature: float | None, method_args: dict) -> N
     known = {**LOSSES, **MODELS}
     if method not in known:
         raise UserError(f"method must be one of {', '.join(known)}. Received: {method!r}.")
-    reserved = ("encoder", "num_classes", "reduction", "name")
+    # The projection head puts out unit-norm embeddings, so `normalize` would change nothing.
+    reserved = ("encoder", "num_classes", "reduction", "name", "normalize")
     allowed = _arguments(known[method], reserved)
     given = _given(temperature, method_args)
     for name in given:

@@ -124,10 +124,17 @@ class CrossEntropyModel(ContrastiveModel):
         num_classes: int >= 2.
         label_smoothing: float in [0, 1).
         **kwargs: as `keras.Model`.
+
+    Raises:
+        ValueError: if an argument is out of range.
     """
 
     def __init__(self, encoder, num_classes, label_smoothing=0.0, **kwargs):
         super().__init__(encoder, ("cross_entropy",), **kwargs)
+        if not isinstance(label_smoothing, int | float) or not 0 <= label_smoothing < 1:
+            raise ValueError(f"label_smoothing must be in [0, 1). Received: {label_smoothing!r}.")
+        if num_classes < 2:
+            raise ValueError(f"num_classes must be at least 2. Received: {num_classes}.")
         self.num_classes = num_classes
         self.classification_head = keras.layers.Dense(num_classes, name="logits", dtype="float32")
         self.classification_head.build(encoder.output_shape)

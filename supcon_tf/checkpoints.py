@@ -1,0 +1,88 @@
+"""Checkpoints of one stage: weights, optimizer and curves after an epoch, in one folder each."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import keras
+
+from supcon_tf.errors import UserError
+from supcon_tf.files import sha256, write_json, writing
+
+_KEPT = 2
+_WEIGHTS = "model.weights.h5"
+
+
+def save(folder: Path, epoch: int, model: keras.Model, history: dict) -> None:
+    """Saves a checkpoint in one step, and removes all but the newest two.
+
+    Args:
+        folder: the stage's folder of checkpoints.
+        epoch: epochs done.
+        model: compiled and built.
+        history: curves so far.
+    """
+    target = folder / f"{epoch:06d}"
+    if target.exists():
+        shutil.rmtree(target)  # A corrupted one, which the run has passed over.
+    with writing(target) as temporary:
+        temporary.mkdir(parents=True)
+        model.save_weights(temporary / _WEIGHTS)
+        digest = sha256(temporary / _WEIGHTS)
+        write_json(temporary / "state.json", {"epoch": epoch, "history": history, "sha256": digest})
+    for old in _newest_first(folder)[_KEPT:]:
+        shutil.rmtree(old)
+
+
+def newest(folder: Path) -> tuple[Path, dict] | None:
+    """Finds the newest sound checkpoint, and says so when it passes one over.
+
+    Args:
+        folder: the stage's folder of checkpoints.
+
+    Returns:
+        The checkpoint and its state; None where there is no checkpoint.
+
+    Raises:
+        UserError: if there are checkpoints and none is sound.
+    """
+    found = _newest_first(folder)
+    for path in found:
+        try:
+            state = json.loads((path / "state.json").read_text())
+            if sha256(path / _WEIGHTS) == state["sha256"]:
+                return path, state
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
+        print(f"checkpoint {path} is corrupted; passing it over", file=sys.stderr)
+    if found:
+        raise UserError(
+            f"no sound checkpoint among {len(found)} in {folder}. Start again with --overwrite."
+        )
+    return None
+
+
+def restore(folder: Path, model: keras.Model) -> tuple[int, dict]:
+    """Loads the newest sound checkpoint.
+
+    Args:
+        folder: the stage's folder of checkpoints.
+        model: compiled and built as when it was saved.
+
+    Returns:
+        Epochs done and the curves so far; `(0, {})` where there is no checkpoint.
+
+    Raises:
+        UserError: if there are checkpoints and none is sound.
+    """
+    found = newest(folder)
+    if found is None:
+        return 0, {}
+    path, state = found
+    model.load_weights(path / _WEIGHTS)
+    return state["epoch"], state["history"]
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    return sorted((path for path in folder.glob("[0-9]*") if path.is_dir()), reverse=True)
