@@ -15,8 +15,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from absl import app, flags, logging
 
-from supcon_tf.config import default_of
 from supcon_tf.errors import UserError
+from supcon_tf.settings import default_of
 
 _DEFINE = {
     bool: flags.DEFINE_boolean,

@@ -105,8 +105,9 @@ def _check_scores(scores: dict, config: ExportConfig) -> None:
     loss = scores["tflite_int8"]["keras_top1"] - scores["tflite_int8"]["top1"]
     if loss > config.max_int8_loss:
         raise UserError(
-            f"the int8 model loses {loss:.3f} of top-1, above max_int8_loss={config.max_int8_loss}; "
-            "nothing was exported. Calibrate it on more --representative_images."
+            f"the int8 model loses {loss:.3f} of top-1, above max_int8_loss="
+            f"{config.max_int8_loss}; nothing was exported. Calibrate it on more "
+            "--representative_images."
         )
 
 

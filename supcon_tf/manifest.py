@@ -55,8 +55,9 @@ def _versions() -> dict[str, str]:
 
 
 def _git_commit() -> str | None:
-    """The commit of the source tree that this package runs from, "-dirty" behind it where files
-    were changed; None when the package is installed.
+    """The commit of this package's source tree, with "-dirty" where files were changed.
+
+    None when the package is installed.
     """
     root = Path(__file__).parents[1]
     try:

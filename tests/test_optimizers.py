@@ -43,3 +43,9 @@ def test_schedule_warms_up_linearly_then_follows_the_cosine():
 
 def test_schedule_without_warmup_starts_at_the_peak():
     assert float(warmup_cosine(2.0, 10)(0)) == 2.0
+
+
+@pytest.mark.parametrize("warmup", [-1, 10])
+def test_schedule_refuses_a_warmup_that_does_not_fit(warmup):
+    with pytest.raises(ValueError, match=f"below 10. Received: {warmup}"):
+        warmup_cosine(1.0, 10, warmup)

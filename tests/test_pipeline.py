@@ -13,7 +13,6 @@ def test_from_a_folder_of_images_to_a_prediction(script, tmp_path):
     run_dir, models = tmp_path / "runs/photos", tmp_path / "saved_models"
     settings = ["--encoder=resnet8", "--width_multiplier=0.25", "--image_size_px=8"]
     settings += ["--batch_size=16", "--epochs=5", "--warmup_epochs=1", f"--run_dir={run_dir}"]
-    settings += ["--projection_hidden_dim=16", "--embedding_dim=8"]
 
     stopped = script("pretrain", f"--dataset=folder:{photos}", *settings)
     assert stopped.returncode == 2

@@ -4,11 +4,11 @@ import keras
 import numpy as np
 import pytest
 
-from supcon_tf import ClassifierConfig, MomentumSGD, PretrainConfig, UserError
+from supcon_tf import ClassifierConfig, MomentumSGD, PretrainConfig, UserError, checkpoints
 from supcon_tf.files import write_json, writing
 from supcon_tf.runs import RunDirectory
 
-DATASET = {"name": "d", "train": {}, "test": {}}
+DATASET = {"name": "d", "train": {"examples": 8}, "test": {"examples": 2}}
 
 
 def begun(tmp_path, **changes):
@@ -66,11 +66,27 @@ def test_resuming_with_other_settings_names_the_first(tmp_path):
         run.check("pretrain", config.replace(resume=True, epochs=90))
 
 
-def test_overwriting_pretraining_removes_what_depends_on_it(tmp_path):
+def test_resuming_keeps_the_manifest_and_refuses_other_data(tmp_path):
+    run, config = begun(tmp_path)
+    started = json.loads((run.path / "manifest.json").read_text())["pretrain"]["started"]
+    config = config.replace(resume=True)
+    run.begin("pretrain", config, DATASET)
+    entry = json.loads((run.path / "manifest.json").read_text())["pretrain"]
+    assert entry["started"] == started
+    assert len(entry["resumed"]) == 1
+    assert entry["resumed"][0]["command_line"]
+    more = {**DATASET, "train": {"examples": 9}}
+    with pytest.raises(UserError, match="split 'train' of d changed .*8 images then, 9 now"):
+        run.begin("pretrain", config, more)
+
+
+def test_overwriting_pretraining_removes_what_depends_on_it_and_nothing_else(tmp_path):
     run, config = begun(tmp_path)
     (run.path / "classifier.keras").write_text("old")
+    (run.path / "notes.txt").write_text("mine")
     run.begin("pretrain", config.replace(overwrite=True, epochs=9), DATASET)
     assert not (run.path / "classifier.keras").exists()
+    assert (run.path / "notes.txt").read_text() == "mine"
     assert run.stages()["pretrain"]["epochs"] == 9
 
 
@@ -78,10 +94,22 @@ def test_overwriting_the_classifier_keeps_the_encoder(tmp_path):
     run, config = begun(tmp_path)
     for name in ("encoder.keras", "classifier.keras"):
         (run.path / name).write_text("old")
+    run.record("test", {"top1": 0.5})
+    run.record("pretrain", {"loss": 1.0})
     classifier = ClassifierConfig(run_dir=config.run_dir, overwrite=True)
     run.begin("classifier", classifier, DATASET)
     assert (run.path / "encoder.keras").exists()
     assert not (run.path / "classifier.keras").exists()
+    assert run.metrics() == {"pretrain": {"loss": 1.0}}
+
+
+def test_a_classifier_that_came_with_the_encoder_is_not_replaced_silently(tmp_path):
+    run, config = begun(tmp_path)
+    (run.path / "classifier.keras").write_text("of cross entropy")
+    with pytest.raises(UserError, match="already holds a classifier"):
+        run.check("classifier", ClassifierConfig(run_dir=config.run_dir))
+    with pytest.raises(UserError, match="already holds a classifier"):
+        run.check("classifier", ClassifierConfig(run_dir=config.run_dir, resume=True))
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
@@ -93,6 +121,23 @@ def test_never_touches_a_directory_that_is_no_run(tmp_path, overwrite):
     file = PretrainConfig(run_dir=str(tmp_path / "thesis.tex"))
     with pytest.raises(UserError, match="run_dir is a file"):
         RunDirectory(file.run_dir).check("pretrain", file)
+
+
+@pytest.mark.parametrize("content", ['{"model_type": "bert"}', "[1]"])
+def test_a_foreign_config_is_no_run(tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    config = PretrainConfig(run_dir=str(tmp_path), overwrite=True)
+    with pytest.raises(UserError, match="config.json is not a run's"):
+        RunDirectory(config.run_dir).check("pretrain", config)
+    assert (tmp_path / "config.json").read_text() == content
+
+
+def test_a_damaged_manifest_is_named(tmp_path):
+    run, _ = begun(tmp_path)
+    (run.path / "encoder.keras").write_text("")
+    (run.path / "manifest.json").write_text("{}")
+    with pytest.raises(UserError, match="manifest.json is damaged"):
+        run.open_dataset()
 
 
 def test_stages_after_pretraining_need_its_encoder(tmp_path):
@@ -108,11 +153,11 @@ def test_checkpoints_keep_the_newest_and_restore_everything(tmp_path):
     first = model()
     for epoch in (1, 2, 3):
         first.fit(np.ones((4, 3)), np.ones((4, 2)), verbose=0)
-        run.save_checkpoint("pretrain", epoch, first, {"loss": list(range(epoch))})
+        checkpoints.save(run.checkpoints("pretrain"), epoch, first, {"loss": list(range(epoch))})
     names = sorted(path.name for path in (run.path / "checkpoints/pretrain").iterdir())
     assert names == ["000002", "000003"]
     second = model()
-    assert run.restore_checkpoint("pretrain", second) == (3, {"loss": [0, 1, 2]})
+    assert checkpoints.restore(run.checkpoints("pretrain"), second) == (3, {"loss": [0, 1, 2]})
     for left, right in zip(first.optimizer.variables, second.optimizer.variables, strict=True):
         np.testing.assert_array_equal(left, right)
     for left, right in zip(first.weights, second.weights, strict=True):
@@ -121,15 +166,18 @@ def test_checkpoints_keep_the_newest_and_restore_everything(tmp_path):
 
 @pytest.mark.parametrize("damage", ["truncate", "flip", "state"])
 def test_a_corrupted_checkpoint_is_passed_over(tmp_path, capsys, damage):
-    run, _ = begun(tmp_path)
+    run, config = begun(tmp_path)
+    folder = run.checkpoints("pretrain")
     for epoch in (1, 2):
-        run.save_checkpoint("pretrain", epoch, model(), {})
+        checkpoints.save(folder, epoch, model(), {})
     _damage(run.path / "checkpoints/pretrain/000002", damage)
-    assert run.restore_checkpoint("pretrain", model()) == (1, {})
+    assert checkpoints.restore(folder, model()) == (1, {})
     assert "000002 is corrupted; passing it over" in capsys.readouterr().err
     _damage(run.path / "checkpoints/pretrain/000001", damage)
     with pytest.raises(UserError, match="no sound checkpoint among 2 in .*--overwrite"):
-        run.restore_checkpoint("pretrain", model())
+        run.check("pretrain", config.replace(resume=True))
+    checkpoints.save(folder, 2, model(), {})
+    assert checkpoints.restore(folder, model()) == (2, {})
 
 
 def _damage(checkpoint, damage):
@@ -142,7 +190,7 @@ def _damage(checkpoint, damage):
 
 def test_no_checkpoint_starts_at_the_beginning(tmp_path):
     run, _ = begun(tmp_path)
-    assert run.restore_checkpoint("pretrain", model()) == (0, {})
+    assert checkpoints.restore(run.checkpoints("pretrain"), model()) == (0, {})
 
 
 def test_a_corrupted_model_or_config_is_named(tmp_path):

@@ -12,9 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 import keras
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, write_images
 
 import supcon_tf
+from supcon_tf.runs import RunDirectory
 
 SCRIPTS = ("pretrain", "train_classifier", "evaluate", "export", "predict", "demo", "write_digits")
 
@@ -34,6 +35,13 @@ BAD_INPUT = {
     "learning rate": (["pretrain", "--learning_rate=nan"], "finite number. Received: nan"),
     "batch above the data set": (["pretrain", "--batch_size=2000"], "at most the 1347"),
     "no such folder": (["pretrain", "--dataset=folder:nowhere"], "folder data set not found"),
+    "empty folder": (["pretrain", "--dataset=folder:{inputs}/empty"], "no class subfolders"),
+    "one class": (["pretrain", "--dataset=folder:{inputs}/one"], "has one class, 'a'"),
+    "small class": (["pretrain", "--dataset=folder:{inputs}/small"], "class 'b' of folder"),
+    "corrupted checkpoint": (
+        ["pretrain", "--resume", "--run_dir={inputs}/run"],
+        "no sound checkpoint among 1",
+    ),
     "no encoder": (["train_classifier"], "has no pretrained encoder"),
     "nothing to evaluate": (["evaluate"], "has no pretrained encoder"),
     "nothing to export": (["export"], "has no pretrained encoder"),
@@ -44,19 +52,35 @@ BAD_INPUT = {
 
 
 @pytest.fixture(scope="module")
-def bad_input_results(script, data_dir, tmp_path_factory):
+def inputs(tmp_path_factory, data_dir):
+    """Folders that are no data sets, and a run whose only checkpoint is broken."""
+    folder = tmp_path_factory.mktemp("inputs")
+    (folder / "empty").mkdir()
+    write_images(folder / "one", ["a"], 5)
+    write_images(folder / "small", ["a"], 5)
+    write_images(folder / "small", ["b"], 2)
+    config = supcon_tf.PretrainConfig(run_dir=str(folder / "run"), data_dir=data_dir)
+    described = supcon_tf.open_dataset("digits", data_dir).describe()
+    RunDirectory(config.run_dir).begin("pretrain", config, described)
+    checkpoint = folder / "run/checkpoints/pretrain/000001"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "state.json").write_text("{")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bad_input_results(script, data_dir, inputs, tmp_path_factory):
     """All of them, two at a time: most of each is the import of TensorFlow."""
     folder = tmp_path_factory.mktemp("bad")
 
     def one(arguments):
-        name, *flags = arguments
-        if name != "predict":
+        name, *flags = (argument.format(inputs=inputs) for argument in arguments)
+        if name != "predict" and not any("--run_dir" in flag for flag in flags):
             flags += [f"--run_dir={folder / 'run'}"]
-        if name == "pretrain":
+        if name == "pretrain" and not any("folder:" in flag for flag in flags):
             flags += [f"--data_dir={data_dir}"]
         return script(name, *flags)
 
-    supcon_tf.open_dataset("digits", data_dir)
     with ThreadPoolExecutor(2) as pool:
         results = pool.map(one, [arguments for arguments, _ in BAD_INPUT.values()])
         return dict(zip(BAD_INPUT, results, strict=True)), folder
@@ -70,6 +94,8 @@ def test_bad_input_is_one_clear_line_and_status_2(case, bad_input_results):
     assert finished.returncode == 2
     assert finished.stdout == ""
     lines = [line for line in finished.stderr.splitlines() if not _is_remark(line)]
+    if case == "corrupted checkpoint":
+        assert "is corrupted; passing it over" in lines.pop(0)
     assert len(lines) == 1, finished.stderr
     assert lines[0].startswith(f"{BAD_INPUT[case][0][0]}.py: ")
     assert BAD_INPUT[case][1] in lines[0]
@@ -152,13 +178,17 @@ def test_recipes_hold_valid_settings(recipe):
 
 
 def test_digits_recipe_is_the_default():
+    """The settings that are None by default stand for the recipe's values."""
     text = (ROOT / "scripts/recipes/digits.flags").read_text()
     config = supcon_tf.PretrainConfig()
+    meant = {
+        "temperature": supcon_tf.SupConLoss().temperature,
+        "projection_hidden_dim": 128,
+        "warmup_epochs": config.epochs / 16,
+    }
     for name, value in re.findall(r"^--(\w+)=(.+)$", text, re.MULTILINE):
-        default = getattr(config, name)
-        # The default temperature is the loss's own.
-        default = supcon_tf.SupConLoss().temperature if name == "temperature" else default
-        assert str(type(default)(value)) == str(default), name
+        default = meant.get(name, getattr(config, name))
+        assert type(default)(value) == default, name
 
 
 def test_only_the_scripts_import_absl():

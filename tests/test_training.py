@@ -29,7 +29,11 @@ def weights(run_dir, name="encoder"):
         ({"batch_size": 2000}, "at most the 1347 training images of digits. Received: 2000"),
         ({"image_size_px": 3}, "needs images of 4 pixels"),
         ({"strategy": "mirrored", "batch_size": 129}, "multiple of the 2 replicas. Received: 129"),
-        ({"dataset": "folder:/nowhere"}, "folder data set not found. Received: '/nowhere'"),
+        ({"dataset": "folder:/nowhere"}, "data_dir is for TensorFlow Datasets"),
+        ({"dataset": "folder:/nowhere", "data_dir": ""}, "not found. Received: '/nowhere'"),
+        ({"holdout_fraction": 0.3}, "holdout_fraction is for folder data sets"),
+        ({"method": "cross_entropy", "embedding_dim": 4}, "cross_entropy has no projection head"),
+        ({"method_args": {"normalize": False}}, "no argument 'normalize'"),
     ],
 )
 def test_pretraining_refuses_bad_input_and_writes_nothing(changes, message, small_config, tmp_path):
@@ -114,12 +118,42 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(
     assert len(histories[0]["pretrain"]["learning_rate"]) == 10
 
 
-def test_resuming_a_finished_run_changes_nothing(finished_run, small_config):
-    before = weights(finished_run)
+def test_resuming_a_finished_run_changes_nothing(finished_run, small_config, capsys):
+    def content():
+        files = [path for path in finished_run.rglob("*") if path.is_file()]
+        return {path: path.read_bytes() for path in files if path.name != "manifest.json"}
+
+    before = content()
     config = PretrainConfig(run_dir=str(finished_run), resume=True, **small_config)
-    supcon_tf.pretrain(config)
-    for left, right in zip(weights(finished_run), before, strict=True):
-        np.testing.assert_array_equal(left, right)
+    metrics = supcon_tf.pretrain(config)
+    assert metrics == RunDirectory(str(finished_run)).metrics()["pretrain"]
+    assert "nothing to resume" in capsys.readouterr().err
+    assert content() == before
+
+
+@pytest.mark.multi_device
+def test_two_replicas_pretrain_like_one_and_resume(small_config, tmp_path, monkeypatch):
+    """The whole stage, through the product's own path: strategy, stream, checkpoints, saving."""
+    settings = {**small_config, "epochs": 2, "width_multiplier": 0.25, "batch_size": 256}
+    fit = keras.Model.fit
+
+    def interrupted(self, *arguments, callbacks, **options):
+        return fit(self, *arguments, callbacks=[*callbacks, _StopAfter(1)], **options)
+
+    one, two = (
+        PretrainConfig(run_dir=str(tmp_path / name), strategy=name, **settings)
+        for name in ("one_device", "mirrored")
+    )
+    supcon_tf.pretrain(one)
+    with monkeypatch.context() as patch:
+        patch.setattr(keras.Model, "fit", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            supcon_tf.pretrain(two)
+    supcon_tf.pretrain(two.replace(resume=True))
+    losses = [RunDirectory(c.run_dir).history()["pretrain"]["loss"] for c in (one, two)]
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
+    for left, right in zip(weights(one.run_dir), weights(two.run_dir), strict=True):
+        np.testing.assert_allclose(left, right, rtol=1e-3, atol=1e-4)
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_what_was_good(small_config, tmp_path):

@@ -79,8 +79,8 @@ def prepare(data_dir: str | None) -> tfds.core.DatasetBuilder:
             builder.download_and_prepare()
         except OSError as error:
             raise UserError(
-                f"cannot write the digits to {builder.data_dir}: {error.strerror}. Pass a directory "
-                "that can be written as --data_dir."
+                f"cannot write the digits to {builder.data_dir}: {error.strerror}. Pass a "
+                "directory that can be written as --data_dir."
             ) from error
         finally:
             tfds.enable_progress_bar()

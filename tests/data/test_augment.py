@@ -142,3 +142,11 @@ def test_presets_for_symbols_never_mirror_or_recolour():
 def test_refuses_unknown_names():
     with pytest.raises(UserError, match="one of symbols, cifar, imagenet. Received: 'cifar11'"):
         check_augmentation("cifar11")
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"min_area": 0.0}, {"aspect": 0.5}, {"hue": 2.0}, {"grey_probability": -0.1}]
+)
+def test_refuses_values_out_of_range(arguments):
+    with pytest.raises(ValueError, match="Received"):
+        Augmentation(**arguments)

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
+from conftest import write_images
 from sklearn.datasets import load_digits
 
 from supcon_tf import UserError, open_dataset
@@ -77,6 +78,55 @@ def test_unknown_names_suggest_the_nearest(tmp_path):
 def test_skipping_bad_images_is_for_folders(data_dir):
     with pytest.raises(UserError, match="skip_bad_images is for folder data sets"):
         open_dataset("digits", data_dir, skip_bad_images=True)
+
+
+def test_digits_that_cannot_be_written_are_one_clear_line():
+    with pytest.raises(UserError, match="cannot write the digits to /proc/nope"):
+        open_dataset("digits", "/proc/nope")
+
+
+def test_a_sample_is_drawn_over_all_classes_and_always_the_same(tmp_path):
+    write_images(tmp_path, ["a", "b", "c"], 40)
+    split = open_dataset(f"folder:{tmp_path}").train
+    labels = [int(label) for _, label in split.sample(15)]
+    assert len(labels) == 15
+    assert set(labels) == {0, 1, 2}
+    assert [int(label) for _, label in split.sample(15)] == labels
+    everything = [int(label) for _, label in split.sample(None)]
+    assert everything == sorted(everything)
+    images = np.concatenate([images for images, _ in split.images(8, 4, limit=15)])
+    assert images.shape == (15, 8, 8, 3)
+
+
+class HiddenLabels(tfds.core.GeneratorBasedBuilder):
+    """A test split whose labels are not published."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        features = tfds.features.FeaturesDict(
+            {
+                "image": tfds.features.Image(shape=(4, 4, 3)),
+                "label": tfds.features.ClassLabel(names=["a", "b"]),
+            }
+        )
+        return tfds.core.DatasetInfo(builder=self, features=features)
+
+    def _split_generators(self, dl_manager):
+        return {
+            "train": self._generate_examples(8, 1),
+            "validation": self._generate_examples(4, 1),
+            "test": self._generate_examples(2, -1),
+        }
+
+    def _generate_examples(self, count, label):
+        for index in range(count):
+            yield index, {"image": np.zeros((4, 4, 3), np.uint8), "label": label}
+
+
+def test_a_test_split_without_labels_gives_way_to_validation(tmp_path):
+    HiddenLabels(data_dir=str(tmp_path)).download_and_prepare()
+    assert open_dataset("hidden_labels", str(tmp_path)).test.num_examples == 4
 
 
 class WithoutLabels(tfds.core.GeneratorBasedBuilder):

@@ -6,6 +6,7 @@ import pytest
 from conftest import write_images
 
 from supcon_tf import UserError, open_dataset
+from supcon_tf.data import folder
 from supcon_tf.data.folder import read_folder
 
 
@@ -53,6 +54,7 @@ def test_finds_images_at_any_depth_and_ignores_other_files(tmp_path):
     write_images(tmp_path, ["b"], 5)
     (tmp_path / "a" / "notes.txt").write_text("not an image")
     (tmp_path / ".hidden").mkdir()
+    (tmp_path / "b" / "._000.png").write_bytes(b"of a file manager")
     classes, splits, _ = read_folder(str(tmp_path), 0.2, 0, False)
     assert classes == ["a", "b"]
     assert sum(map(len, splits.values())) == 10
@@ -67,6 +69,23 @@ def test_names_a_bad_image_or_leaves_it_out(image_folder):
     assert dataset.bad_images == ("dark/003.png",)
     assert dataset.train.num_examples + dataset.test.num_examples == 39
     assert dataset.describe()["bad_images"] == ["dark/003.png"]
+
+
+def test_images_checked_before_are_not_decoded_again(image_folder, monkeypatch):
+    def fail(*arguments):
+        raise AssertionError
+
+    monkeypatch.setattr(folder, "_check_images", fail)
+    found = folder.read_folder(str(image_folder), None, 0, True, ["dark/003.png"])
+    assert found[2] == ["dark/003.png"]
+    assert sum(map(len, found[1].values())) == 39
+
+
+def test_holdout_fraction_is_for_folders_without_a_test_split(tmp_path):
+    write_images(tmp_path / "train", ["a", "b"], 5)
+    write_images(tmp_path / "test", ["a", "b"], 3)
+    with pytest.raises(UserError, match="holdout_fraction is for a folder without"):
+        open_dataset(f"folder:{tmp_path}", holdout_fraction=0.3)
 
 
 def test_fingerprint_changes_with_the_files(image_folder):

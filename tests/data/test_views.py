@@ -82,3 +82,8 @@ def test_folder_of_mixed_sizes(tmp_path):
     # Brightness tells the class of these images: labels stay with their views.
     views, labels = batches(dataset, Augmentation(min_area=0.5), batch_size=16)[0]
     np.testing.assert_array_equal(views.mean((1, 2, 3, 4)) > 0.5, labels == 1)
+
+
+def test_refuses_a_batch_above_the_split(digits):
+    with pytest.raises(ValueError, match="at most the 1347 training images. Received: 1348"):
+        stream(digits, batch_size=1348)

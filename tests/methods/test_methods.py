@@ -38,3 +38,9 @@ def test_cross_entropy_takes_its_own_arguments():
 def test_refuses_wrong_methods(method, temperature, arguments, message):
     with pytest.raises(UserError, match=message):
         check_method(method, temperature, arguments)
+
+
+@pytest.mark.parametrize("smoothing", [-0.1, 1.0, "x"])
+def test_label_smoothing_is_checked(smoothing):
+    with pytest.raises(UserError, match="label_smoothing must be in"):
+        model("cross_entropy", method_args={"label_smoothing": smoothing})
