@@ -11,7 +11,7 @@ from sklearn.manifold import TSNE
 
 from supcon_tf.files import writing
 
-_NOT_CURVES = ("learning_rate", "seconds")
+_NOT_CURVES = ("learning_rate", "seconds", "positives_per_anchor", "anchors_without_positives")
 
 
 def _save(figure: Figure, path: Path) -> None:

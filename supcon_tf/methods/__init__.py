@@ -11,12 +11,20 @@ from functools import partial
 import keras
 
 from supcon_tf.errors import UserError
-from supcon_tf.methods.supcon import SupConLoss, supcon_loss
+from supcon_tf.methods.max_margin import MaxMarginLoss
+from supcon_tf.methods.npairs import NPairsLoss
+from supcon_tf.methods.simclr import SimCLRLoss
+from supcon_tf.methods.supcon import SupConLoss
+from supcon_tf.methods.triplet import TripletLoss
 from supcon_tf.models.contrastive import ContrastiveModel, CrossEntropyModel, PairwiseModel
 
 LOSSES: dict[str, Callable[..., keras.losses.Loss]] = {
     "supcon_out": partial(SupConLoss, summation_location="out"),
     "supcon_in": partial(SupConLoss, summation_location="in"),
+    "simclr": SimCLRLoss,
+    "triplet": TripletLoss,
+    "npairs": NPairsLoss,
+    "max_margin": MaxMarginLoss,
 }
 MODELS: dict[str, Callable[..., ContrastiveModel]] = {
     "cross_entropy": CrossEntropyModel,
@@ -106,4 +114,4 @@ def build_model(
     )
 
 
-__all__ = ["LOSSES", "MODELS", "SupConLoss", "build_model", "check_method", "supcon_loss"]
+__all__ = ["LOSSES", "MODELS", "build_model", "check_method"]

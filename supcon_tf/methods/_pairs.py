@@ -1,11 +1,21 @@
-"""What the pairwise losses share: shapes, masks and a masked log-sum-exp."""
+"""What the pairwise losses share: shapes, masks, a masked log-sum-exp, and the Keras loss class."""
 
-from keras import ops
+import dataclasses
 
+import keras
+import tensorflow as tf
+
+from supcon_tf.labels import static_or_dynamic
 from supcon_tf.models.layers import unit_norm
 
 # exp(-1e30 - x) is exactly 0 in float32 and, unlike -inf, leaves no NaN in a gradient.
 _MASKED = -1e30
+
+
+def choice(name, value, allowed):
+    """Raises a ValueError unless `value` is one of `allowed`."""
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(allowed)}. Received: {value!r}.")
 
 
 def flatten_views(labels, embeddings, normalize=True):
@@ -23,36 +33,37 @@ def flatten_views(labels, embeddings, normalize=True):
     Raises:
         ValueError: if `embeddings` has neither two nor three axes.
     """
-    embeddings = ops.cast(embeddings, "float32")
-    if len(embeddings.shape) == 2:
+    embeddings = tf.cast(embeddings, tf.float32)
+    if embeddings.shape.rank == 2:
         embeddings = embeddings[:, None, :]
-    if len(embeddings.shape) != 3:
+    if embeddings.shape.rank != 3:
         raise ValueError(
             f"embeddings must be [B, V, D] or [B, D]. Received: shape {embeddings.shape}."
         )
-    batch, num_views, dim = embeddings.shape
-    batch = ops.shape(embeddings)[0] if batch is None else batch
-    labels = ops.arange(batch, dtype="int32") if labels is None else ops.reshape(labels, [-1])
-    rows = ops.reshape(ops.transpose(embeddings, [1, 0, 2]), [num_views * batch, dim])
-    if normalize:
-        rows = unit_norm(rows)
-    return ops.tile(labels, [num_views]), rows
+    _, views, dim = embeddings.shape
+    batch = static_or_dynamic(embeddings)
+    labels = tf.range(batch) if labels is None else tf.reshape(labels, [-1])
+    rows = tf.reshape(tf.transpose(embeddings, [1, 0, 2]), [views * batch, dim])
+    return tf.tile(labels, [views]), unit_norm(rows) if normalize else rows
 
 
-def pair_masks(anchor_labels, contrast_labels):
-    """Which pairs are self, and which are positives.
+def check_block_size(block_size):
+    """Raises a ValueError unless it is None or an int of at least 1."""
+    if block_size is not None and (not isinstance(block_size, int) or block_size < 1):
+        raise ValueError(f"block_size must be None or an int >= 1. Received: {block_size!r}.")
 
-    Args:
-        anchor_labels: int [A]; the anchors are the first A contrasts.
-        contrast_labels: int [N].
 
-    Returns:
-        self_mask and positive_mask, bool [A, N]. A row is no positive of itself.
-    """
-    num_anchors, num_contrasts = ops.shape(anchor_labels)[0], ops.shape(contrast_labels)[0]
-    self_mask = ops.equal(ops.arange(num_anchors)[:, None], ops.arange(num_contrasts)[None, :])
-    same = ops.equal(anchor_labels[:, None], contrast_labels[None, :])
-    return self_mask, ops.logical_and(same, ops.logical_not(self_mask))
+def squared_distances(anchors, rows):
+    """Squared Euclidean distances float32 [R, N] of anchors [R, D] and rows [N, D]."""
+    squares = [tf.reduce_sum(tf.square(points), axis=1) for points in (anchors, rows)]
+    products = tf.matmul(anchors, rows, transpose_b=True)
+    return tf.maximum(0.0, squares[0][:, None] + squares[1][None, :] - 2.0 * products)
+
+
+def safe_sqrt(squared):
+    """The square root, with gradient 0 at 0."""
+    positive = squared > 0
+    return tf.where(positive, tf.sqrt(tf.where(positive, squared, 1.0)), 0.0)
 
 
 def masked_logsumexp(logits, mask):
@@ -65,4 +76,59 @@ def masked_logsumexp(logits, mask):
     Returns:
         float32 [A]; about -1e30 for a row that keeps nothing.
     """
-    return ops.logsumexp(ops.where(mask, logits, _MASKED), axis=1)
+    return tf.reduce_logsumexp(tf.where(mask, logits, _MASKED), axis=1)
+
+
+class AnchorLoss(keras.losses.Loss):
+    """A Keras loss of labels and embeddings with one value per anchor.
+
+    Unlike `keras.losses.Loss` it keeps integer labels (float32 would merge ids above 2**24), takes
+    None for labels, and repeats `sample_weight` over the views.
+
+    Args:
+        options: a dataclass; its fields are the constructor's arguments beside these two.
+        reduction: as in `keras.losses.Loss`; "none" returns one value per anchor.
+        name: name of the loss.
+    """
+
+    def __init__(self, options, reduction="sum_over_batch_size", name=None):
+        super().__init__(name=name, reduction=reduction, dtype="float32")
+        self.options = options
+
+    def __call__(self, y_true, y_pred, sample_weight=None, **pairs):
+        """The reduced loss.
+
+        Args:
+            y_true: int [B] class ids, or None.
+            y_pred: float [B, V, D] or [B, D] embeddings.
+            sample_weight: float [B], the weight of each image's anchors; None for 1.
+            **pairs: further arguments of `call`.
+
+        Returns:
+            float32 scalar, or one value per anchor without reduction.
+        """
+        y_pred = tf.convert_to_tensor(y_pred)
+        y_true = None if y_true is None else tf.convert_to_tensor(y_true)
+        losses = self.call(y_true, y_pred, **pairs)
+        if sample_weight is not None:
+            weight = tf.reshape(tf.cast(sample_weight, tf.float32), [-1])
+            repeats = tf.shape(losses)[0] // tf.shape(weight)[0]
+            sample_weight = tf.reshape(tf.tile(weight, [repeats]), tf.shape(losses))
+        # Reduction, and division by the number of replicas, as for every Keras loss.
+        return _reduce(losses, sample_weight, self.reduction)
+
+    def get_config(self):
+        """The constructor's arguments."""
+        options = dataclasses.asdict(self.options)
+        return {**options, "reduction": self.reduction, "name": self.name}
+
+
+class _Values(keras.losses.Loss):
+    def call(self, y_true, y_pred):
+        return y_pred
+
+
+def _reduce(losses, sample_weight, reduction):
+    return _Values(name="reduce", reduction=reduction, dtype="float32")(
+        losses, losses, sample_weight
+    )

@@ -3,105 +3,277 @@
 Khosla et al. 2020, "Supervised Contrastive Learning", equations 2 (L_out) and 3 (L_in).
 """
 
+import dataclasses
+
 import keras
-from keras import ops
+import tensorflow as tf
 
-from supcon_tf.methods._pairs import flatten_views, masked_logsumexp, pair_masks
+from supcon_tf.labels import class_segments, order_in_class, static_or_dynamic
+from supcon_tf.methods._blocks import FULL_MATRIX_ELEMENTS, evaluate_anchors, symmetric_logsumexp
+from supcon_tf.methods._pairs import (
+    AnchorLoss,
+    check_block_size,
+    choice,
+    flatten_views,
+    masked_logsumexp,
+)
 
-SUMMATION_LOCATIONS = ("out", "in")
-WITHOUT_POSITIVES = ("exclude", "zero")
+# Below it exp(-2 / temperature) leaves float32.
+_SYMMETRIC_TEMPERATURE = 0.025
 
 
-def supcon_loss(
-    labels,
-    embeddings,
-    *,
-    temperature=0.1,
-    summation_location="out",
-    anchors_without_positives="exclude",
-    normalize=True,
-):
+@dataclasses.dataclass(frozen=True)
+class SupConOptions:
+    """The settings of `supcon_loss`, checked.
+
+    Attributes are the arguments of `supcon_loss`.
+    """
+
+    temperature: float = 0.1
+    summation_location: str = "out"
+    contrast_mode: str = "all"
+    denominator_mode: str = "all"
+    positives_cap: int | None = None
+    positives_cap_seed: int | None = None
+    scale_by_temperature: bool = False
+    normalize: bool = True
+    anchors_without_positives: str = "exclude"
+    block_size: int | None = None
+
+    def __post_init__(self):
+        if not 0 < self.temperature < float("inf"):
+            raise ValueError(
+                f"temperature must be above 0 and finite. Received: {self.temperature}."
+            )
+        choice("summation_location", self.summation_location, ("out", "in"))
+        choice("contrast_mode", self.contrast_mode, ("all", "one"))
+        choice("denominator_mode", self.denominator_mode, ("all", "one_positive", "only_negatives"))
+        choice("anchors_without_positives", self.anchors_without_positives, ("exclude", "zero"))
+        check_block_size(self.block_size)
+        cap = self.positives_cap
+        if cap is not None and (not isinstance(cap, int) or cap < 0):
+            raise ValueError(f"positives_cap must be None or an int >= 0. Received: {cap!r}.")
+        if self.positives_cap_seed is not None and self.positives_cap is None:
+            raise ValueError("positives_cap_seed needs a positives_cap. Received: None.")
+
+
+def supcon_loss(labels, embeddings, *, positive_weights=None, **options):
     r"""Supervised contrastive loss, one value per anchor.
 
-    With rows z_i, P(i) the other rows of i's class, A(i) all other rows and
-    s_ij = z_i . z_j / temperature,
+    With rows z_i, P(i) the other rows of i's class, N(i) the rows of other classes, A(i) all other
+    rows and s_ij = z_i . z_j / temperature,
 
         L_out,i = -1/|P(i)| sum_{p in P(i)} log(exp s_ip / sum_{a in A(i)} exp s_ia)
         L_in,i  = -log(1/|P(i)| sum_{p in P(i)} exp s_ip / sum_{a in A(i)} exp s_ia)
 
     Computed in float32 whatever the inputs' dtype. An anchor's similarity with itself is masked
-    before the row maximum is taken, so the loss stays finite at low temperatures.
+    before the row maximum is taken, so the loss stays finite at low temperatures. Above 1024 rows
+    no matrix of all pairs exists: memory is linear in the rows, in every mode. (A batch of unknown
+    size is computed with the matrix, and refused above 16,384 rows.)
 
     Args:
         labels: int [B], class ids; None makes every image a class of its own (SimCLR).
         embeddings: float [B, V, D], V views of each image; [B, D] is taken as one view.
-        temperature: float > 0, dimensionless.
-        summation_location: "out" or "in", where the sum over positives stands.
-        anchors_without_positives: such anchors get 0. With "exclude" the other values are scaled
-            by A / (anchors with positives), so that the mean over all A anchors is the mean over
-            those that have positives; with "zero" they count in the mean as 0.
-        normalize: whether the embeddings are scaled to unit norm first.
+        positive_weights: float or bool [B, B] instead of labels: how much image j is a positive of
+            image i, at least 0; 0 makes it a negative. The diagonal is the weight of an image's
+            own other views. An anchor's weights are scaled to sum to 1. No gradient flows into it.
+        **options: the fields of `SupConOptions`:
+            temperature: float > 0, dimensionless; 0.1.
+            summation_location: "out" or "in", where the sum over positives stands.
+            contrast_mode: "all" rows are anchors, or only those of view "one".
+            denominator_mode: the sum of the denominator runs over "all" other rows; or over the
+                negatives and the "one_positive" of the numerator; or over "only_negatives".
+            positives_cap: keep at most so many positives beside the anchor's own views, a multiple
+                of V; a dropped positive is no negative either. None for no cap.
+            positives_cap_seed: the images kept are the first of the class in the batch, or, with
+                a seed, the first in an order drawn from it.
+            scale_by_temperature: multiply the result by the temperature.
+            normalize: whether the embeddings are scaled to unit norm first.
+            anchors_without_positives: such anchors (and, with "only_negatives", those without
+                negatives) get 0. With "exclude" the others are scaled by anchors / anchors that
+                count, so that the mean over all is the mean over those that count; with "zero"
+                they count as 0.
+            block_size: anchors a block; None chooses the fastest way for the shape. A block size
+                of at least the number of anchors still recomputes that one block.
 
     Returns:
-        float32 [V * B], in nats, view-major: all anchors of view 0, then of view 1, ...
+        float32 [V * B], in nats, view-major: all anchors of view 0, then of view 1, ...; [B] with
+        contrast_mode "one".
 
     Raises:
-        ValueError: if an argument is out of range.
+        ValueError: if an argument is out of range, or labels and positive_weights are both given.
 
     Reference:
         Khosla et al. 2020, eq. 2 and 3. Differs: the paper does not say what becomes of anchors
         without positives, and the public implementations multiply by a second temperature.
     """
-    _check_arguments(temperature, summation_location, anchors_without_positives)
-    labels, rows = flatten_views(labels, embeddings, normalize)
-    logits = ops.matmul(rows, ops.transpose(rows)) / temperature  # [A, N]
-    self_mask, positive_mask = pair_masks(labels, labels)
-    log_denominator = masked_logsumexp(logits, ops.logical_not(self_mask))  # [A]
-    num_positives = ops.sum(ops.cast(positive_mask, "float32"), axis=1)  # [A]
-    has_positives = num_positives > 0
-    if summation_location == "out":
-        # The mean over positives of (denominator - s_ip); 0 where there are none.
-        positive_sum = ops.sum(ops.where(positive_mask, logits, 0.0), axis=1)
-        log_numerator = positive_sum / ops.maximum(num_positives, 1.0)
+    options = SupConOptions(**options)
+    if labels is not None and positive_weights is not None:
+        raise ValueError("labels and positive_weights exclude each other; give one of them.")
+    labels, rows = flatten_views(labels, embeddings, options.normalize)
+    views = 1 if len(embeddings.shape) == 2 else embeddings.shape[1]
+    if options.positives_cap is not None and options.positives_cap % views:
+        raise ValueError(
+            f"positives_cap must be a multiple of the {views} views. Received: "
+            f"{options.positives_cap}."
+        )
+    batch_of = _Batch(labels, rows, positive_weights, views, options)
+    counted = batch_of.anchors_that_count()
+    if _symmetric(options, positive_weights, rows):
+        losses = _symmetric_losses(labels, rows, options)
     else:
-        log_numerator = masked_logsumexp(logits, positive_mask) - ops.log(
-            ops.maximum(num_positives, 1.0)
-        )
-    losses = ops.where(has_positives, log_denominator - log_numerator, 0.0)
-    if anchors_without_positives == "exclude":
-        kept = ops.mean(ops.cast(has_positives, "float32"))
-        losses = losses / ops.where(kept > 0, kept, 1.0)
-    return losses
+        losses = batch_of.losses()
+    losses = tf.where(counted, losses, 0.0)
+    if options.anchors_without_positives == "exclude":
+        share = tf.reduce_mean(tf.cast(counted, tf.float32))
+        losses = losses / tf.where(share > 0, share, 1.0)
+    return losses * options.temperature if options.scale_by_temperature else losses
 
 
-def _check_arguments(temperature, summation_location, anchors_without_positives):
-    if not temperature > 0:
-        raise ValueError(f"temperature must be above 0. Received: {temperature}.")
-    if summation_location not in SUMMATION_LOCATIONS:
-        raise ValueError(
-            f"summation_location must be one of {', '.join(SUMMATION_LOCATIONS)}. Received: "
-            f"{summation_location!r}."
+def _symmetric(options, positive_weights, rows):
+    """Whether half of the blocks suffice."""
+    return (
+        options.contrast_mode == "all"
+        and options.denominator_mode == "all"
+        and options.positives_cap is None
+        and options.block_size is None
+        and options.normalize
+        and options.temperature >= _SYMMETRIC_TEMPERATURE
+        and positive_weights is None
+        and rows.shape[0] is not None
+        and rows.shape[0] ** 2 > FULL_MATRIX_ELEMENTS
+    )
+
+
+def _symmetric_losses(labels, rows, options):
+    segments, num_positives = class_segments(labels)
+    inside = options.summation_location == "in"
+    log_all, log_positive = symmetric_logsumexp(rows, segments, options.temperature, inside)
+    divisor = tf.maximum(num_positives, 1.0)
+    if inside:
+        return log_all - log_positive + tf.math.log(divisor)
+    # The sum over positives is a product with the class's sum: no pairs are needed.
+    sums = tf.math.unsorted_segment_sum(rows, segments, rows.shape[0])
+    others = tf.gather(sums, segments) - rows
+    return log_all - tf.reduce_sum(rows * others, axis=1) / (divisor * options.temperature)
+
+
+class _Batch:
+    """The pairs of one batch, a few anchors at a time: any mode, whole or block by block."""
+
+    def __init__(self, labels, rows, positive_weights, views, options):
+        self.labels, self.rows, self.views, self.options = labels, rows, views, options
+        self.num_rows = static_or_dynamic(rows)
+        self.batch = self.num_rows // views
+        self.num_anchors = self.num_rows if options.contrast_mode == "all" else self.batch
+        self.weights = None
+        if positive_weights is not None:
+            self.weights = tf.stop_gradient(tf.cast(positive_weights, tf.float32))  # [B, B]
+        self.order = None
+        if options.positives_cap is not None and positive_weights is None:
+            self.order = order_in_class(labels[: self.batch], options.positives_cap_seed)
+
+    def anchors_that_count(self):
+        """Bool [A]: has a positive and, where the denominator needs one, a negative."""
+        need_negative = self.options.denominator_mode == "only_negatives"
+        if self.weights is not None:
+            own = tf.linalg.diag_part(self.weights)
+            positive = self.views * tf.reduce_sum(self.weights, axis=1) - own > 0
+            counted = positive & tf.reduce_any(self.weights <= 0, axis=1) | (
+                positive & (not need_negative)
+            )
+            return tf.tile(counted, [self.views])[: self.num_anchors]
+        _, positives = class_segments(self.labels)
+        has_negative = positives + 1 < tf.cast(self.num_rows, tf.float32)
+        if self.order is not None:
+            others = positives - (self.views - 1)
+            positives = self.views - 1 + tf.minimum(others, float(self.options.positives_cap))
+        counted = (positives > 0) & (has_negative | (not need_negative))
+        return counted[: self.num_anchors]
+
+    def _weights_of(self, indices):
+        """Positive weights [R, N]; and bool [R, N], whether the pair takes part at all."""
+        row = tf.range(self.num_rows)
+        takes_part = indices[:, None] != row[None, :]
+        if self.weights is not None:
+            weights = tf.tile(tf.gather(self.weights, indices % self.batch), [1, self.views])
+            return tf.where(takes_part, weights, 0.0), takes_part
+        same = tf.gather(self.labels, indices)[:, None] == self.labels[None, :]
+        if self.order is not None:
+            image, images = indices % self.batch, row % self.batch
+            mine, theirs = tf.gather(self.order, image)[:, None], tf.gather(self.order, images)
+            # The place of each image among the others of the class, without the anchor's own.
+            place = theirs - tf.cast(theirs > mine, tf.int32)
+            dropped = place >= self.options.positives_cap // self.views
+            takes_part &= ~(same & dropped & (image[:, None] != images[None, :]))
+        return tf.cast(same & takes_part, tf.float32), takes_part
+
+    def _losses_of(self, indices, anchors, rows):
+        similarity = tf.matmul(anchors, rows, transpose_b=True) / self.options.temperature
+        return row_losses(similarity, *self._weights_of(indices), self.options)
+
+    def losses(self):
+        """float32 [A]; anything finite for anchors that do not count."""
+        return evaluate_anchors(
+            self._losses_of, self.rows, self.num_anchors, self.options.block_size
         )
-    if anchors_without_positives not in WITHOUT_POSITIVES:
-        raise ValueError(
-            f"anchors_without_positives must be one of {', '.join(WITHOUT_POSITIVES)}. Received: "
-            f"{anchors_without_positives!r}."
-        )
+
+
+def row_losses(logits, weights, takes_part, options):
+    """The losses of some anchors from their complete rows of logits.
+
+    Args:
+        logits: float32 [R, N], similarities over the temperature.
+        weights: float32 [R, N], positive weights, 0 for a negative.
+        takes_part: bool [R, N], false for the anchor itself and for dropped positives.
+        options: `SupConOptions`.
+
+    Returns:
+        float32 [R].
+    """
+    total = tf.reduce_sum(weights, axis=1)
+    total = tf.where(total > 0, total, 1.0)
+    negative = takes_part & (weights <= 0)
+    inside = options.summation_location == "in"
+    if options.denominator_mode == "one_positive":
+        # Each positive against the negatives: -log(e^s / (e^s + sum e^n)) = softplus(log sum - s).
+        own = tf.nn.softplus(masked_logsumexp(logits, negative)[:, None] - logits)  # [R, N]
+        if not inside:
+            return tf.reduce_sum(weights * own, axis=1) / total
+        return tf.math.log(total) - _weighted_logsumexp(-own, weights)
+    mask = negative if options.denominator_mode == "only_negatives" else takes_part
+    log_denominator = masked_logsumexp(logits, mask)
+    if not inside:
+        return log_denominator - tf.reduce_sum(weights * logits, axis=1) / total
+    return log_denominator + tf.math.log(total) - _weighted_logsumexp(logits, weights)
+
+
+def _weighted_logsumexp(logits, weights):
+    positive = weights > 0
+    return masked_logsumexp(logits + tf.math.log(tf.where(positive, weights, 1.0)), positive)
 
 
 @keras.saving.register_keras_serializable("supcon_tf")
-class SupConLoss(keras.losses.Loss):
+class SupConLoss(AnchorLoss):
     """`supcon_loss` as a Keras loss: `loss(labels, embeddings)` is its mean over the anchors.
 
-    Called with `labels` int [B] and `embeddings` float [B, V, D] or [B, D]. Under a
-    `tf.distribute` strategy pass the gathered global batch (`supcon_tf.gather_batch`): Keras
-    divides the mean by the number of replicas.
+    Called with `labels` int [B] (or None: SimCLR) and `embeddings` float [B, V, D] or [B, D];
+    `loss(None, embeddings, positive_weights=...)` takes pairwise weights instead, and
+    `sample_weight` float [B] weighs the anchors of each image. Under a `tf.distribute` strategy
+    pass the gathered global batch (`supcon_tf.gather_batch`): Keras divides the mean by the number
+    of replicas.
 
     Args:
         temperature: float > 0, dimensionless.
         summation_location: "out" (eq. 2) or "in" (eq. 3).
-        anchors_without_positives: "exclude" them from the mean, or count them as "zero".
+        contrast_mode: "all" rows are anchors, or those of the first view ("one").
+        denominator_mode: "all", "one_positive" or "only_negatives"; see `supcon_loss`.
+        positives_cap: at most so many positives beside the anchor's own views; None for no cap.
+        positives_cap_seed: None keeps the first in the batch; an int draws them.
+        scale_by_temperature: multiply the loss by the temperature.
         normalize: whether the embeddings are scaled to unit norm first.
+        anchors_without_positives: "exclude" them from the mean, or count them as "zero".
+        block_size: anchors a block; None chooses.
         reduction: as in `keras.losses.Loss`; "none" returns one value per anchor.
         name: name of the loss.
 
@@ -119,37 +291,37 @@ class SupConLoss(keras.losses.Loss):
     def __init__(
         self,
         temperature=0.1,
+        *,
         summation_location="out",
-        anchors_without_positives="exclude",
+        contrast_mode="all",
+        denominator_mode="all",
+        positives_cap=None,
+        positives_cap_seed=None,
+        scale_by_temperature=False,
         normalize=True,
+        anchors_without_positives="exclude",
+        block_size=None,
         reduction="sum_over_batch_size",
         name="supcon",
     ):
-        super().__init__(name=name, reduction=reduction, dtype="float32")
-        _check_arguments(temperature, summation_location, anchors_without_positives)
-        self.temperature = temperature
-        self.summation_location = summation_location
-        self.anchors_without_positives = anchors_without_positives
-        self.normalize = normalize
-
-    def call(self, y_true, y_pred):
-        """Labels int [B] or None and embeddings float [B, V, D] in, float32 [V * B] out."""
-        return supcon_loss(
-            y_true,
-            y_pred,
-            temperature=self.temperature,
-            summation_location=self.summation_location,
-            anchors_without_positives=self.anchors_without_positives,
-            normalize=self.normalize,
+        super().__init__(
+            SupConOptions(
+                temperature=temperature,
+                summation_location=summation_location,
+                contrast_mode=contrast_mode,
+                denominator_mode=denominator_mode,
+                positives_cap=positives_cap,
+                positives_cap_seed=positives_cap_seed,
+                scale_by_temperature=scale_by_temperature,
+                normalize=normalize,
+                anchors_without_positives=anchors_without_positives,
+                block_size=block_size,
+            ),
+            reduction=reduction,
+            name=name,
         )
 
-    def get_config(self):
-        """The constructor's arguments."""
-        return {
-            "temperature": self.temperature,
-            "summation_location": self.summation_location,
-            "anchors_without_positives": self.anchors_without_positives,
-            "normalize": self.normalize,
-            "reduction": self.reduction,
-            "name": self.name,
-        }
+    def call(self, y_true, y_pred, positive_weights=None):
+        """Labels int [B] or None and embeddings float [B, V, D] in, float32 [anchors] out."""
+        options = dataclasses.asdict(self.options)
+        return supcon_loss(y_true, y_pred, positive_weights=positive_weights, **options)

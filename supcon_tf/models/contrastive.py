@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 
 from supcon_tf.distribute import gather_batch, num_replicas
+from supcon_tf.metrics import AnchorsWithoutPositives, PositivesPerAnchor
 
 
 def encode_views(encoder, views, training=True):
@@ -102,6 +103,7 @@ class PairwiseModel(ContrastiveModel):
         super().__init__(encoder, (pairwise_loss.name,), **kwargs)
         self.projection_head = projection_head
         self.pairwise_loss = pairwise_loss
+        self.pair_metrics = [PositivesPerAnchor(), AnchorsWithoutPositives()]
         if not projection_head.built:
             projection_head.build(encoder.output_shape)
         self.built = True
@@ -112,8 +114,15 @@ class PairwiseModel(ContrastiveModel):
         embeddings = self.projection_head(encode_views(self.encoder, views))
         embeddings = tf.reshape(embeddings, [-1, views.shape[1], embeddings.shape[-1]])
         embeddings.set_shape([views.shape[0], *embeddings.shape[1:]])
-        loss = self.pairwise_loss(gather_batch(labels), gather_batch(embeddings))
-        return {self.pairwise_loss.name: loss}
+        labels, embeddings = gather_batch(labels), gather_batch(embeddings)
+        for metric in self.pair_metrics:
+            metric.update_state(labels, embeddings)
+        return {self.pairwise_loss.name: self.pairwise_loss(labels, embeddings)}
+
+    @property
+    def metrics(self):
+        """The loss, and how many positives the batches hold."""
+        return [*super().metrics, *self.pair_metrics]
 
 
 class CrossEntropyModel(ContrastiveModel):

@@ -121,7 +121,7 @@ def test_finite_at_any_temperature_and_dtype(dtype, temperature, location):
     embeddings = np.concatenate([EMBEDDINGS * 300, np.zeros((1, 2, 3))])
     rows = tf.Variable(tf.cast(embeddings, dtype))
     with tf.GradientTape() as tape:
-        loss = SupConLoss(temperature, location)(np.array([0, 1, 0, 2, 1]), rows)
+        loss = SupConLoss(temperature, summation_location=location)(np.array([0, 1, 0, 2, 1]), rows)
     assert loss.dtype == tf.float32
     assert np.isfinite(float(loss))
     assert np.all(np.isfinite(tf.cast(tape.gradient(loss, rows), tf.float32)))
@@ -149,7 +149,22 @@ def test_same_in_graph_and_xla():
 
 
 def test_serialization_round_trip():
-    loss = SupConLoss(0.3, "in", "zero", normalize=False, reduction="sum", name="mine")
+    arguments = {
+        "temperature": 0.3,
+        "summation_location": "in",
+        "contrast_mode": "one",
+        "denominator_mode": "one_positive",
+        "positives_cap": 2,
+        "positives_cap_seed": 5,
+        "scale_by_temperature": True,
+        "normalize": False,
+        "anchors_without_positives": "zero",
+        "block_size": 3,
+        "reduction": "sum",
+        "name": "mine",
+    }
+    loss = SupConLoss(**arguments)
+    assert loss.get_config() == arguments
     again = keras.losses.deserialize(keras.losses.serialize(loss))
     assert again.get_config() == loss.get_config()
     assert float(again(LABELS, EMBEDDINGS)) == float(loss(LABELS, EMBEDDINGS))
@@ -158,7 +173,7 @@ def test_serialization_round_trip():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"temperature": 0.0}, "temperature must be above 0. Received: 0.0"),
+        ({"temperature": 0.0}, "temperature must be above 0 and finite. Received: 0.0"),
         ({"temperature": float("nan")}, "temperature"),
         ({"summation_location": "middle"}, "summation_location"),
         ({"anchors_without_positives": "drop"}, "anchors_without_positives"),

@@ -1,0 +1,107 @@
+"""One loss in a process of its own, which the benchmark tells when to run a step.
+
+    python _loss_worker.py KIND PATH N
+
+KIND is `ours:LOSS:blocks`, `ours:LOSS:full`, `supcontrast` (PATH is its checkout) or `pml`. Prints a
+line of JSON when ready; then, for each line read, runs a forward and backward pass and prints
+`{"seconds": ..., "extra_bytes": ...}`: the peak of resident memory over what was resident before the
+first pass at this size, compilation included.
+"""
+
+import json
+import os
+import sys
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+
+DIM, VIEWS, CLASSES = 128, 2, 100
+
+
+def make_batch(num_rows):
+    """Unit-norm embeddings float32 [B, 2, 128] and labels int [B]."""
+    rng = np.random.default_rng(0)
+    batch = num_rows // VIEWS
+    embeddings = rng.normal(size=(batch, VIEWS, DIM)).astype(np.float32)
+    embeddings /= np.linalg.norm(embeddings, axis=-1, keepdims=True)
+    return embeddings, rng.integers(0, CLASSES, batch)
+
+
+def ours(name, path):
+    """A step of one of our losses under XLA, as the training step runs it."""
+    import tensorflow as tf
+
+    from supcon_tf.methods import LOSSES, _blocks, supcon
+
+    if path == "full":
+        _blocks.FULL_MATRIX_ELEMENTS = supcon.FULL_MATRIX_ELEMENTS = 2**40
+    loss = LOSSES[name]()
+
+    @tf.function(jit_compile=True)
+    def step(labels, embeddings):
+        with tf.GradientTape() as tape:
+            tape.watch(embeddings)
+            value = loss(labels, embeddings)
+        return value, tape.gradient(value, embeddings)
+
+    def run(embeddings, labels):
+        value, gradient = step(labels, embeddings)
+        gradient.numpy()
+        return float(value)
+
+    return run, lambda embeddings, labels: (tf.constant(embeddings), tf.constant(labels))
+
+
+def peer(kind, path):
+    """A step of a peer on PyTorch."""
+    import torch
+
+    if kind == "supcontrast":
+        sys.path.insert(0, path)
+        from losses import SupConLoss
+
+        loss = SupConLoss(temperature=0.1, base_temperature=0.1)
+        arguments = lambda x, y: (x, y)  # noqa: E731
+    else:
+        from pytorch_metric_learning.losses import SupConLoss
+
+        loss = SupConLoss(temperature=0.1)
+        arguments = lambda x, y: (x.flatten(0, 1), y.repeat_interleave(VIEWS))  # noqa: E731
+
+    def run(embeddings, labels):
+        embeddings = embeddings.detach().requires_grad_()
+        value = loss(*arguments(embeddings, labels))
+        value.backward()
+        return float(value)
+
+    return run, lambda embeddings, labels: (torch.tensor(embeddings), torch.tensor(labels))
+
+
+def _status(name):
+    with open("/proc/self/status") as file:
+        return next(1024 * int(line.split()[1]) for line in file if line.startswith(name))
+
+
+def main(kind, path, num_rows):
+    """Builds the step, warms it up on a small batch, then obeys."""
+    first, *rest = kind.split(":")
+    run, load = ours(*rest) if first == "ours" else peer(first, path)
+    run(*load(*make_batch(64)))
+    batch = load(*make_batch(int(num_rows)))
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")  # Forget the peak so far.
+    before = _status("VmRSS")
+    value = run(*batch)
+    print(json.dumps({"value": value}), flush=True)
+    for _ in sys.stdin:
+        started = time.perf_counter()
+        run(*batch)
+        seconds = time.perf_counter() - started
+        extra = _status("VmHWM") - before
+        print(json.dumps({"seconds": seconds, "extra_bytes": extra}), flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
