@@ -2,10 +2,11 @@
 
     python _loss_worker.py KIND PATH N
 
-KIND is `ours:LOSS:blocks`, `ours:LOSS:full`, `supcontrast` (PATH is its checkout) or `pml`. Prints a
-line of JSON when ready; then, for each line read, runs a forward and backward pass and prints
-`{"seconds": ..., "extra_bytes": ...}`: the peak of resident memory over what was resident before the
-first pass at this size, compilation included.
+KIND is `ours:LOSS:blocks` (what a user gets), `ours:LOSS:full` (our loss with the whole matrix),
+`ours:plain:full` (L_out as written in the paper), `supcontrast` (PATH is its checkout) or `pml`.
+Prints a line of JSON when ready; then, for each line read, runs a forward and backward pass and
+prints `{"seconds": ..., "extra_bytes": ...}`: the peak of resident memory over what was resident
+before the first pass at this size, compilation included.
 """
 
 import json
@@ -29,6 +30,23 @@ def make_batch(num_rows):
     return embeddings, rng.integers(0, CLASSES, batch)
 
 
+def plain_formula(labels, embeddings):
+    """L_out from the matrix of all pairs, as one would write it down; temperature 0.1."""
+    import tensorflow as tf
+
+    batch, views, dim = embeddings.shape
+    rows = tf.reshape(tf.transpose(tf.math.l2_normalize(embeddings, axis=-1), [1, 0, 2]), [-1, dim])
+    labels = tf.tile(labels, [views])
+    logits = tf.matmul(rows, rows, transpose_b=True) / 0.1
+    others = 1.0 - tf.eye(batch * views)
+    positives = tf.cast(labels[:, None] == labels[None, :], tf.float32) * others
+    logits -= tf.stop_gradient(tf.reduce_max(logits, axis=1, keepdims=True))
+    sums = tf.reduce_sum(tf.exp(logits) * others, axis=1, keepdims=True)
+    log_probability = logits - tf.math.log(sums)
+    counts = tf.maximum(tf.reduce_sum(positives, axis=1), 1.0)
+    return tf.reduce_mean(-tf.reduce_sum(positives * log_probability, axis=1) / counts)
+
+
 def ours(name, path):
     """A step of one of our losses under XLA, as the training step runs it."""
     import tensorflow as tf
@@ -37,7 +55,7 @@ def ours(name, path):
 
     if path == "full":
         _blocks.FULL_MATRIX_ELEMENTS = supcon.FULL_MATRIX_ELEMENTS = 2**40
-    loss = LOSSES[name]()
+    loss = plain_formula if name == "plain" else LOSSES[name]()
 
     @tf.function(jit_compile=True)
     def step(labels, embeddings):

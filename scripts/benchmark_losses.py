@@ -2,8 +2,8 @@
 
     python scripts/benchmark_losses.py --output_dir=runs/benchmark_losses
 
-Every contestant is a process of its own; they take turns step by step. Prints a table of medians and
-writes results.json and growth.png. Linux only (it reads /proc).
+Every contestant is a process of its own; they take turns step by step. Prints a table of medians
+and writes results.json and growth.png. Linux only (it reads /proc).
 """
 
 import dataclasses
@@ -78,8 +78,9 @@ class Contestant:
 def _contestants(config, loss, rows, expected):
     """Kinds to run at this size, without those expected to take too long."""
     kinds = [f"ours:{loss}:blocks"] + [f"ours:{loss}:full"] * (rows <= _FULL_ROWS)
-    if config.peer and loss == "supcon_out" and rows <= _FULL_ROWS:
-        kinds.append(config.peer.partition(":")[0])
+    if loss == "supcon_out" and rows <= _FULL_ROWS:
+        kinds.append("ours:plain:full")
+        kinds += [config.peer.partition(":")[0]] * bool(config.peer)
     return [kind for kind in kinds if expected.get(kind, 0) <= config.max_seconds]
 
 
@@ -174,14 +175,11 @@ def main(config):
         for rows in sizes:
             kinds = _contestants(config, loss, rows, expected)
             if not kinds or not kinds[0].endswith("blocks"):
-                print(f"{loss} at {rows} rows left out: too long", file=sys.stderr)
-                continue
+                print(f"{loss} from {rows} rows on left out: too long", file=sys.stderr)
+                break
             found = _measure(config, kinds, rows)
-            # Expected at the next size: four times as long, or more as the sizes go.
-            expected = {
-                kind: value["median_seconds"] * (sizes[-1] / rows if rows == sizes[-1] else 4)
-                for kind, value in found.items()
-            }
+            # Twice the rows take about four times as long.
+            expected = {kind: 4 * value["median_seconds"] for kind, value in found.items()}
             results.append(found)
             for line in _rows_of_table([found]):
                 print("  ".join(line), file=sys.stderr, flush=True)
