@@ -1,7 +1,7 @@
 """The numbers of other implementations, with the arguments of the README's table.
 
-Recorded from SupContrast (commit 66a8fe5) and pytorch-metric-learning 2.9.0 on PyTorch 2.13, and from
-transcriptions of solo-learn's loss and of the authors' TensorFlow code, on these inputs.
+Recorded from SupContrast (commit 66a8fe5) and pytorch-metric-learning 2.9.0 on PyTorch 2.13, and
+from transcriptions of solo-learn's loss and of the authors' TensorFlow code, on these inputs.
 """
 
 import numpy as np
