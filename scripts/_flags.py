@@ -10,9 +10,6 @@ import os
 import signal
 import sys
 
-# Without these the first lines of every run are TensorFlow's remarks about the machine.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
 from absl import app, flags, logging
 
 from supcon_tf.errors import UserError
@@ -87,6 +84,26 @@ def _parser(config_class, usage):
     return parse
 
 
+def _import_tensorflow():
+    """Imports it without its remarks about the machine, unless the user asked for them.
+
+    Some of them are printed by its C++ before it reads any log level.
+    """
+    if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
+        return
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    terminal, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        import tensorflow as tf
+
+        tf.config.list_physical_devices()
+    finally:
+        os.dup2(terminal, 2)
+        os.close(terminal)
+        os.close(nowhere)
+
+
 def _terminate(signum, frame):
     raise SystemExit(128 + signum)
 
@@ -110,6 +127,7 @@ def run(main, config_class, usage, positional=False):
             if argv[1:] and not positional:
                 raise UserError(f"unexpected argument. Received: {argv[1]!r}. See --help.")
             config = _config(config_class)
+            _import_tensorflow()
             main(config, argv[1:]) if positional else main(config)
         except UserError as error:
             _fail(error)

@@ -87,7 +87,7 @@ class PretrainConfig(RunConfig):
         if self.warmup_epochs is not None and self.warmup_epochs >= self.epochs:
             raise UserError(
                 f"warmup_epochs must be below epochs ({self.epochs}). Received: "
-                f"{self.warmup_epochs}. Lower it, or train longer."
+                f"{self.warmup_epochs:g}. Pass a lower --warmup_epochs, or more --epochs."
             )
         # Absolute, so that a later stage finds the data from any directory.
         object.__setattr__(self, "dataset", _absolute_folder(self.dataset))
@@ -139,7 +139,7 @@ class ExportConfig(Config):
         1e-4, "Largest probability difference to Keras, of the float exports.", above=0
     )
     max_int8_loss: float = setting(
-        0.05, "Largest loss of top-1 that the int8 model may have, as a share.", at_least=0
+        0.05, "An int8 model that loses more of top-1, as a share, is left out.", at_least=0
     )
 
 

@@ -55,7 +55,8 @@ def export(config: ExportConfig) -> dict:
 
     Raises:
         UserError: if the run has no classifier, the version exists, or a reloaded export differs
-            from Keras by more than `config.max_difference` (`max_int8_loss` for the int8 model).
+            from Keras by more than `config.max_difference`. An int8 model that loses more than
+            `max_int8_loss` is left out, and said so.
     """
     run = RunDirectory(config.run_dir)
     run.pretrain_config()
@@ -70,6 +71,7 @@ def export(config: ExportConfig) -> dict:
         (temporary / "labels.txt").write_text("\n".join(dataset.class_names) + "\n")
         scores = compare_exports(model, dataset.test, temporary, config)
         _check_scores(scores, config)
+        _leave_out_bad_int8(scores, config, temporary)
         write_json(temporary / "metadata.json", _metadata(run, dataset, config, target))
         write_json(temporary / "metrics.json", {**run.metrics(), "export": scores})
     scores = {"path": str(target), **scores}
@@ -102,13 +104,21 @@ def _check_scores(scores: dict, config: ExportConfig) -> None:
                 f"the reloaded {name} differs from Keras by {difference:.2e}, above max_difference="
                 f"{config.max_difference:.0e}; nothing was exported."
             )
+
+
+def _leave_out_bad_int8(scores: dict, config: ExportConfig, bundle: Path) -> None:
+    """Removes an int8 model that loses too much; the rest of the bundle is as good as Keras."""
     loss = scores["tflite_int8"]["keras_top1"] - scores["tflite_int8"]["top1"]
-    if loss > config.max_int8_loss:
-        raise UserError(
-            f"the int8 model loses {loss:.3f} of top-1, above max_int8_loss="
-            f"{config.max_int8_loss}; nothing was exported. Calibrate it on more "
-            "--representative_images."
-        )
+    if loss <= config.max_int8_loss:
+        return
+    (bundle / "tflite" / "int8.tflite").unlink()
+    scores["tflite_int8"]["left_out"] = True
+    print(
+        f"left out the int8 model: it loses {loss:.3f} of top-1, above max_int8_loss="
+        f"{config.max_int8_loss}. Train longer, calibrate it on more --representative_images, or "
+        "allow it.",
+        file=sys.stderr,
+    )
 
 
 def _metadata(run, dataset: ImageDataset, config, target) -> dict:

@@ -20,6 +20,7 @@ def writing(path: Path):
     A file is replaced; a folder that is already there and not empty is an `OSError`. The content is
     on the disk before the name is.
     """
+    new = [folder for folder in path.parents if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{path.name}")
     try:
@@ -32,6 +33,10 @@ def writing(path: Path):
         if temporary.is_dir():
             shutil.rmtree(temporary)
         temporary.unlink(missing_ok=True)
+        if not path.exists():
+            with contextlib.suppress(OSError):  # Somebody else uses it by now.
+                for folder in new:  # The innermost first; nothing is left of a failure.
+                    folder.rmdir()
 
 
 def _flush(path: Path) -> None:

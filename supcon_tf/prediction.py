@@ -19,6 +19,8 @@ def find_bundle(model: str) -> Path:
     Raises:
         UserError: if there is no SavedModel.
     """
+    if not model:
+        raise UserError("no model given. Pass --model=saved_models/NAME.")
     folder = Path(model)
     if (folder / "saved_model.pb").is_file():
         return folder

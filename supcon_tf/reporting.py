@@ -54,7 +54,7 @@ def export_table(scores: Mapping) -> str:
     """
     rows = [
         [
-            name.replace("_", " "),
+            name.replace("_", " ") + " (left out)" * found.get("left_out", False),
             _percent(found["top1"]),
             _percent(found["keras_top1"]),
             f"{found['max_difference']:.1e}",

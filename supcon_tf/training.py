@@ -120,6 +120,7 @@ class Progress(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         """Starts the clock and, on a terminal, the bar."""
         self.started = self.shown = time.monotonic()
+        self.timed_from = None
         self.epoch, self.step = self.done, self.done * self.steps
         self.bar = None
         if self.stream.isatty():
@@ -133,8 +134,13 @@ class Progress(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         """Advances, and shows the metrics now and then."""
         self.step += 1
+        if self.timed_from is None:
+            # The first step compiles; what is left is estimated from the others.
+            self.timed_from, self.started = self.step, time.monotonic()
         if self.bar is not None:
             self.bar.update()
+        if self.step % self.steps == 0:
+            return  # The end of the epoch shows it.
         if time.monotonic() - self.shown > (_BAR_SECONDS if self.bar else _LINE_SECONDS):
             self._show(logs)
 
@@ -149,8 +155,8 @@ class Progress(keras.callbacks.Callback):
         if self.bar is not None:
             self.bar.set_postfix_str(f"{epoch} {values}")
             return
-        steps_done = self.step - self.done * self.steps
-        left = (self.shown - self.started) / steps_done * (self.epochs * self.steps - self.step)
+        timed = max(1, self.step - self.timed_from)
+        left = (self.shown - self.started) / timed * (self.epochs * self.steps - self.step)
         step = f"step {self.step - self.epoch * self.steps}/{self.steps}"
         line = f"{self.title} {epoch} {step} {values} ({left:.0f} s left)"
         print(line, file=self.stream, flush=True)

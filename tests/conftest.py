@@ -82,6 +82,8 @@ def script():
 
     def run(name, *arguments, cwd=ROOT):
         command = [sys.executable, str(ROOT / "scripts" / f"{name}.py"), *map(str, arguments)]
-        return subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+        environment = {**os.environ}
+        environment.pop("TF_CPP_MIN_LOG_LEVEL", None)  # As a user runs it.
+        return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
 
     return run

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 import supcon_tf
 from supcon_tf import ExportConfig, UserError
-from supcon_tf.exporting import _check_scores, versions
+from supcon_tf.exporting import _leave_out_bad_int8, versions
 
 
 @pytest.fixture(scope="module")
@@ -92,11 +92,18 @@ def test_a_difference_above_the_limit_leaves_nothing(exported, tmp_path):
     config = config.replace(saved_models_dir=str(tmp_path), max_difference=1e-12)
     with pytest.raises(UserError, match="differs from Keras by .*; nothing was exported"):
         supcon_tf.export(config)
-    scores = {name: {"max_difference": 0} for name in ("saved_model", "tflite_float32")}
-    scores["tflite_int8"] = {"keras_top1": 0.9, "top1": 0.8}
-    with pytest.raises(UserError, match="int8 model loses 0.100 of top-1, above .*=0.05"):
-        _check_scores(scores, ExportConfig())
-    assert list((tmp_path / "digits").iterdir()) == []
+
+
+def test_a_bad_int8_model_is_left_out(tmp_path, capsys):
+    (tmp_path / "tflite").mkdir()
+    (tmp_path / "tflite/int8.tflite").write_text("bad")
+    scores = {"tflite_int8": {"keras_top1": 0.9, "top1": 0.8}}
+    _leave_out_bad_int8(scores, ExportConfig(max_int8_loss=0.2), tmp_path)
+    assert (tmp_path / "tflite/int8.tflite").exists()
+    _leave_out_bad_int8(scores, ExportConfig(), tmp_path)
+    assert not (tmp_path / "tflite/int8.tflite").exists()
+    assert scores["tflite_int8"]["left_out"]
+    assert "loses 0.100 of top-1, above max_int8_loss=0.05" in capsys.readouterr().err
 
 
 def test_a_run_without_classifier_or_with_a_bad_name_is_refused(finished_run, tmp_path):

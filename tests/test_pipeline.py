@@ -22,7 +22,11 @@ def test_from_a_folder_of_images_to_a_prediction(script, tmp_path):
 
     settings += ["--skip_bad_images"]
     steps = [
-        ("pretrain", [f"--dataset=folder:{photos}", *settings], "left out 1 unreadable"),
+        (
+            "pretrain",
+            [f"--dataset=folder:{photos}", *settings],
+            "unreadable images left out: 1 (dark/broken.png",
+        ),
         ("train_classifier", [f"--run_dir={run_dir}", "--epochs=10"], "training top-1"),
         ("evaluate", [f"--run_dir={run_dir}", "--knn_neighbors=5"], "top1"),
         ("export", [f"--run_dir={run_dir}", f"--saved_models_dir={models}"], "tflite int8"),

@@ -1,5 +1,7 @@
 """The embedded default data set: scikit-learn's digits as a TensorFlow Datasets builder."""
 
+import contextlib
+import io
 from pathlib import Path
 
 import numpy as np
@@ -74,9 +76,10 @@ def prepare(data_dir: str | None) -> tfds.core.DatasetBuilder:
     """
     builder = Digits(data_dir=data_dir)
     if not tf.io.gfile.exists(str(builder.data_dir)):
-        tfds.disable_progress_bar()  # It takes a second.
+        tfds.disable_progress_bar()  # It takes a second, and its remarks speak of a download.
         try:
-            builder.download_and_prepare()
+            with contextlib.redirect_stdout(io.StringIO()):
+                builder.download_and_prepare()
         except OSError as error:
             raise UserError(
                 f"cannot write the digits to {builder.data_dir}: {error.strerror}. Pass a "
