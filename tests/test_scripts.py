@@ -178,7 +178,7 @@ def test_digits_recipe_is_the_default():
     text = (ROOT / "scripts/recipes/digits.flags").read_text()
     config = supcon_tf.PretrainConfig()
     meant = {
-        "temperature": supcon_tf.SupConLoss().temperature,
+        "temperature": supcon_tf.SupConLoss().options.temperature,
         "projection_hidden_dim": 128,
     }
     for name, value in re.findall(r"^--(\w+)=(.+)$", text, re.MULTILINE):
