@@ -5,6 +5,7 @@ after Ctrl-C and 143 after SIGTERM, 1 for anything unforeseen (with a traceback)
 """
 
 import ast
+import contextlib
 import dataclasses
 import os
 import signal
@@ -78,7 +79,7 @@ def _parser(config_class, usage):
             sys.exit(0)
         try:
             return flags.FLAGS(argv)
-        except flags.Error as error:
+        except (flags.Error, UnicodeDecodeError) as error:
             _fail(error)
 
     return parse
@@ -104,6 +105,24 @@ def _import_tensorflow():
         os.close(nowhere)
 
 
+@contextlib.contextmanager
+def _tensorflow_errors():
+    """Makes one line of what TensorFlow itself raises: a full disk, too little memory, bad data."""
+    import tensorflow as tf
+
+    try:
+        yield
+    except tf.errors.ResourceExhaustedError as error:
+        message = str(error.message).strip().splitlines()[0]
+        raise UserError(
+            f"the machine is full: {message} Lower --batch_size or --image_size_px, or free the "
+            "disk."
+        ) from error
+    except (tf.errors.DataLossError, tf.errors.NotFoundError) as error:
+        message = str(error.message).strip().splitlines()[0]
+        raise UserError(f"data on disk is damaged or gone: {message}") from error
+
+
 def _terminate(signum, frame):
     raise SystemExit(128 + signum)
 
@@ -121,6 +140,7 @@ def run(main, config_class, usage, positional=False):
 
     def guarded(argv):
         signal.signal(signal.SIGTERM, _terminate)
+        sys.stdout.reconfigure(errors="backslashreplace")
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.ERROR)  # The libraries' remarks on what they read.
         try:
@@ -128,9 +148,17 @@ def run(main, config_class, usage, positional=False):
                 raise UserError(f"unexpected argument. Received: {argv[1]!r}. See --help.")
             config = _config(config_class)
             _import_tensorflow()
-            main(config, argv[1:]) if positional else main(config)
+            with _tensorflow_errors():
+                main(config, argv[1:]) if positional else main(config)
         except UserError as error:
             _fail(error)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Nobody reads on; the exit flushes.
+            sys.exit(0)
+        except OSError as error:
+            _fail(f"{error.filename or 'output'}: {error.strerror or error}")
+        except MemoryError:
+            _fail("out of memory. Lower --batch_size or --image_size_px.")
         except KeyboardInterrupt:
             advice = "; --resume continues" if "resume" in flags.FLAGS else ""
             print(f"\ninterrupted; what is finished is kept{advice}.", file=sys.stderr)

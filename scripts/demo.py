@@ -16,6 +16,7 @@ from supcon_tf.config import (
     ExportConfig,
     PretrainConfig,
 )
+from supcon_tf.errors import UserError
 
 
 def main(config):
@@ -31,6 +32,13 @@ def main(config):
     from supcon_tf.runs import RunDirectory
 
     output = Path(config.output_dir)
+    marker = output / ".demo"
+    if any(output.glob("*")) and not marker.exists():
+        raise UserError(
+            f"output_dir holds files that are not a demo's. Received: {output}. Give another."
+        )
+    output.mkdir(parents=True, exist_ok=True)
+    marker.touch()
     methods = {"supcon_out": "SupCon, linear head", "cross_entropy": "cross entropy"}
     runs = {title: RunDirectory(str(output / method)) for method, title in methods.items()}
     shared = {"seed": config.seed, "overwrite": True}

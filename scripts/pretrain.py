@@ -13,7 +13,8 @@ def main(config):
     from supcon_tf.pretraining import pretrain
 
     metrics = pretrain(config)
-    print(f"loss {metrics['loss']:.4f} after {metrics['seconds']:.0f} s of training")
+    if metrics:
+        print(f"loss {metrics['loss']:.4f} after {metrics['seconds']:.0f} s of training")
     print(f"encoder: {config.run_dir}/encoder.keras    pictures: {config.run_dir}/pictures")
     # Cross entropy comes with its classifier.
     following = "evaluate" if config.method == "cross_entropy" else "train_classifier"

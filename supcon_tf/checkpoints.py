@@ -1,6 +1,7 @@
 """Checkpoints of one stage: weights, optimizer and curves after an epoch, in one folder each."""
 
 import json
+import math
 import shutil
 import sys
 from pathlib import Path
@@ -22,17 +23,39 @@ def save(folder: Path, epoch: int, model: keras.Model, history: dict) -> None:
         epoch: epochs done.
         model: compiled and built.
         history: curves so far.
+
+    Raises:
+        UserError: if the disk is full.
     """
     target = folder / f"{epoch:06d}"
     if target.exists():
         shutil.rmtree(target)  # A corrupted one, which the run has passed over.
+    _check_space(folder, model)
     with writing(target) as temporary:
         temporary.mkdir(parents=True)
-        model.save_weights(temporary / _WEIGHTS)
+        try:
+            model.save_weights(temporary / _WEIGHTS)
+        except (OSError, RuntimeError) as error:  # HDF5 raises either.
+            raise UserError(
+                f"cannot write checkpoint {target}: {error}. The ones before it are kept."
+            ) from error
         digest = sha256(temporary / _WEIGHTS)
         write_json(temporary / "state.json", {"epoch": epoch, "history": history, "sha256": digest})
     for old in _newest_first(folder)[_KEPT:]:
         shutil.rmtree(old)
+
+
+def _check_space(folder: Path, model: keras.Model) -> None:
+    """Stops before a disk fills, which HDF5 does not always survive."""
+    folder.mkdir(parents=True, exist_ok=True)
+    variables = [*model.variables, *model.optimizer.variables]
+    needed = 1.1 * sum(4 * math.prod(variable.shape) for variable in variables) + 2**20
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise UserError(
+            f"the disk of {folder} is full: {free / 2**20:.0f} MiB free, a checkpoint takes "
+            f"{needed / 2**20:.0f}. The ones before it are kept; free some space and --resume."
+        )
 
 
 def newest(folder: Path) -> tuple[Path, dict] | None:
@@ -51,7 +74,8 @@ def newest(folder: Path) -> tuple[Path, dict] | None:
     for path in found:
         try:
             state = json.loads((path / "state.json").read_text())
-            if sha256(path / _WEIGHTS) == state["sha256"]:
+            whole = isinstance(state["epoch"], int) and isinstance(state["history"], dict)
+            if whole and sha256(path / _WEIGHTS) == state["sha256"]:
                 return path, state
         except (OSError, ValueError, KeyError, TypeError):
             pass
@@ -80,7 +104,12 @@ def restore(folder: Path, model: keras.Model) -> tuple[int, dict]:
     if found is None:
         return 0, {}
     path, state = found
-    model.load_weights(path / _WEIGHTS)
+    try:
+        model.load_weights(path / _WEIGHTS)
+    except ValueError as error:
+        raise UserError(
+            f"checkpoint {path} is of another model. Start again with --overwrite."
+        ) from error
     return state["epoch"], state["history"]
 
 

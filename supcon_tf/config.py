@@ -47,30 +47,40 @@ class PretrainConfig(RunConfig):
         None,
         "Share of each class of a folder to hold out (none: 0.2).",
         kind=float,
-        above=0,
-        below=1,
+        at_least=0.001,
+        at_most=0.999,
     )
     skip_bad_images: bool = setting(False, "Leave out unreadable images, and count them.")
     image_size_px: int | None = setting(
-        None, "Side of the square image (none: the data set's, or 64).", kind=int, at_least=1
+        None,
+        "Side of the square image (none: the data set's, or 64).",
+        kind=int,
+        at_least=1,
+        at_most=4096,
     )
     encoder: str = setting("resnet8", "Encoder architecture, such as resnet8 or resnet50.")
-    width_multiplier: float = setting(1.0, "Factor on the encoder's channels.", above=0, at_most=16)
+    width_multiplier: float = setting(
+        1.0, "Factor on the encoder's channels.", at_least=0.01, at_most=16
+    )
     method: str = setting("supcon_out", "Training method.")
     temperature: float | None = setting(
-        None, "Temperature of the loss (none: the method's default).", kind=float, above=0
+        None,
+        "Temperature of the loss (none: the method's default).",
+        kind=float,
+        at_least=1e-3,
+        at_most=1e4,
     )
     method_args: dict = setting({}, "Further arguments of the method, as name=value,name=value.")
     embedding_dim: int | None = setting(
-        None, "Outputs of the projection head (none: 128).", kind=int, at_least=1
+        None, "Outputs of the projection head (none: 128).", kind=int, at_least=1, at_most=65536
     )
     projection_hidden_dim: int | None = setting(
-        None, "Its hidden units (0: a linear head; none: 128).", kind=int, at_least=0
+        None, "Its hidden units (0: linear; none: 128).", kind=int, at_least=0, at_most=65536
     )
     augmentation: str = setting("symbols", "How views are made: symbols, cifar or imagenet.")
     num_views: int = setting(2, "Augmented views of each image.", at_least=1, at_most=64)
-    batch_size: int = setting(256, "Images a step, over all replicas.", at_least=2)
-    epochs: int = setting(80, "Passes over the training split.", at_least=1)
+    batch_size: int = setting(256, "Images a step, over all replicas.", at_least=2, at_most=2**20)
+    epochs: int = setting(80, "Passes over the training split.", at_least=1, at_most=10**6)
     warmup_epochs: float | None = setting(
         None, "Linear warm-up, then cosine (none: epochs / 16).", kind=float, at_least=0
     )
@@ -89,6 +99,12 @@ class PretrainConfig(RunConfig):
                 f"warmup_epochs must be below epochs ({self.epochs}). Received: "
                 f"{self.warmup_epochs:g}. Pass a lower --warmup_epochs, or more --epochs."
             )
+        path = self.dataset.removeprefix("folder:")
+        if path != self.dataset and _absolute(self.run_dir).startswith(_absolute(path) + os.sep):
+            raise UserError(
+                f"run_dir must not lie in the data set's folder. Received: {self.run_dir}. Its "
+                "pictures would become images of a class."
+            )
         # Absolute, so that a later stage finds the data from any directory.
         object.__setattr__(self, "dataset", _absolute_folder(self.dataset))
         if self.data_dir:
@@ -101,8 +117,10 @@ class PretrainConfig(RunConfig):
 class ClassifierConfig(RunConfig):
     """Training of a linear classifier on the frozen encoder of a run."""
 
-    batch_size: int = setting(256, "Images a step.", at_least=1)
-    epochs: int = setting(100, "Passes over the training split's features.", at_least=1)
+    batch_size: int = setting(256, "Images a step.", at_least=1, at_most=2**20)
+    epochs: int = setting(
+        100, "Passes over the training split's features.", at_least=1, at_most=10**6
+    )
     learning_rate: float = setting(0.5, "Peak learning rate of SGD.", above=0, at_most=1000)
     momentum: float = setting(0.9, "Momentum of SGD.", at_least=0, below=1)
     weight_decay: float = setting(0.0, "L2 decay of the kernel, per step.", at_least=0, at_most=1)
@@ -114,7 +132,7 @@ class EvaluateConfig(Config):
     """Scores of a run on the held-out split."""
 
     run_dir: str = setting("runs/run", "Directory of the run.", identity=False)
-    batch_size: int = setting(256, "Images a step.", at_least=1)
+    batch_size: int = setting(256, "Images a step.", at_least=1, at_most=2**20)
     knn_neighbors: int = setting(10, "Neighbours that vote in the k-NN score.", at_least=1)
 
 
@@ -126,9 +144,14 @@ class ExportConfig(Config):
     saved_models_dir: str = setting("saved_models", "Where bundles are kept.", identity=False)
     name: str = setting("", "Name of the model ('': the run directory's name).")
     version: int | None = setting(
-        None, "Version (none: one more than the newest).", kind=int, at_least=1, identity=False
+        None,
+        "Version (none: one more than the newest).",
+        kind=int,
+        at_least=1,
+        below=2**31,
+        identity=False,
     )
-    batch_size: int = setting(256, "Images a step while scoring.", at_least=1)
+    batch_size: int = setting(256, "Images a step while scoring.", at_least=1, at_most=2**20)
     representative_images: int = setting(
         200, "Training images that calibrate the int8 model.", at_least=1
     )
@@ -149,7 +172,7 @@ class PredictConfig(Config):
 
     model: str = setting("", "Exported model: saved_models/NAME, or one of its versions.")
     top_k: int = setting(1, "Classes to print for each image.", at_least=1)
-    batch_size: int = setting(64, "Images a step.", at_least=1)
+    batch_size: int = setting(64, "Images a step.", at_least=1, at_most=2**20)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -158,7 +181,7 @@ class DemoConfig(Config):
 
     output_dir: str = setting("runs/demo", "Where the demo's runs are written.", identity=False)
     saved_models_dir: str = setting("saved_models", "Where the bundle goes.", identity=False)
-    epochs: int = setting(80, "Epochs of pretraining.", at_least=1)
+    epochs: int = setting(80, "Epochs of pretraining.", at_least=1, at_most=10**6)
     seed: int = setting(0, "Seed of every stage.", at_least=0, below=2**31)
 
 

@@ -37,7 +37,8 @@ def versions(folder: Path) -> list[int]:
     """The versions of a model in `<saved_models>/<name>`, oldest first."""
     if not folder.is_dir():
         return []
-    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())
+    numbers = (path.name for path in folder.iterdir() if re.fullmatch("[0-9]+", path.name))
+    return sorted(map(int, numbers))
 
 
 def export(config: ExportConfig) -> dict:
@@ -63,12 +64,15 @@ def export(config: ExportConfig) -> dict:
     target = _target(config, run)
     dataset = run.open_dataset()
     model = run.load_model("classifier")
+    expected = (dataset.image_size_px, len(dataset.class_names))
+    if (model.input_shape[1], model.output["logits"].shape[1]) != expected:
+        raise UserError(f"{run.path}/classifier.keras is not of this run. Train it again.")
     with writing(target) as temporary:
         print(f"exporting to {target}", file=sys.stderr)
         temporary.mkdir(parents=True)
         save_saved_model(model, dataset.class_names, temporary)
         save_tflite(temporary, dataset, config.representative_images)
-        (temporary / "labels.txt").write_text("\n".join(dataset.class_names) + "\n")
+        (temporary / "labels.txt").write_text("\n".join(dataset.class_names) + "\n", "utf-8")
         scores = compare_exports(model, dataset.test, temporary, config)
         _check_scores(scores, config)
         _leave_out_bad_int8(scores, config, temporary)

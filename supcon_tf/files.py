@@ -23,6 +23,7 @@ def writing(path: Path):
     new = [folder for folder in path.parents if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{path.name}")
+    remove(temporary)  # Of a process that was killed and had the same number.
     try:
         yield temporary
         for file in [temporary, *temporary.rglob("*")]:
@@ -30,13 +31,19 @@ def writing(path: Path):
         os.replace(temporary, path)
         _flush(path.parent)
     finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary)
-        temporary.unlink(missing_ok=True)
+        remove(temporary)
         if not path.exists():
             with contextlib.suppress(OSError):  # Somebody else uses it by now.
                 for folder in new:  # The innermost first; nothing is left of a failure.
                     folder.rmdir()
+
+
+def remove(path: Path) -> None:
+    """Removes a file, a link or a folder with all that is in it; nothing where there is none."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _flush(path: Path) -> None:

@@ -1,12 +1,13 @@
 """Classes of image files, from an exported bundle alone."""
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import tensorflow as tf
 
 from supcon_tf.config import PredictConfig
-from supcon_tf.data.images import EXTENSIONS, decode
+from supcon_tf.data.images import EXTENSIONS, is_readable
 from supcon_tf.errors import UserError
 
 
@@ -24,7 +25,7 @@ def find_bundle(model: str) -> Path:
     folder = Path(model)
     if (folder / "saved_model.pb").is_file():
         return folder
-    numbered = [path for path in folder.glob("[0-9]*") if path.name.isdigit()]
+    numbered = [path for path in folder.glob("[0-9]*") if re.fullmatch("[0-9]+", path.name)]
     found = [path for path in numbered if (path / "saved_model.pb").is_file()]
     if not found:
         raise UserError(
@@ -53,13 +54,19 @@ def predict(config: PredictConfig, images: Sequence[str]) -> Iterator[dict]:
     try:
         model = tf.saved_model.load(str(bundle))
         serve = model.signatures["serving_bytes"]
-        names = (bundle / "labels.txt").read_text().splitlines()
-    except (OSError, KeyError, tf.errors.OpError) as error:
-        raise UserError(f"cannot load model {bundle}: {type(error).__name__}.") from error
+        names = (bundle / "labels.txt").read_text("utf-8").removesuffix("\n").split("\n")
+    except Exception as error:  # A damaged bundle fails in many ways inside TensorFlow.
+        raise UserError(
+            f"model {bundle} is damaged ({type(error).__name__}). Export it again."
+        ) from error
+    if len(names) != serve.structured_outputs["probabilities"].shape[1]:
+        raise UserError(f"model {bundle} is damaged (labels.txt). Export it again.")
     return _results(model, serve, names, paths, config)
 
 
 def _image_files(path: Path) -> list[Path]:
+    if str(path) == "." and not path.name:
+        raise UserError("an image's path is empty, or the current folder. Name files or folders.")
     if path.is_dir():
         found = sorted(file for file in path.rglob("*") if file.suffix.lower() in EXTENSIONS)
         if not found:
@@ -87,7 +94,8 @@ def _results(model, serve, names, paths, config):
 def _read(path: Path) -> bytes:
     try:
         encoded = path.read_bytes()
-        decode(tf.constant(encoded))
-    except (OSError, ValueError, tf.errors.OpError) as error:
-        raise UserError(f"cannot read image {path}. Remove or replace it.") from error
+    except OSError as error:
+        raise UserError(f"cannot read image {path}: {error.strerror}.") from error
+    if not is_readable(encoded):
+        raise UserError(f"cannot read image {path}. Remove or replace it.")
     return encoded

@@ -51,7 +51,7 @@ def pretrain(config: PretrainConfig) -> dict:
     run.begin("pretrain", config, dataset.describe())
     if config.resume and run.has_finished("pretrain"):
         print(f"{config.run_dir} is finished; nothing to resume", file=sys.stderr)
-        return run.metrics()["pretrain"]
+        return run.metrics().get("pretrain", {})
     if dataset.bad_images:
         print(
             f"left out {len(dataset.bad_images)} unreadable images, {dataset.bad_images[0]} first"
@@ -111,7 +111,8 @@ def _compiled_model(config, dataset, steps, replicas):
             config.method_args,
         )
     warmup = config.epochs / 16 if config.warmup_epochs is None else config.warmup_epochs
-    rate = warmup_cosine(config.learning_rate, config.epochs * steps, round(warmup * steps))
+    total = config.epochs * steps
+    rate = warmup_cosine(config.learning_rate, total, min(round(warmup * steps), total - 1))
     optimizer = MomentumSGD(rate, config.momentum, l2=config.weight_decay)
     # XLA uses all cores in the backward convolutions, which TensorFlow's own kernels do not; it
     # does not compile across replicas.

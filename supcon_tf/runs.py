@@ -9,7 +9,9 @@ encoder.keras   the trained encoder;  classifier.keras  encoder and linear head
 logs/           TensorBoard;  pictures/  PNG files
 """
 
-import shutil
+import contextlib
+import fcntl
+import os
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +21,13 @@ from supcon_tf import checkpoints
 from supcon_tf.config import PretrainConfig, RunConfig
 from supcon_tf.data.datasets import ImageDataset, from_config
 from supcon_tf.errors import UserError
-from supcon_tf.files import TEMPORARY_PREFIX, read_json, write_json, writing
+from supcon_tf.files import TEMPORARY_PREFIX, read_json, remove, write_json, writing
 from supcon_tf.manifest import manifest, resumption
 
 STAGES = ("pretrain", "classifier")
+_SPLITS = ("train", "test")
+_LOCK = ".lock"
+_locks: dict[Path, int] = {}  # Open files, by run directory: one lock a process.
 _JSON = ("metrics.json", "history.json", "manifest.json", "config.json")
 # What is derived from each stage and removed when it is replaced; what a user put beside it stays.
 _CLASSIFIER_FILES = (
@@ -38,7 +43,7 @@ _PRETRAIN_FILES = (
     "logs",
     "pictures/learning_curves.png",
     "pictures/embeddings.png",
-    *_JSON,  # config.json last: while it is there the directory is known as a run.
+    *_JSON,
 )
 
 
@@ -71,7 +76,9 @@ class RunDirectory:
             UserError: if the directory's config.json is not a run's.
         """
         stages = self._read("config.json")
-        if not set(stages) <= set(STAGES):
+        if not set(stages) <= set(STAGES) or not all(
+            isinstance(settings, dict) for settings in stages.values()
+        ):
             file = self.path / "config.json"
             raise UserError(f"{file} is not a run's. Give another directory as run_dir.")
         return stages
@@ -107,6 +114,8 @@ class RunDirectory:
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"run_dir is a file. Received: {self.path}. Give another directory.")
         stages = self.stages()
+        for name in _JSON:
+            self._read(name)
         if not stages and self._holds_files():
             raise UserError(
                 f"run_dir holds files but no run. Received: {self.path}. Give another directory."
@@ -126,7 +135,7 @@ class RunDirectory:
 
     def _holds_files(self) -> bool:
         entries = self.path.iterdir() if self.path.is_dir() else ()
-        return any(not entry.name.startswith(TEMPORARY_PREFIX) for entry in entries)
+        return any(not entry.name.startswith((TEMPORARY_PREFIX, _LOCK)) for entry in entries)
 
     def _check_same_settings(self, before: dict, now: dict) -> None:
         for name in sorted({*before, *now}):
@@ -155,30 +164,62 @@ class RunDirectory:
         else:
             entry = manifest(config.seed, dataset)
         try:
-            if config.overwrite:
-                self._remove(stage)
             self.path.mkdir(parents=True, exist_ok=True)
-            self._update("config.json", {stage: config.to_dict()})
-            self._update("manifest.json", {stage: entry})
+            self._lock()
+            with self._set_aside(stage if config.overwrite else None):
+                self._update("manifest.json", {stage: entry})
+                self._update("config.json", {stage: config.to_dict()})
         except OSError as error:
-            raise UserError(f"cannot write to run_dir {self.path}: {error.strerror}.") from error
+            reason = error.strerror or error
+            raise UserError(f"cannot write to run_dir {self.path}: {reason}.") from error
 
-    def _remove(self, stage: str) -> None:
-        if stage not in self.stages() and not self.has_finished(stage):
+    def _lock(self) -> None:
+        """Keeps other processes from writing into the run as long as this one lives."""
+        path = self.path.resolve()
+        if path in _locks:
             return
-        for name in _PRETRAIN_FILES if stage == "pretrain" else _CLASSIFIER_FILES:
-            file = self.path / name
-            if file.is_dir():
-                shutil.rmtree(file)
-            else:
-                file.unlink(missing_ok=True)
-        if stage == "classifier":
-            for name in ("metrics.json", "history.json"):
-                self._update(name, {}, drop=("classifier", "test", "export"))
+        lock = os.open(path / _LOCK, os.O_CREAT | os.O_WRONLY)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(lock)
+            raise UserError(
+                f"another process is writing to run_dir {self.path}. Wait for it, or stop it."
+            ) from error
+        _locks[path] = lock
+
+    @contextlib.contextmanager
+    def _set_aside(self, stage: str | None):
+        """Moves away what a stage left behind; it comes back if the block fails."""
+        if stage is None or not (stage in self.stages() or self.has_finished(stage)):
+            yield
+            return
+        aside = self.path / f"{TEMPORARY_PREFIX}old"
+        remove(aside)
+        moved = []
+        try:
+            for name in _PRETRAIN_FILES if stage == "pretrain" else _CLASSIFIER_FILES:
+                file, old = self.path / name, aside / name
+                if file.exists() or file.is_symlink():
+                    old.parent.mkdir(parents=True, exist_ok=True)
+                    file.rename(old)
+                    moved.append((file, old))
+            if stage == "classifier":
+                for name in ("metrics.json", "history.json"):
+                    self._update(name, {}, drop=("classifier", "test", "export"))
+            yield
+        except BaseException:
+            for file, old in reversed(moved):
+                remove(file)
+                old.rename(file)
+            raise
+        remove(aside)
 
     def _stage_manifest(self, stage: str) -> dict:
         entry = self._read("manifest.json").get(stage)
-        if not isinstance(entry, dict) or "dataset" not in entry:
+        dataset = entry.get("dataset") if isinstance(entry, dict) else None
+        splits = [dataset.get(split) for split in _SPLITS] if isinstance(dataset, dict) else [None]
+        if not all(isinstance(split, dict) and "examples" in split for split in splits):
             raise UserError(f"{self.path}/manifest.json is damaged. Run {stage} with --overwrite.")
         return entry
 
@@ -219,7 +260,7 @@ class RunDirectory:
 
     def _check_same_data(self, entry: dict, now: dict) -> None:
         before = entry["dataset"]
-        for split in ("train", "test"):
+        for split in _SPLITS:
             if before[split] != now[split]:
                 raise UserError(
                     f"split {split!r} of {now['name']} changed since {self.path} was pretrained: "
@@ -243,9 +284,14 @@ class RunDirectory:
             script = "train_classifier" if name == "classifier" else "pretrain"
             raise UserError(f"{file} not found. Run {script}.py --run_dir={self.path} first.")
         try:
-            return keras.saving.load_model(file, compile=False)
+            model = keras.saving.load_model(file, compile=False)
         except Exception as error:  # A broken file fails in many ways inside Keras.
             raise UserError(
                 f"{file} is corrupted ({type(error).__name__}). Train that stage again with "
                 "--overwrite."
             ) from error
+        outputs = getattr(model, "output", ())
+        is_classifier = isinstance(outputs, dict) and {"logits", "features"} <= {*outputs}
+        if is_classifier != (name == "classifier"):
+            raise UserError(f"{file} holds another kind of model. Train that stage again.")
+        return model

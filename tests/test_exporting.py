@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import ai_edge_litert.interpreter as litert
 import numpy as np
@@ -7,6 +8,7 @@ import tensorflow as tf
 
 import supcon_tf
 from supcon_tf import ExportConfig, UserError
+from supcon_tf.config import PredictConfig
 from supcon_tf.exporting import _leave_out_bad_int8, versions
 
 
@@ -78,6 +80,22 @@ def test_metadata_tells_how_it_was_made(exported):
     assert metadata["training"]["pretrain"]["dataset"]["train"]["examples"] == 1347
     metrics = json.loads((folder / "1/metrics.json").read_text())
     assert metrics["export"]["tflite_int8"]["top1"] > 0.5
+
+
+def test_a_damaged_bundle_is_named(exported, digits, tmp_path):
+    _, folder, _ = exported
+    image = tmp_path / "digit.png"
+    image.write_bytes(next(iter(digits.test.records()))[0].numpy())
+    bundle = tmp_path / "model" / "1"
+    shutil.copytree(folder / "1", bundle)
+    config = PredictConfig(model=str(bundle.parent))
+    assert len(list(supcon_tf.predict(config, [str(image)]))) == 1
+    (bundle / "labels.txt").write_text("0\n1\n")
+    with pytest.raises(UserError, match=r"is damaged \(labels.txt\). Export it again"):
+        supcon_tf.predict(config, [str(image)])
+    (bundle / "saved_model.pb").write_bytes(b"")
+    with pytest.raises(UserError, match="is damaged .*Export it again"):
+        supcon_tf.predict(config, [str(image)])
 
 
 def test_versions_are_never_overwritten(exported):

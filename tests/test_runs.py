@@ -1,4 +1,8 @@
 import json
+import os
+import shutil
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -39,6 +43,10 @@ def test_writing_is_all_or_nothing(tmp_path):
         fail()
     assert json.loads(file.read_text()) == {"a": 1}
     assert [path.name for path in file.parent.iterdir()] == ["a.json"]
+    new = tmp_path / "one" / "two" / "b.json"
+    with pytest.raises(RuntimeError), writing(new):
+        raise RuntimeError
+    assert not (tmp_path / "one").exists()
 
 
 def test_manifest_says_how_to_repeat_the_run(tmp_path):
@@ -112,6 +120,47 @@ def test_a_classifier_that_came_with_the_encoder_is_not_replaced_silently(tmp_pa
         run.check("classifier", ClassifierConfig(run_dir=config.run_dir, resume=True))
 
 
+def test_a_failed_overwrite_gives_everything_back(tmp_path, monkeypatch):
+    run, config = begun(tmp_path)
+    (run.path / "encoder.keras").write_text("old")
+    (run.path / "checkpoints/pretrain").mkdir(parents=True)
+    before = (run.path / "config.json").read_text()
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("supcon_tf.runs.write_json", full)
+    with pytest.raises(UserError, match="cannot write to run_dir .*No space left"):
+        run.begin("pretrain", config.replace(overwrite=True, epochs=9), DATASET)
+    assert (run.path / "encoder.keras").read_text() == "old"
+    assert (run.path / "checkpoints/pretrain").is_dir()
+    assert (run.path / "config.json").read_text() == before
+
+
+def test_a_second_process_cannot_write_into_the_run(tmp_path, monkeypatch):
+    run, config = begun(tmp_path)
+    config = config.replace(resume=True)
+    RunDirectory(config.run_dir).begin("pretrain", config, DATASET)  # The same process may.
+    lock = run.path.resolve() / ".lock"
+    code = f"import fcntl; fcntl.flock(open({str(lock)!r}), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "BlockingIOError" in other.stderr
+    monkeypatch.setattr("supcon_tf.runs._locks", {})  # As in another process.
+    with pytest.raises(UserError, match="another process is writing to run_dir"):
+        RunDirectory(config.run_dir).begin("pretrain", config, DATASET)
+
+
+def test_what_a_killed_process_left_is_in_nobodys_way(tmp_path):
+    file = tmp_path / "a"
+    leftover = tmp_path / f".writing-{os.getpid()}-a"
+    leftover.mkdir()
+    (leftover / "half").write_text("half")
+    with writing(file) as temporary:
+        temporary.write_text("whole")
+    assert file.read_text() == "whole"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_never_touches_a_directory_that_is_no_run(tmp_path, overwrite):
     (tmp_path / "thesis.tex").write_text("years of work")
@@ -123,7 +172,7 @@ def test_never_touches_a_directory_that_is_no_run(tmp_path, overwrite):
         RunDirectory(file.run_dir).check("pretrain", file)
 
 
-@pytest.mark.parametrize("content", ['{"model_type": "bert"}', "[1]"])
+@pytest.mark.parametrize("content", ['{"model_type": "bert"}', "[1]", '{"pretrain": 3}'])
 def test_a_foreign_config_is_no_run(tmp_path, content):
     (tmp_path / "config.json").write_text(content)
     config = PretrainConfig(run_dir=str(tmp_path), overwrite=True)
@@ -135,9 +184,10 @@ def test_a_foreign_config_is_no_run(tmp_path, content):
 def test_a_damaged_manifest_is_named(tmp_path):
     run, _ = begun(tmp_path)
     (run.path / "encoder.keras").write_text("")
-    (run.path / "manifest.json").write_text("{}")
-    with pytest.raises(UserError, match="manifest.json is damaged"):
-        run.open_dataset()
+    for content in ("{}", '{"pretrain": {"dataset": {"train": 1}}}'):
+        (run.path / "manifest.json").write_text(content)
+        with pytest.raises(UserError, match="manifest.json is damaged"):
+            run.open_dataset()
 
 
 def test_stages_after_pretraining_need_its_encoder(tmp_path):
@@ -164,7 +214,19 @@ def test_checkpoints_keep_the_newest_and_restore_everything(tmp_path):
         np.testing.assert_array_equal(left, right)
 
 
-@pytest.mark.parametrize("damage", ["truncate", "flip", "state"])
+def test_a_full_disk_stops_before_a_checkpoint_is_half_written(tmp_path, monkeypatch):
+    run, _ = begun(tmp_path)
+    folder = run.checkpoints("pretrain")
+    checkpoints.save(folder, 1, model(), {})
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    with pytest.raises(UserError, match="is full: 0 MiB free, a checkpoint takes 1. The ones"):
+        checkpoints.save(folder, 2, model(), {})
+    assert checkpoints.restore(folder, model()) == (1, {})
+    assert [path.name for path in folder.iterdir()] == ["000001"]
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "state", "schema"])
 def test_a_corrupted_checkpoint_is_passed_over(tmp_path, capsys, damage):
     run, config = begun(tmp_path)
     folder = run.checkpoints("pretrain")
@@ -181,6 +243,9 @@ def test_a_corrupted_checkpoint_is_passed_over(tmp_path, capsys, damage):
 
 
 def _damage(checkpoint, damage):
+    if damage == "schema":
+        (checkpoint / "state.json").write_text('{"epoch": "2"}')
+        return
     file = checkpoint / ("state.json" if damage == "state" else "model.weights.h5")
     content = bytearray(file.read_bytes())
     if damage == "flip":
@@ -199,6 +264,9 @@ def test_a_corrupted_model_or_config_is_named(tmp_path):
     with pytest.raises(UserError, match=r"encoder.keras is corrupted"):
         run.load_model("encoder")
     with pytest.raises(UserError, match=r"classifier.keras not found. Run train_classifier.py"):
+        run.load_model("classifier")
+    model().save(run.path / "classifier.keras")
+    with pytest.raises(UserError, match=r"classifier.keras holds another kind of model"):
         run.load_model("classifier")
     (run.path / "config.json").write_text("{")
     with pytest.raises(UserError, match=r"cannot read .*config.json"):

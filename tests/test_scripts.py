@@ -29,9 +29,12 @@ BAD_INPUT = {
     "unknown method": (["pretrain", "--method=byol"], "Received: 'byol'"),
     "unknown method argument": (["pretrain", "--method_args=a=1"], "no argument 'a'"),
     "malformed method arguments": (["pretrain", "--method_args=a"], "must be name=value"),
-    "temperature": (["pretrain", "--temperature=0"], "above 0. Received: 0.0"),
-    "batch": (["pretrain", "--batch_size=0"], "at least 2. Received: 0"),
-    "epochs": (["pretrain", "--epochs=-1"], "at least 1. Received: -1"),
+    "temperature": (
+        ["pretrain", "--temperature=0"],
+        "at least 0.001 and at most 10000.0. Received: 0.0",
+    ),
+    "batch": (["pretrain", "--batch_size=0"], "at least 2 and at most 1048576. Received: 0"),
+    "epochs": (["pretrain", "--epochs=-1"], "at least 1 and at most 1000000. Received: -1"),
     "learning rate": (["pretrain", "--learning_rate=nan"], "finite number. Received: nan"),
     "batch above the data set": (["pretrain", "--batch_size=2000"], "at most the 1347"),
     "no such folder": (["pretrain", "--dataset=folder:nowhere"], "folder data set not found"),
@@ -42,6 +45,8 @@ BAD_INPUT = {
         ["pretrain", "--resume", "--run_dir={inputs}/run"],
         "no sound checkpoint among 1",
     ),
+    "foreign demo directory": (["demo", "--output_dir={inputs}"], "that are not a demo's"),
+    "empty image path": (["predict", "--model=nowhere", ""], "path is empty"),
     "no encoder": (["train_classifier"], "has no pretrained encoder"),
     "nothing to evaluate": (["evaluate"], "has no pretrained encoder"),
     "nothing to export": (["export"], "has no pretrained encoder"),
@@ -76,7 +81,7 @@ def bad_input_results(script, data_dir, inputs, tmp_path_factory):
 
     def one(arguments):
         name, *flags = (argument.format(inputs=inputs) for argument in arguments)
-        if name != "predict" and not any("--run_dir" in flag for flag in flags):
+        if name not in ("predict", "demo") and not any("--run_dir" in flag for flag in flags):
             flags += [f"--run_dir={folder / 'run'}"]
         if name == "pretrain" and not any("folder:" in flag for flag in flags):
             flags += [f"--data_dir={data_dir}"]

@@ -212,15 +212,8 @@ def _open_folder(name, image_size_px, class_names, splits, bad) -> ImageDataset:
 
 def _open_tfds(name: str, data_dir: str | None, image_size_px: int | None) -> ImageDataset:
     builder = digits.prepare(data_dir) if name == "digits" else _prepared_builder(name, data_dir)
-    features, splits = dict(builder.info.features), builder.info.splits
-    image, label = (features.get(key) for key in ("image", "label"))
-    if not isinstance(image, tfds.features.Image) or not isinstance(
-        label, tfds.features.ClassLabel
-    ):
-        raise UserError(
-            f"dataset must have an image and a class label. Received: {name!r}, with "
-            f"{', '.join(features)}. Choose an image classification data set."
-        )
+    image, label = _check_features(name, builder)
+    splits = builder.info.splits
     held_out = [split for split in ("test", "validation") if split in splits]
     if "train" not in splits or not held_out:
         raise UserError(
@@ -243,9 +236,26 @@ def _open_tfds(name: str, data_dir: str | None, image_size_px: int | None) -> Im
     )
 
 
+def _check_features(name, builder):
+    """The features of images and labels."""
+    features = dict(builder.info.features)
+    image, label = (features.get(key) for key in ("image", "label"))
+    if not isinstance(image, tfds.features.Image) or not isinstance(
+        label, tfds.features.ClassLabel
+    ):
+        raise UserError(
+            f"dataset must have an image and a class label. Received: {name!r}, with "
+            f"{', '.join(features)}. Choose an image classification data set."
+        )
+    return image, label
+
+
 def _prepared_builder(name, data_dir):
     try:
         builder = tfds.builder(name, data_dir=data_dir)
+    except AssertionError as error:  # An unknown version or configuration of a known name.
+        reason = " ".join(str(error).split())
+        raise UserError(f"dataset {name!r} cannot be used: {reason}") from error
     except (tfds.core.DatasetNotFoundError, ValueError, ImportError) as error:
         known = ["digits", *tfds.list_builders(with_community_datasets=False)]
         close = difflib.get_close_matches(name, known, n=1)
@@ -253,6 +263,7 @@ def _prepared_builder(name, data_dir):
             f"Did you mean {close[0]!r}?" if close else "Give digits, cifar10, folder:PATH, ..."
         )
         raise UserError(f"dataset is unknown. Received: {name!r}. {advice}") from error
+    _check_features(name, builder)
     if not builder.is_prepared():
         print(f"{name} is not prepared under {builder.data_dir}; downloading it.", flush=True)
         try:

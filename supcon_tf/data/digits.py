@@ -75,7 +75,7 @@ def prepare(data_dir: str | None) -> tfds.core.DatasetBuilder:
         UserError: if it cannot be written.
     """
     builder = Digits(data_dir=data_dir)
-    if not tf.io.gfile.exists(str(builder.data_dir)):
+    if not builder.is_prepared():
         tfds.disable_progress_bar()  # It takes a second, and its remarks speak of a download.
         try:
             with contextlib.redirect_stdout(io.StringIO()):
@@ -102,7 +102,9 @@ def write_digits(output_dir: str) -> int:
     Raises:
         UserError: if the folder holds anything.
     """
-    folder = Path(output_dir)
+    if not output_dir:
+        raise UserError("output_dir must name a folder. Received: ''.")
+    folder = Path(output_dir).resolve()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"output_dir must be new or empty. Received: {output_dir!r}.")
     images, labels = load_images()

@@ -9,11 +9,10 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-import tensorflow as tf
 from sklearn.model_selection import train_test_split
 from tqdm import tqdm
 
-from supcon_tf.data.images import EXTENSIONS, decode
+from supcon_tf.data.images import EXTENSIONS, is_readable
 from supcon_tf.errors import UserError
 
 DEFAULT_HOLDOUT = 0.2
@@ -86,7 +85,7 @@ def fingerprint(path: str, examples: list[Example]) -> str:
     """SHA-256 over the names and sizes of a split's files."""
     digest = hashlib.sha256()
     for name, _ in examples:
-        digest.update(f"{name}\0{os.path.getsize(Path(path) / name)}\n".encode())
+        digest.update(f"{name}\0{os.path.getsize(Path(path) / name)}\n".encode(errors="replace"))
     return digest.hexdigest()
 
 
@@ -106,7 +105,9 @@ def _list_classes(root: Path, split: str) -> list[Example]:
 def _is_image(file: Path, folder: Path) -> bool:
     """Whether it is named like an image and neither it nor a folder above it is hidden."""
     hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
-    return not hidden and file.suffix.lower() in EXTENSIONS and file.is_file()
+    named = not hidden and file.suffix.lower() in EXTENSIONS
+    # A link that leads nowhere is found unreadable later, and named.
+    return named and (file.is_file() or (file.is_symlink() and not file.exists()))
 
 
 def _check_classes(path: str, splits: dict[str, list[Example]]) -> list[str]:
@@ -115,6 +116,15 @@ def _check_classes(path: str, splits: dict[str, list[Example]]) -> list[str]:
     every = sorted(set().union(*names.values()))
     if not every:
         raise UserError(f"folder {path} has no class subfolders. Give it one subfolder a class.")
+    split_like = {"train", "training", "val", "valid", "validation", "test", "testing"}
+    if set(every) <= split_like:
+        raise UserError(
+            f"folder {path} has the subfolders {', '.join(every)}, which are no classes. Name the "
+            "splits train and test, with one subfolder a class in each."
+        )
+    unprintable = [name for name in every if not name.isprintable()]
+    if unprintable:
+        raise UserError(f"class names must be printable. Received: {unprintable[0]!r}. Rename it.")
     if len(every) < 2:
         raise UserError(f"folder {path} has one class, {every[0]!r}; at least 2 are needed.")
     for split, found in names.items():
@@ -145,10 +155,9 @@ def _check_images(root: Path, examples: list[Example]) -> list[str]:
 
     def is_bad(example):
         try:
-            decode(tf.io.read_file(str(root / example[0])))
-        except (tf.errors.OpError, ValueError):
+            return not is_readable((root / example[0]).read_bytes())
+        except OSError:
             return True
-        return False
 
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         checks = pool.map(is_bad, examples)

@@ -23,6 +23,33 @@ def decode(encoded: tf.Tensor) -> tf.Tensor:
     return image
 
 
+def is_readable(encoded: bytes) -> bool:
+    """Whether `decode` gives the picture that the bytes hold.
+
+    Damage that a decoder repairs by itself, as JPEG's does within a picture, is not noticed.
+
+    Args:
+        encoded: the content of a file.
+    """
+    if encoded[:2] == b"BM" and _has_colour_palette(encoded):
+        return False  # TensorFlow takes the palette's indices for grey levels.
+    try:
+        decode(tf.constant(encoded))
+    except (tf.errors.OpError, ValueError):
+        return False
+    return True
+
+
+def _has_colour_palette(bmp: bytes) -> bool:
+    """Whether a BMP of at most 8 bits a pixel has a palette other than the grey levels in order."""
+    header, bits = int.from_bytes(bmp[14:18], "little"), int.from_bytes(bmp[28:30], "little")
+    if bits > 8:
+        return False
+    palette = bmp[14 + header : 14 + header + 4 * 256]
+    levels = [tuple(palette[at : at + 3]) for at in range(0, len(palette) - 3, 4)]
+    return bits < 8 or levels != [(level,) * 3 for level in range(len(levels))]
+
+
 def preprocess(image: tf.Tensor, image_size_px: int) -> tf.Tensor:
     """The image as evaluation and serving see it: centre square, resized, in [0, 1].
 

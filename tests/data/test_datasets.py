@@ -75,6 +75,11 @@ def test_unknown_names_suggest_the_nearest(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_unknown_version_is_named(data_dir):
+    with pytest.raises(UserError, match="dataset 'cifar10:99.9.9' cannot be used: .*99.9.9"):
+        open_dataset("cifar10:99.9.9", data_dir)
+
+
 def test_skipping_bad_images_is_for_folders(data_dir):
     with pytest.raises(UserError, match="skip_bad_images is for folder data sets"):
         open_dataset("digits", data_dir, skip_bad_images=True)

@@ -95,6 +95,12 @@ def test_fingerprint_changes_with_the_files(image_folder):
     assert open_dataset(f"folder:{image_folder}").describe() != before
 
 
+def test_a_link_that_leads_nowhere_is_a_bad_image(image_folder):
+    (image_folder / "dark" / "lost.png").symlink_to("/nowhere.png")
+    with pytest.raises(UserError, match=r"cannot read image .*dark/lost.png"):
+        open_dataset(f"folder:{image_folder}")
+
+
 def _break(kind, root):
     if kind == "missing":
         return root / "nowhere", "folder data set not found"
@@ -113,6 +119,13 @@ def _break(kind, root):
         for file in sorted((root / "light").iterdir())[4:]:
             file.unlink()
         return root, "class 'light' .* has 4 images; a hold-out of 0.2 needs 5"
+    if kind == "splits of other names":
+        (root / "light").rename(root / "validation")
+        (root / "dark").rename(root / "training")
+        return root, "subfolders training, validation, which are no classes"
+    if kind == "unprintable":
+        (root / "light").rename(root / "li\nght")
+        return root, r"class names must be printable. Received: 'li\\nght'"
     if kind == "no test":
         (root / "train").mkdir()
         return root, "has train/ but no test/"
@@ -122,7 +135,18 @@ def _break(kind, root):
 
 
 @pytest.mark.parametrize(
-    "kind", ["missing", "empty", "one class", "no images", "too few", "no test", "class in one"]
+    "kind",
+    [
+        "missing",
+        "empty",
+        "one class",
+        "no images",
+        "too few",
+        "no test",
+        "class in one",
+        "splits of other names",
+        "unprintable",
+    ],
 )
 def test_refuses_folders_it_cannot_use(kind, image_folder):
     root, message = _break(kind, image_folder)

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from supcon_tf.data.images import decode, preprocess, shrink
+from supcon_tf.data.images import decode, is_readable, preprocess, shrink
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (9, 14, 3), dtype=np.uint8)
 
@@ -47,6 +47,17 @@ def test_first_frame_of_an_animation():
 def test_refuses_what_is_no_image(broken):
     with pytest.raises(tf.errors.InvalidArgumentError):
         decode(tf.constant(broken))
+
+
+def test_a_colour_palette_in_a_bmp_is_refused():
+    """TensorFlow takes its indices for grey levels; a grey one is in their order."""
+    assert not is_readable(encoded(PIXELS, "P", "BMP").numpy())
+    assert not is_readable(encoded(PIXELS, "1", "BMP").numpy())
+    assert is_readable(encoded(PIXELS, "L", "BMP").numpy())
+    assert is_readable(encoded(PIXELS, kind="BMP").numpy())
+    assert is_readable(encoded(PIXELS, "P").numpy())
+    grey = np.asarray(Image.fromarray(PIXELS).convert("L"))
+    np.testing.assert_array_equal(decode(encoded(PIXELS, "L", "BMP"))[..., 0], grey)
 
 
 def test_preprocessing_keeps_an_image_of_the_right_size():
