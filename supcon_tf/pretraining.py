@@ -53,9 +53,8 @@ def pretrain(config: PretrainConfig) -> dict:
         print(f"{config.run_dir} is finished; nothing to resume", file=sys.stderr)
         return run.metrics().get("pretrain", {})
     if dataset.bad_images:
-        print(
-            f"left out {len(dataset.bad_images)} unreadable images, {dataset.bad_images[0]} first"
-        )
+        shown = ", ".join(dataset.bad_images[:3]) + ", ..." * (len(dataset.bad_images) > 3)
+        print(f"unreadable images left out: {len(dataset.bad_images)} ({shown})")
 
     def stream(first_epoch):
         return training_views(

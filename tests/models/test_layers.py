@@ -6,6 +6,7 @@ from reference import l2, raw
 
 from supcon_tf import ProjectionHead
 from supcon_tf.models.layers import unit_norm
+from supcon_tf.training import initial_weights
 
 
 def test_unit_norm_equals_division_by_the_norm():
@@ -27,9 +28,10 @@ def test_unit_norm_survives_float16_overflow():
 
 
 def test_head_equals_matrix_products():
-    head = ProjectionHead(3, (5,))
     features = raw((4, 6), 0.7, 1.9).astype(np.float32)
-    found = head(features)
+    with initial_weights(0):
+        head = ProjectionHead(3, (5,))
+        found = head(features)
     hidden, bias, projection = (weight.numpy() for weight in head.weights)
     expected = l2(np.maximum(features @ hidden + bias, 0) @ projection)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
