@@ -23,6 +23,7 @@ from supcon_tf.settings import Config, setting
 _WORKER = Path(__file__).with_name("_loss_worker.py")
 # The whole matrix of more rows than this would not fit into an ordinary machine several times over.
 _FULL_ROWS = 8192
+_MOST_REPEATS = 100
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,7 +35,7 @@ class BenchmarkConfig(Config):
     losses: str = setting(
         "supcon_out,supcon_in,simclr,triplet,npairs,max_margin", "Losses, by method name."
     )
-    repeats: int = setting(5, "Timed steps of each contestant.", at_least=1)
+    repeats: int = setting(5, "Timed steps of each contestant, at least.", at_least=1)
     max_seconds: float = setting(60.0, "Leave out what a step is expected to exceed.", above=0)
     peer: str = setting("", "supcontrast:PATH (a checkout) or pml, timed beside supcon_out.")
     peer_python: str = setting("", "Python that can import the peer ('': this one).")
@@ -92,7 +93,11 @@ def _measure(config, kinds, rows):
             of_ours = kind.startswith("ours")
             interpreter = sys.executable if of_ours else python
             running.append(Contestant(kind, rows, interpreter, path))
-        for _ in range(config.repeats):
+        for contestant in running:
+            contestant.step()
+        # Quick steps are repeated for about a second each, so that noise averages out.
+        slowest = max(contestant.seconds[0] for contestant in running)
+        for _ in range(max(config.repeats, min(_MOST_REPEATS, int(1 / slowest))) - 1):
             for contestant in running:
                 contestant.step()
     finally:

@@ -76,7 +76,11 @@ def masked_logsumexp(logits, mask):
     Returns:
         float32 [A]; about -1e30 for a row that keeps nothing.
     """
-    return tf.reduce_logsumexp(tf.where(mask, logits, _MASKED), axis=1)
+    logits = tf.where(mask, logits, _MASKED)
+    largest = tf.stop_gradient(tf.reduce_max(logits, axis=1, keepdims=True))
+    # A row that keeps nothing has exp(0) everywhere; its gradient is stopped by the mask.
+    total = tf.reduce_sum(tf.exp(logits - largest), axis=1)
+    return tf.math.log(total) + largest[:, 0]
 
 
 class AnchorLoss(keras.losses.Loss):

@@ -117,15 +117,12 @@ def supcon_loss(labels, embeddings, *, positive_weights=None, **options):
             f"positives_cap must be a multiple of the {views} views. Received: "
             f"{options.positives_cap}."
         )
-    batch_of = _Batch(labels, rows, positive_weights, views, options)
-    counted = batch_of.anchors_that_count()
     if _symmetric(options, positive_weights, rows):
-        losses = _symmetric_losses(labels, rows, options)
+        losses, counted = _symmetric_losses(labels, rows, options)
     else:
-        losses = batch_of.losses()
-    losses = tf.where(counted, losses, 0.0)
+        losses, counted = _Batch(labels, rows, positive_weights, views, options).losses()
     if options.anchors_without_positives == "exclude":
-        share = tf.reduce_mean(tf.cast(counted, tf.float32))
+        share = tf.reduce_mean(tf.stop_gradient(counted))
         losses = losses / tf.where(share > 0, share, 1.0)
     return losses * options.temperature if options.scale_by_temperature else losses
 
@@ -151,11 +148,14 @@ def _symmetric_losses(labels, rows, options):
     log_all, log_positive = symmetric_logsumexp(rows, segments, options.temperature, inside)
     divisor = tf.maximum(num_positives, 1.0)
     if inside:
-        return log_all - log_positive + tf.math.log(divisor)
-    # The sum over positives is a product with the class's sum: no pairs are needed.
-    sums = tf.math.unsorted_segment_sum(rows, segments, rows.shape[0])
-    others = tf.gather(sums, segments) - rows
-    return log_all - tf.reduce_sum(rows * others, axis=1) / (divisor * options.temperature)
+        log_numerator = log_positive - tf.math.log(divisor)
+    else:
+        # The sum over positives is a product with the class's sum: no pairs are needed.
+        sums = tf.math.unsorted_segment_sum(rows, segments, rows.shape[0])
+        others = tf.gather(sums, segments) - rows
+        log_numerator = tf.reduce_sum(rows * others, axis=1) / (divisor * options.temperature)
+    counted = num_positives > 0
+    return tf.where(counted, log_all - log_numerator, 0.0), tf.cast(counted, tf.float32)
 
 
 class _Batch:
@@ -172,24 +172,6 @@ class _Batch:
         self.order = None
         if options.positives_cap is not None and positive_weights is None:
             self.order = order_in_class(labels[: self.batch], options.positives_cap_seed)
-
-    def anchors_that_count(self):
-        """Bool [A]: has a positive and, where the denominator needs one, a negative."""
-        need_negative = self.options.denominator_mode == "only_negatives"
-        if self.weights is not None:
-            own = tf.linalg.diag_part(self.weights)
-            positive = self.views * tf.reduce_sum(self.weights, axis=1) - own > 0
-            counted = positive & tf.reduce_any(self.weights <= 0, axis=1) | (
-                positive & (not need_negative)
-            )
-            return tf.tile(counted, [self.views])[: self.num_anchors]
-        _, positives = class_segments(self.labels)
-        has_negative = positives + 1 < tf.cast(self.num_rows, tf.float32)
-        if self.order is not None:
-            others = positives - (self.views - 1)
-            positives = self.views - 1 + tf.minimum(others, float(self.options.positives_cap))
-        counted = (positives > 0) & (has_negative | (not need_negative))
-        return counted[: self.num_anchors]
 
     def _weights_of(self, indices):
         """Positive weights [R, N]; and bool [R, N], whether the pair takes part at all."""
@@ -213,9 +195,9 @@ class _Batch:
         return row_losses(similarity, *self._weights_of(indices), self.options)
 
     def losses(self):
-        """float32 [A]; anything finite for anchors that do not count."""
+        """Losses float32 [A], and 1 or 0 float32 [A] for the anchors that count."""
         return evaluate_anchors(
-            self._losses_of, self.rows, self.num_anchors, self.options.block_size
+            self._losses_of, self.rows, self.num_anchors, self.options.block_size, outputs=2
         )
 
 
@@ -229,10 +211,19 @@ def row_losses(logits, weights, takes_part, options):
         options: `SupConOptions`.
 
     Returns:
-        float32 [R].
+        Losses float32 [R], and float32 [R]: 1 for an anchor with a positive and, where the
+        denominator consists of them, a negative. The loss of the others is 0.
     """
+    negative = takes_part & (weights <= 0)
     total = tf.reduce_sum(weights, axis=1)
-    total = tf.where(total > 0, total, 1.0)
+    counted = total > 0
+    if options.denominator_mode == "only_negatives":
+        counted &= tf.reduce_any(negative, axis=1)
+    losses = _row_losses(logits, weights, tf.where(total > 0, total, 1.0), takes_part, options)
+    return tf.where(counted, losses, 0.0), tf.cast(counted, tf.float32)
+
+
+def _row_losses(logits, weights, total, takes_part, options):
     negative = takes_part & (weights <= 0)
     inside = options.summation_location == "in"
     if options.denominator_mode == "one_positive":
