@@ -31,7 +31,7 @@ def flatten_views(labels, embeddings, normalize=True):
         labels int [V * B] and rows float32 [V * B, D]: all of view 0, then all of view 1, ...
 
     Raises:
-        ValueError: if `embeddings` has neither two nor three axes.
+        ValueError: if `embeddings` has neither two nor three axes, or `labels` another length.
     """
     embeddings = tf.cast(embeddings, tf.float32)
     if embeddings.shape.rank == 2:
@@ -43,6 +43,11 @@ def flatten_views(labels, embeddings, normalize=True):
     _, views, dim = embeddings.shape
     batch = static_or_dynamic(embeddings)
     labels = tf.range(batch) if labels is None else tf.reshape(labels, [-1])
+    if isinstance(batch, int) and labels.shape[0] not in (batch, None):
+        raise ValueError(
+            f"labels must be one class id an image, [{batch}]. Received: {labels.shape[0]} values; "
+            "one-hot labels need argmax first."
+        )
     rows = tf.reshape(tf.transpose(embeddings, [1, 0, 2]), [views * batch, dim])
     return tf.tile(labels, [views]), unit_norm(rows) if normalize else rows
 

@@ -101,7 +101,7 @@ def supcon_loss(labels, embeddings, *, positive_weights=None, **options):
         contrast_mode "one".
 
     Raises:
-        ValueError: if an argument is out of range, or labels and positive_weights are both given.
+        ValueError: if an argument is out of range, or two that exclude each other are given.
 
     Reference:
         Khosla et al. 2020, eq. 2 and 3. Differs: the paper does not say what becomes of anchors
@@ -110,6 +110,11 @@ def supcon_loss(labels, embeddings, *, positive_weights=None, **options):
     options = SupConOptions(**options)
     if labels is not None and positive_weights is not None:
         raise ValueError("labels and positive_weights exclude each other; give one of them.")
+    if positive_weights is not None and options.positives_cap is not None:
+        raise ValueError(
+            f"positives_cap is for labels, not for positive_weights. Received: "
+            f"{options.positives_cap}."
+        )
     labels, rows = flatten_views(labels, embeddings, options.normalize)
     views = 1 if len(embeddings.shape) == 2 else embeddings.shape[1]
     if options.positives_cap is not None and options.positives_cap % views:
@@ -170,7 +175,7 @@ class _Batch:
         if positive_weights is not None:
             self.weights = tf.stop_gradient(tf.cast(positive_weights, tf.float32))  # [B, B]
         self.order = None
-        if options.positives_cap is not None and positive_weights is None:
+        if options.positives_cap is not None:
             self.order = order_in_class(labels[: self.batch], options.positives_cap_seed)
 
     def _weights_of(self, indices):

@@ -100,7 +100,10 @@ def triplet_loss(labels, embeddings, **options):
         itself = indices[:, None] == tf.range(count)[None, :]
         return choose[options.mining](distance, same & ~itself, ~same, options)
 
-    elements = count * count if all_soft and isinstance(count, int) else None
+    elements = None
+    if isinstance(count, int):
+        # Sorting holds several arrays of twice the rows.
+        elements = count * count if all_soft else count if options.mining == "hard" else 8 * count
     sums, triplets = evaluate_anchors(
         block_sums, rows, count, options.block_size, outputs=2, elements=elements
     )

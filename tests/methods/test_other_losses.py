@@ -268,6 +268,13 @@ def test_metrics_count_positives():
         ),
         (lambda: SupConLoss(positives_cap_seed=1), "needs a positives_cap"),
         (
+            lambda: SupConLoss(positives_cap=2)(
+                None, np.zeros((3, 2, 2)), positive_weights=np.eye(3)
+            ),
+            "positives_cap is for labels",
+        ),
+        (lambda: SupConLoss()(np.eye(3), np.zeros((3, 2, 2))), "one-hot labels need argmax"),
+        (
             lambda: TripletLoss(None, mining="all")(np.zeros(5000), np.zeros((5000, 2))),
             "at most 4096",
         ),
