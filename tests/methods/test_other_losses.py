@@ -81,6 +81,12 @@ def test_one_positive_one_negative_is_a_softplus(temperature, expected):
     np.testing.assert_allclose(linearized, distances[0] - distances[1] + 2 * temperature, rtol=1e-9)
 
 
+def test_high_temperature_approaches_log_2():
+    rows = np.stack([ANCHOR, POSITIVE, NEGATIVE])[:, None]
+    value = SupConLoss(1e6)(np.array([0, 0, 1]), rows)
+    np.testing.assert_allclose(value, np.log(2), rtol=1e-5)
+
+
 def test_low_temperature_approaches_the_triplet():
     rows = np.stack([ANCHOR, NEGATIVE, POSITIVE])[:, None]  # The positive is the farther one.
     loss = SupConLoss(0.002, anchors_without_positives="zero", reduction="none")

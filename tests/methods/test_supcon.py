@@ -32,6 +32,8 @@ def test_per_anchor_vector(location, expected):
         (LABELS, {"temperature": 0.5}, 2.449207),
         (LABELS, {"temperature": 0.5, "summation_location": "in"}, 2.276697),
         (None, {"temperature": 0.5}, 2.342693),
+        (LABELS, {"temperature": 0.1, "contrast_mode": "one"}, 7.145474),
+        (LABELS, {"temperature": 0.1, "scale_by_temperature": True}, 0.07 * 10.201311),
     ],
 )
 def test_mean_vector(labels, arguments, expected):
@@ -76,6 +78,24 @@ def test_full_gradient_vector(location, expected):
             supcon_loss(LABELS, rows, summation_location=location, normalize=False)
         )
     np.testing.assert_allclose(tape.gradient(total, rows)[0, 0], expected, rtol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("location", "normalize", "expected"),
+    [
+        ("out", False, [2.569406, 4.860383, -7.476896]),
+        ("out", True, [-1.025618, 0.994840, 0.021136]),
+        ("in", False, [-0.253891, 4.436837, -4.225949]),
+        ("in", True, [-2.302828, 2.233722, 0.047456]),
+    ],
+)
+def test_anchor_gradient_vector(location, normalize, expected):
+    """Of the first anchor's own loss, in which its row stands only as the anchor."""
+    rows = tf.Variable(EMBEDDINGS, dtype=tf.float32)
+    with tf.GradientTape() as tape:
+        losses = supcon_loss(LABELS, rows, summation_location=location, normalize=normalize)
+        first = losses[0]
+    np.testing.assert_allclose(tape.gradient(first, rows)[0, 0], expected, rtol=1e-4, atol=2e-6)
 
 
 @pytest.mark.parametrize("location", ["out", "in"])
