@@ -125,7 +125,9 @@ class Progress(keras.callbacks.Callback):
         self.bar = None
         if self.stream.isatty():
             total = self.epochs * self.steps
-            self.bar = tqdm(total=total, initial=self.step, desc=self.title, unit="step")
+            self.bar = tqdm(
+                total=total, initial=self.step, desc=self.title, unit="step", file=self.stream
+            )
 
     def on_epoch_begin(self, epoch, logs=None):
         """Notes which epoch it is."""

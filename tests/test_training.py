@@ -202,3 +202,23 @@ def test_progress_is_a_line_an_epoch_where_there_is_no_terminal():
     assert len(lines) == 2
     assert lines[0].startswith("pretrain epoch 2/3 step 2/2 loss 1.5000")
     assert lines[1].endswith("(0 s left)")
+
+
+def test_progress_is_one_bar_on_a_terminal():
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    stream = Terminal()
+    progress = Progress("pretrain", epochs=3, steps_per_epoch=2, done=1, stream=stream)
+    progress.on_train_begin()
+    for epoch in (1, 2):
+        progress.on_epoch_begin(epoch)
+        for batch in range(2):
+            progress.on_train_batch_end(batch, {"loss": 1.5})
+        progress.on_epoch_end(epoch, {"loss": 1.5})
+    progress.on_train_end()
+    last = stream.getvalue().split("\r")[-1]
+    assert "pretrain: 100%" in last
+    assert "6/6" in last
+    assert "epoch 3/3 loss 1.5000" in last

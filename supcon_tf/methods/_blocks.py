@@ -189,12 +189,12 @@ def symmetric_logsumexp(rows, labels, temperature, with_positives):
         )
 
         def gradient(upstream_every, upstream_positive):
-            def spread(upstream, total):
+            def spread(upstream):
                 upstream = tf.reshape(tf.pad(upstream, [[0, padding]]), [blocks, size])
                 return scale * upstream
 
-            weight = spread(upstream_every, every)
-            weight_positive = spread(upstream_positive, positive)
+            weight = spread(upstream_every)
+            weight_positive = spread(upstream_positive)
 
             def backward(pair, total):
                 a, b, rows_a, rows_b = load(padded, pair)
