@@ -95,6 +95,20 @@ def test_low_temperature_approaches_the_triplet():
     np.testing.assert_allclose(value, distances[0] - distances[1], rtol=1e-3)
 
 
+def test_half_a_margin_on_the_negative_gives_the_hinge_triplet():
+    """A fourth coordinate, 1 for the anchor and margin / 2 for the negative, adds it to s_an."""
+    rows = np.stack([[*ANCHOR, 1.0], [*POSITIVE, 0.0], [*NEGATIVE, 0.2 / 2]])[:, None]
+    losses = supcon_tf.supcon_loss(
+        np.array([0, 0, 1]),
+        rows,
+        temperature=0.002,
+        normalize=False,
+        anchors_without_positives="zero",
+    )
+    # The hinge triplet with margin 0.2 of the specification.
+    np.testing.assert_allclose(2 * 0.002 * losses[0], 0.083981, atol=1e-5)
+
+
 def test_one_positive_equals_npairs_at_temperature_one():
     """One positive, K negatives: log(1 + sum exp(s_n - s_p)), for the first view as anchors."""
     anchors = raw((3, 3), 0.9, 1.7)
