@@ -1,9 +1,11 @@
-"""Checkpoints of one stage: weights, optimizer and curves after an epoch, in one folder each."""
+"""Checkpoints of one stage: weights, optimizer, metrics and curves after a step, a folder each."""
 
+import dataclasses
 import json
 import math
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import keras
@@ -11,23 +13,51 @@ import keras
 from supcon_tf.errors import UserError
 from supcon_tf.files import sha256, write_json, writing
 
-_KEPT = 2
 _WEIGHTS = "model.weights.h5"
 
 
-def save(folder: Path, epoch: int, model: keras.Model, history: dict) -> None:
-    """Saves a checkpoint in one step, and removes all but the newest two.
+@dataclasses.dataclass
+class State:
+    """Where a stage stands.
+
+    Attributes:
+        step: steps done since the stage began.
+        history: curves so far, one value per finished epoch.
+        seconds: time spent in the epoch that is not finished.
+    """
+
+    step: int = 0
+    history: dict[str, list[float | None]] = dataclasses.field(default_factory=dict)
+    seconds: float = 0.0
+
+
+def save(
+    folder: Path,
+    state: State,
+    model: keras.Model,
+    *,
+    keep: int = 2,
+    protect: int | None = None,
+    chief: bool = True,
+) -> None:
+    """Saves a checkpoint in one step, and removes all but the newest.
 
     Args:
         folder: the stage's folder of checkpoints.
-        epoch: epochs done.
+        state: where the stage stands.
         model: compiled and built.
-        history: curves so far.
+        keep: checkpoints to keep.
+        protect: step of one more to keep.
+        chief: whether this process writes; the other workers only take part in reading the weights.
 
     Raises:
         UserError: if the disk is full.
     """
-    target = folder / f"{epoch:06d}"
+    if not chief:
+        with tempfile.TemporaryDirectory() as scratch:
+            model.save_weights(Path(scratch) / _WEIGHTS)
+        return
+    target = folder / f"{state.step:09d}"
     if target.exists():
         shutil.rmtree(target)  # A corrupted one, which the run has passed over.
     _check_space(folder, model)
@@ -40,9 +70,10 @@ def save(folder: Path, epoch: int, model: keras.Model, history: dict) -> None:
                 f"cannot write checkpoint {target}: {error}. The ones before it are kept."
             ) from error
         digest = sha256(temporary / _WEIGHTS)
-        write_json(temporary / "state.json", {"epoch": epoch, "history": history, "sha256": digest})
-    for old in _newest_first(folder)[_KEPT:]:
-        shutil.rmtree(old)
+        write_json(temporary / "state.json", {**dataclasses.asdict(state), "sha256": digest})
+    for old in _newest_first(folder)[keep:]:
+        if int(old.name) != protect:
+            shutil.rmtree(old)
 
 
 def _check_space(folder: Path, model: keras.Model) -> None:
@@ -58,27 +89,35 @@ def _check_space(folder: Path, model: keras.Model) -> None:
         )
 
 
-def newest(folder: Path) -> tuple[Path, dict] | None:
+def _read(path: Path) -> State | None:
+    """The state of a checkpoint; None unless it is sound."""
+    try:
+        content = json.loads((path / "state.json").read_text())
+        digest = content.pop("sha256")
+        state = State(**content)
+        whole = isinstance(state.step, int) and isinstance(state.history, dict)
+        return state if whole and sha256(path / _WEIGHTS) == digest else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def newest(folder: Path) -> State | None:
     """Finds the newest sound checkpoint, and says so when it passes one over.
 
     Args:
         folder: the stage's folder of checkpoints.
 
     Returns:
-        The checkpoint and its state; None where there is no checkpoint.
+        Its state; None where there is no checkpoint.
 
     Raises:
         UserError: if there are checkpoints and none is sound.
     """
     found = _newest_first(folder)
     for path in found:
-        try:
-            state = json.loads((path / "state.json").read_text())
-            whole = isinstance(state["epoch"], int) and isinstance(state["history"], dict)
-            if whole and sha256(path / _WEIGHTS) == state["sha256"]:
-                return path, state
-        except (OSError, ValueError, KeyError, TypeError):
-            pass
+        state = _read(path)
+        if state is not None:
+            return state
         print(f"checkpoint {path} is corrupted; passing it over", file=sys.stderr)
     if found:
         raise UserError(
@@ -87,30 +126,33 @@ def newest(folder: Path) -> tuple[Path, dict] | None:
     return None
 
 
-def restore(folder: Path, model: keras.Model) -> tuple[int, dict]:
-    """Loads the newest sound checkpoint.
+def restore(folder: Path, step: int, model: keras.Model) -> State:
+    """Loads the checkpoint of a step.
 
     Args:
         folder: the stage's folder of checkpoints.
+        step: of a checkpoint that is there; 0 leaves the model as it is.
         model: compiled and built as when it was saved.
 
     Returns:
-        Epochs done and the curves so far; `(0, {})` where there is no checkpoint.
+        Where the stage stands.
 
     Raises:
-        UserError: if there are checkpoints and none is sound.
+        UserError: if it is not there, not sound, or of another model.
     """
-    found = newest(folder)
-    if found is None:
-        return 0, {}
-    path, state = found
+    if step == 0:
+        return State()
+    path = folder / f"{step:09d}"
+    state = _read(path)
+    if state is None:
+        raise UserError(f"checkpoint {path} is missing or corrupted. Start again with --overwrite.")
     try:
         model.load_weights(path / _WEIGHTS)
     except ValueError as error:
         raise UserError(
             f"checkpoint {path} is of another model. Start again with --overwrite."
         ) from error
-    return state["epoch"], state["history"]
+    return state
 
 
 def _newest_first(folder: Path) -> list[Path]:

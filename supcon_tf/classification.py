@@ -44,7 +44,7 @@ def train_classifier(config: ClassifierConfig) -> dict:
     standardized = (features - mean) / scale
     history = fit(
         model,
-        lambda first_epoch: _feature_stream(standardized, labels, config, first_epoch),
+        lambda first_step, share: _feature_stream(standardized, labels, config, first_step),
         epochs=config.epochs,
         steps_per_epoch=steps,
         run=run,
@@ -77,20 +77,27 @@ def _compiled_head(config, num_features, num_classes, steps):
         ),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
-        jit_compile=True,
+        jit_compile=False,
     )
+    # Builds the metrics, which are part of the checkpoints.
+    model.test_on_batch(np.zeros((1, num_features), np.float32), np.zeros(1, np.int32))
+    model.reset_metrics()
     return model
 
 
-def _feature_stream(features, labels, config, first_epoch) -> tf.data.Dataset:
-    """Batches for the epochs from `first_epoch` on; the order depends on the seed and the epoch."""
+def _feature_stream(features, labels, config, first_step) -> tf.data.Dataset:
+    """Batches from `first_step` on; the order depends on the seed and the epoch."""
     examples = tf.data.Dataset.from_tensor_slices((features, labels))
 
-    def one_epoch(shuffle_seed):
+    def one_epoch(shuffle_seed, skipped):
         shuffled = examples.shuffle(len(labels), shuffle_seed, reshuffle_each_iteration=False)
-        return shuffled.batch(config.batch_size)
+        return shuffled.batch(config.batch_size).skip(tf.cast(skipped, tf.int64))
 
     stream = chain_epochs(
-        one_epoch, seed=config.seed, first_epoch=first_epoch, epochs=config.epochs
+        one_epoch,
+        seed=config.seed,
+        first_step=first_step,
+        steps_per_epoch=-(-len(labels) // config.batch_size),
+        epochs=config.epochs,
     )
     return sharding_off(stream).prefetch(tf.data.AUTOTUNE)

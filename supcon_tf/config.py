@@ -51,6 +51,10 @@ class PretrainConfig(RunConfig):
         at_most=0.999,
     )
     skip_bad_images: bool = setting(False, "Leave out unreadable images, and count them.")
+    validation_fraction: float = setting(
+        0.0, "Share of the training images set aside for the online k-NN.", at_least=0, below=1
+    )
+    validation_epochs: int = setting(1, "Epochs between two online k-NN scores.", at_least=1)
     image_size_px: int | None = setting(
         None,
         "Side of the square image (none: the data set's, or 64).",
@@ -58,7 +62,10 @@ class PretrainConfig(RunConfig):
         at_least=1,
         at_most=4096,
     )
-    encoder: str = setting("resnet8", "Encoder architecture, such as resnet8 or resnet50.")
+    encoder: str = setting(
+        "resnet8", "resnet8 to resnet200, applications:NAME of Keras, or a .keras file."
+    )
+    encoder_weights: str = setting("", "Weights file for the encoder to begin with ('': random).")
     width_multiplier: float = setting(
         1.0, "Factor on the encoder's channels.", at_least=0.01, at_most=16
     )
@@ -81,16 +88,77 @@ class PretrainConfig(RunConfig):
     num_views: int = setting(2, "Augmented views of each image.", at_least=1, at_most=64)
     batch_size: int = setting(256, "Images a step, over all replicas.", at_least=2, at_most=2**20)
     epochs: int = setting(80, "Passes over the training split.", at_least=1, at_most=10**6)
-    warmup_epochs: float | None = setting(
-        None, "Linear warm-up, then cosine (none: epochs / 16).", kind=float, at_least=0
+    optimizer: str = setting(
+        "sgd", "Optimizer.", choices=("sgd", "lars", "rmsprop", "adamw", "lamb")
     )
-    learning_rate: float = setting(0.2, "Peak learning rate of SGD.", above=0, at_most=1000)
-    momentum: float = setting(0.9, "Momentum of SGD.", at_least=0, below=1)
-    weight_decay: float = setting(1e-4, "L2 decay of kernels, per step.", at_least=0, at_most=1)
+    learning_rate: float = setting(0.2, "Peak learning rate.", above=0, at_most=1000)
+    scale_learning_rate: bool = setting(False, "Multiply the rate by batch_size / 256.")
+    momentum: float | None = setting(
+        None, "Momentum (none: the optimizer's default).", kind=float, at_least=0, below=1
+    )
+    nesterov: bool = setting(False, "Nesterov momentum, for sgd and lars.")
+    weight_decay: float = setting(1e-4, "Decay of kernels, per step.", at_least=0, at_most=1)
+    clip_norm: float | None = setting(
+        None, "Largest norm of the whole gradient (none: no clipping).", kind=float, above=0
+    )
+    schedule: str = setting(
+        "cosine",
+        "What the rate does after the warm-up.",
+        choices=("cosine", "step", "exponential", "constant"),
+    )
+    warmup_epochs: float | None = setting(
+        None, "Epochs of linear warm-up (none: epochs / 16).", kind=float, at_least=0
+    )
+    decay_epochs: str = setting(
+        "", "step: epochs at which the rate drops, as 60,75,90; exponential: epochs of one drop."
+    )
+    decay_rate: float = setting(0.1, "step, exponential: factor of one drop.", above=0, at_most=1)
+    ema_momentum: float | None = setting(
+        None,
+        "Evaluate and keep a moving average of the weights of this momentum (none: off).",
+        kind=float,
+        above=0,
+        below=1,
+    )
+    queue_size: int = setting(
+        0, "Embeddings of earlier batches to contrast with (0: none).", at_least=0, at_most=2**24
+    )
+    micro_batch_size: int | None = setting(
+        None,
+        "Images that a replica encodes at once, to save memory (none: all).",
+        kind=int,
+        at_least=1,
+    )
+    precision: str = setting(
+        "float32",
+        "Arithmetic of the encoder and head.",
+        choices=("float32", "mixed_bfloat16", "mixed_float16"),
+    )
+    compile: str = setting(
+        "auto",
+        "Compile the step with XLA, on one replica (auto: on a GPU or TPU).",
+        choices=("auto", "on", "off"),
+    )
+    checkpoint_steps: int | None = setting(
+        None,
+        "Steps between two checkpoints, beside each epoch's end (none: those only).",
+        kind=int,
+        at_least=1,
+        identity=False,
+    )
+    keep_checkpoints: int = setting(
+        2, "Newest checkpoints to keep.", at_least=1, at_most=10**6, identity=False
+    )
+    best_metric: str = setting(
+        "", "Keep the encoder of the epoch that is best in this, such as knn_top1 ('': the last)."
+    )
     seed: int = setting(0, "Seed of weights, order and augmentation.", at_least=0, below=2**31)
     strategy: str = setting(
-        "auto", "Devices: all GPUs, or one.", choices=("auto", "one_device", "mirrored")
+        "auto",
+        "Devices: one, all of this machine, the workers of TF_CONFIG, or a TPU.",
+        choices=("auto", "one_device", "mirrored", "multi_worker", "tpu"),
     )
+    dry_run: bool = setting(False, "Print the plan, check everything, and stop.", identity=False)
 
     def __post_init__(self):
         super().__post_init__()
@@ -99,6 +167,7 @@ class PretrainConfig(RunConfig):
                 f"warmup_epochs must be below epochs ({self.epochs}). Received: "
                 f"{self.warmup_epochs:g}. Pass a lower --warmup_epochs, or more --epochs."
             )
+        self._check_schedule()
         path = self.dataset.removeprefix("folder:")
         if path != self.dataset and _absolute(self.run_dir).startswith(_absolute(path) + os.sep):
             raise UserError(
@@ -107,10 +176,42 @@ class PretrainConfig(RunConfig):
             )
         # Absolute, so that a later stage finds the data from any directory.
         object.__setattr__(self, "dataset", _absolute_folder(self.dataset))
-        if self.data_dir:
-            object.__setattr__(self, "data_dir", _absolute(self.data_dir))
+        for name in ("data_dir", "encoder_weights"):
+            if getattr(self, name):
+                object.__setattr__(self, name, _absolute(getattr(self, name)))
+        if self.encoder.endswith(".keras"):
+            object.__setattr__(self, "encoder", _absolute(self.encoder))
         if "temperature" in self.method_args:
             raise UserError("method_args must not hold temperature; use the setting temperature.")
+
+    def decay_points(self) -> tuple[float, ...]:
+        """`decay_epochs` as numbers."""
+        try:
+            return tuple(float(part) for part in self.decay_epochs.split(",") if part.strip())
+        except ValueError:
+            raise UserError(
+                f"decay_epochs must be numbers with commas between. Received: "
+                f"{self.decay_epochs!r}."
+            ) from None
+
+    def _check_schedule(self):
+        points = self.decay_points()
+        wanted = {"step": len(points) >= 1, "exponential": len(points) == 1}
+        if not wanted.get(self.schedule, not points):
+            needs = {"step": "one epoch or more", "exponential": "one number of epochs"}
+            raise UserError(
+                f"schedule {self.schedule} takes {needs.get(self.schedule, 'no decay_epochs')}. "
+                f"Received: decay_epochs={self.decay_epochs!r}."
+            )
+        if any(b <= a for a, b in zip((0.0, *points), points, strict=False)):
+            raise UserError(
+                f"decay_epochs must rise from above 0. Received: {self.decay_epochs!r}."
+            )
+        if self.schedule == "step" and points[-1] >= self.epochs:
+            raise UserError(
+                f"decay_epochs must be below epochs ({self.epochs}). Received: "
+                f"{self.decay_epochs!r}."
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

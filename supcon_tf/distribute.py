@@ -1,45 +1,167 @@
 """Devices: which strategy to train under, and the global batch inside a replica."""
 
 import functools
+import json
+import os
+from collections.abc import Callable
 
 import tensorflow as tf
 
 from supcon_tf.errors import UserError
+
+STRATEGIES = ("auto", "one_device", "mirrored", "multi_worker", "tpu")
 
 
 def make_strategy(name: str = "auto") -> tf.distribute.Strategy:
     """The strategy to build and train a model under.
 
     Args:
-        name: "auto" is `MirroredStrategy` where there is more than one GPU and otherwise
-            TensorFlow's default strategy; "one_device" is the default strategy; "mirrored" is
-            `MirroredStrategy` over all logical GPUs, or all logical CPUs where there is no GPU.
+        name: "auto" is `multi_worker` where TF_CONFIG is set, `mirrored` where there is more than
+            one GPU, and otherwise TensorFlow's default strategy. "one_device" is the default
+            strategy; "mirrored" is `MirroredStrategy` over all logical GPUs, or all logical CPUs
+            where there is no GPU; "multi_worker" is `MultiWorkerMirroredStrategy` over the workers
+            of TF_CONFIG, to be called before anything else of TensorFlow; "tpu" is `TPUStrategy`
+            over the TPU of this machine or of the environment.
 
     Returns:
         A `tf.distribute.Strategy`.
 
     Raises:
-        UserError: if `name` is none of these.
+        UserError: if `name` is none of these, TF_CONFIG is no cluster, or there is no TPU.
     """
+    if name not in STRATEGIES:
+        raise UserError(f"strategy must be one of {', '.join(STRATEGIES)}. Received: {name!r}.")
+    if name == "multi_worker" or (name == "auto" and os.environ.get("TF_CONFIG")):
+        _check_cluster(os.environ.get("TF_CONFIG", ""))
+        return _multi_worker()
+    if name == "tpu":
+        return _tpu()
     gpus = tf.config.list_logical_devices("GPU")
     if name == "one_device" or (name == "auto" and len(gpus) < 2):
         return tf.distribute.get_strategy()
-    if name in ("auto", "mirrored"):
-        devices = gpus or tf.config.list_logical_devices("CPU")
-        return _mirrored(tuple(device.name for device in devices))
-    raise UserError(f"strategy must be auto, one_device or mirrored. Received: {name!r}.")
+    devices = gpus or tf.config.list_logical_devices("CPU")
+    return _mirrored(tuple(device.name for device in devices))
+
+
+# One strategy a process: a second one over the same devices numbers its collectives from the start
+# again, and TensorFlow then takes a reduction for the gather that had its number before.
+@functools.cache
+def _mirrored(devices: tuple[str, ...]) -> tf.distribute.Strategy:
+    return tf.distribute.MirroredStrategy(devices)
 
 
 @functools.cache
-def _mirrored(devices: tuple[str, ...]) -> tf.distribute.Strategy:
-    # One a process: a second strategy over the same devices numbers its collectives from the start
-    # again, and TensorFlow then takes a reduction for the gather that had its number before.
-    return tf.distribute.MirroredStrategy(devices)
+def _multi_worker() -> tf.distribute.Strategy:
+    try:
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    except (tf.errors.OpError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"the workers of TF_CONFIG could not be joined: {reason} Start all of them, with the "
+            "same cluster and an index each."
+        ) from error
+
+
+@functools.cache
+def _tpu() -> tf.distribute.Strategy:
+    try:
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver.connect()
+        return tf.distribute.TPUStrategy(resolver)
+    except (tf.errors.OpError, ValueError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"strategy=tpu found no TPU: {reason} Choose another strategy.") from error
+
+
+def _check_cluster(text: str) -> None:
+    advice = (
+        'Set it on every worker to {"cluster": {"worker": ["host:port", ...]}, "task": {"type": '
+        '"worker", "index": 0}}.'
+    )
+    try:
+        config = json.loads(text)
+        workers, task = config["cluster"]["worker"], config["task"]
+        sound = len(workers) >= 1 and task["type"] in ("worker", "chief", "evaluator")
+        sound = sound and 0 <= int(task["index"]) < len(workers)
+    except (ValueError, KeyError, TypeError):
+        sound = False
+    if not sound:
+        raise UserError(f"TF_CONFIG must describe the cluster. Received: {text!r}. {advice}")
 
 
 def num_replicas() -> int:
     """Replicas in the current strategy; 1 outside any."""
     return tf.distribute.get_strategy().num_replicas_in_sync
+
+
+def num_workers(strategy: tf.distribute.Strategy) -> int:
+    """Processes that train together."""
+    resolver = getattr(strategy, "cluster_resolver", None)
+    spec = getattr(resolver, "cluster_spec", lambda: None)()
+    if not spec or not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return 1
+    return sum(spec.num_tasks(job) for job in spec.jobs if job in ("worker", "chief"))
+
+
+def is_chief(strategy: tf.distribute.Strategy) -> bool:
+    """Whether this process is the one that writes: the only one, or the first worker."""
+    if num_workers(strategy) == 1:
+        return True
+    resolver = strategy.cluster_resolver
+    has_chief = "chief" in resolver.cluster_spec().jobs
+    return resolver.task_type == "chief" if has_chief else resolver.task_id == 0
+
+
+def agreed(strategy: tf.distribute.Strategy, value: int) -> int:
+    """The chief's value, on every worker; all of them have to ask.
+
+    Args:
+        strategy: the strategy.
+        value: this worker's value; only the chief's counts.
+    """
+    if num_workers(strategy) == 1:
+        return value
+    own = tf.constant(value if is_chief(strategy) else 0, tf.int64)
+
+    @tf.function
+    def add_up():
+        def one_replica():
+            context = tf.distribute.get_replica_context()
+            first = tf.cast(context.replica_id_in_sync_group == 0, tf.int64)
+            return context.all_reduce(tf.distribute.ReduceOp.SUM, own * first)
+
+        return strategy.run(one_replica)
+
+    return int(strategy.experimental_local_results(add_up())[0])
+
+
+def distribute_stream(
+    strategy: tf.distribute.Strategy, make_stream: Callable[[int, int], tf.data.Dataset]
+):
+    """The batches of this worker, split over its replicas.
+
+    Args:
+        strategy: the strategy.
+        make_stream: from this worker's index and the number of workers to its share of every
+            global batch, in order.
+
+    Returns:
+        What a training function iterates over.
+    """
+    if num_workers(strategy) == 1:
+        stream = make_stream(0, 1)
+        return (
+            stream
+            if strategy.num_replicas_in_sync == 1
+            else (strategy.experimental_distribute_dataset(stream))
+        )
+
+    def of_worker(context):
+        stream = make_stream(context.input_pipeline_id, context.num_input_pipelines)
+        local = strategy.num_replicas_in_sync // context.num_input_pipelines
+        size = stream.element_spec[0].shape[0] // local
+        return stream if local == 1 else stream.rebatch(size, drop_remainder=True)
+
+    return strategy.distribute_datasets_from_function(of_worker)
 
 
 def gather_batch(tensor: tf.Tensor) -> tf.Tensor:

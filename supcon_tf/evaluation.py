@@ -25,6 +25,7 @@ def extract_features(
     batch_size: int = 256,
     limit: int | None = None,
     progress: str = "",
+    encode=None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Encodes a split as evaluation sees it, streaming.
 
@@ -34,13 +35,14 @@ def extract_features(
         batch_size: images a step.
         limit: at most so many images, drawn over the whole split.
         progress: title of a progress bar, shown on a terminal; '' for none.
+        encode: `inference_function(encoder)`, where it is used several times.
 
     Returns:
         features float32 [N, F] and labels int32 [N], in the order of `Split.sample`.
     """
     batches = split.images(encoder.input_shape[1], batch_size, limit)
     count = split.num_examples if limit is None else min(limit, split.num_examples)
-    encode = inference_function(encoder)
+    encode = encode or inference_function(encoder)
     hidden = not progress or not sys.stderr.isatty()
     shown = tqdm(batches, progress, -(-count // batch_size), leave=False, disable=hidden)
     found = [(encode(images).numpy(), labels.numpy()) for images, labels in shown]

@@ -1,17 +1,71 @@
-"""Optimizers and learning-rate schedules."""
+"""Optimizers of the recipes: all clip and decay the gradient that is summed over replicas.
+
+Kernels are the variables with two axes or more. The others, biases and batch norm, are neither
+decayed nor adapted: Keras tells them by name, which depends on who built the layer.
+"""
+
+import math
+import numbers
 
 import keras
+import tensorflow as tf
+from keras import ops
+
+from supcon_tf.schedules import scaled_rate as scaled_rate
+from supcon_tf.schedules import warmup_cosine as warmup_cosine
+
+OPTIMIZERS = ("sgd", "lars", "rmsprop", "adamw", "lamb")
+
+
+def _is_kernel(variable) -> bool:
+    return len(variable.shape) > 1
+
+
+def _with_l2(gradient, variable, l2):
+    """The gradient of loss + l2 / 2 |w|^2, where w is a kernel."""
+    if not l2 or not _is_kernel(variable):
+        return gradient
+    return gradient + l2 * ops.cast(variable, gradient.dtype)
+
+
+def _norm(array):
+    # Not `keras.ops.norm`, which refuses more than two axes.
+    return ops.sqrt(ops.sum(ops.square(ops.cast(array, "float32"))))
+
+
+def _trust(variable, update, coefficient=1.0):
+    """The ratio coefficient |w| / |update|, []; 1 where either norm is 0. Norms in float32."""
+    weight_norm, update_norm = _norm(variable), _norm(update)
+    both = ops.logical_and(weight_norm > 0, update_norm > 0)
+    ratio = coefficient * weight_norm / ops.where(both, update_norm, 1.0)
+    return ops.cast(ops.where(both, ratio, 1.0), variable.dtype)
+
+
+def _require(fits, name, rule, value):
+    if not fits:
+        raise ValueError(f"{name} must be {rule}. Received: {value}.")
+
+
+class _ClipsSum:
+    """Clips after the sum over replicas; Keras would clip each replica's share before."""
+
+    def _clip_gradients(self, grads):
+        return grads
+
+    def _all_reduce_sum_gradients(self, grads_and_vars):
+        grads, variables = zip(*super()._all_reduce_sum_gradients(grads_and_vars), strict=True)
+        return list(zip(super()._clip_gradients(list(grads)), variables, strict=True))
 
 
 @keras.saving.register_keras_serializable("supcon_tf")
-class MomentumSGD(keras.optimizers.SGD):
+class MomentumSGD(_ClipsSum, keras.optimizers.SGD):
     """SGD with momentum whose weight decay is an L2 term of the gradient, as in the recipes.
 
         g <- g + l2 w;   v <- momentum v - rate g;   w <- w + v
 
-    Keras's own `weight_decay` is decoupled from the momentum and so about 1 - momentum times as
-    strong. Only variables with two axes or more are decayed: kernels, not biases or batch norm.
-    It acts on the gradient that is already summed over replicas.
+    With `nesterov`, w <- w + momentum v - rate g. Keras's own `weight_decay` is decoupled from the
+    momentum and so about 1 - momentum times as strong. Only variables with two axes or more are
+    decayed: kernels, not biases or batch norm.
 
     Args:
         learning_rate: float, schedule or callable.
@@ -27,49 +81,247 @@ class MomentumSGD(keras.optimizers.SGD):
     """
 
     def __init__(self, learning_rate=0.01, momentum=0.9, l2=0.0, **kwargs):
-        if l2 < 0:
-            raise ValueError(f"l2 must be at least 0. Received: {l2}.")
+        _require(l2 >= 0, "l2", "at least 0", l2)
         super().__init__(learning_rate=learning_rate, momentum=momentum, **kwargs)
         self.l2 = l2
 
     def update_step(self, gradient, variable, learning_rate):
         """One update of one variable, from its summed gradient."""
-        if self.l2 and len(variable.shape) > 1:
-            gradient = gradient + self.l2 * keras.ops.cast(variable, gradient.dtype)
-        super().update_step(gradient, variable, learning_rate)
+        super().update_step(_with_l2(gradient, variable, self.l2), variable, learning_rate)
 
     def get_config(self):
         """The constructor's arguments."""
         return {**super().get_config(), "l2": self.l2}
 
 
-def warmup_cosine(peak: float, total_steps: int, warmup_steps: int = 0, floor: float = 1e-3):
-    """Linear warm-up from 0 to the peak, then cosine decay.
+@keras.saving.register_keras_serializable("supcon_tf")
+class LARS(_ClipsSum, keras.optimizers.SGD):
+    """SGD with momentum whose rate is adapted to each kernel, for large batches.
+
+        g <- g + l2 w;   trust = trust_coefficient |w| / |g|, or 1 where |w| or |g| is 0
+        v <- momentum v + rate trust g;   w <- w - v
+
+    With `nesterov`, w <- w - momentum v - rate trust g. The norms are over the whole variable, in
+    float32. Variables with fewer than two axes have neither l2 nor trust.
+
+    The trust is not linear in the gradient: it is right only for that of the global batch. Nothing
+    may normalise, clip or apply a replica's own share before the sum over replicas, which this
+    class makes itself.
 
     Args:
-        peak: float > 0, the highest learning rate.
-        total_steps: steps in all, the warm-up's included.
-        warmup_steps: steps of warm-up, below `total_steps`.
-        floor: the last learning rate as a share of the peak.
-
-    Returns:
-        A `keras.optimizers.schedules.LearningRateSchedule`.
+        learning_rate: float, schedule or callable. It multiplies the trust, so that rates above 1
+            are usual.
+        momentum: float in [0, 1).
+        l2: float >= 0, per step.
+        trust_coefficient: float > 0.
+        **kwargs: as `keras.optimizers.SGD`.
 
     Raises:
-        ValueError: if `warmup_steps` is not from 0 to below `total_steps`.
+        ValueError: if `l2` is negative or `trust_coefficient` is not positive.
 
     Reference:
-        Loshchilov and Hutter 2017, "SGDR: Stochastic Gradient Descent with Warm Restarts", eq. 5,
-        without restarts; Goyal et al. 2017, section 2.2 (warm-up).
+        You, Gitman and Ginsburg 2017, "Large Batch Training of Convolutional Networks", algorithm
+        1. Differs, as the reference code of SimCLR and SupCon does: the norm of g + l2 w, not the
+        sum |g| + l2 |w|. That code spares batch norm by name, and not biases.
     """
-    if not 0 <= warmup_steps < total_steps:
-        raise ValueError(
-            f"warmup_steps must be from 0 to below {total_steps}. Received: {warmup_steps}."
-        )
-    return keras.optimizers.schedules.CosineDecay(
-        initial_learning_rate=0.0 if warmup_steps else peak,
-        decay_steps=total_steps - warmup_steps,
-        alpha=floor,
-        warmup_target=peak if warmup_steps else None,
-        warmup_steps=warmup_steps,
-    )
+
+    def __init__(self, learning_rate=0.1, momentum=0.9, l2=0.0, trust_coefficient=0.001, **kwargs):
+        _require(l2 >= 0, "l2", "at least 0", l2)
+        _require(trust_coefficient > 0, "trust_coefficient", "above 0", trust_coefficient)
+        super().__init__(learning_rate=learning_rate, momentum=momentum, **kwargs)
+        self.l2 = l2
+        self.trust_coefficient = trust_coefficient
+
+    def update_step(self, gradient, variable, learning_rate):
+        """One update of one variable, from its summed gradient."""
+        gradient = _with_l2(ops.cast(gradient, variable.dtype), variable, self.l2)
+        if _is_kernel(variable):
+            gradient = gradient * _trust(variable, gradient, self.trust_coefficient)
+        super().update_step(gradient, variable, learning_rate)
+
+    def get_config(self):
+        """The constructor's arguments."""
+        own = {"l2": self.l2, "trust_coefficient": self.trust_coefficient}
+        return {**super().get_config(), **own}
+
+
+@keras.saving.register_keras_serializable("supcon_tf")
+class L2RMSprop(_ClipsSum, keras.optimizers.RMSprop):
+    """RMSprop whose weight decay is an L2 term of the gradient, before the mean of its square.
+
+        g <- g + l2 w;   s <- rho s + (1 - rho) g^2
+        v <- momentum v + rate g / sqrt(s + epsilon);   w <- w - v
+
+    Only kernels are decayed.
+
+    Args:
+        learning_rate: float, schedule or callable.
+        l2: float >= 0, per step.
+        **kwargs: as `keras.optimizers.RMSprop`.
+
+    Raises:
+        ValueError: if `l2` is negative.
+    """
+
+    def __init__(self, learning_rate=0.001, l2=0.0, **kwargs):
+        _require(l2 >= 0, "l2", "at least 0", l2)
+        super().__init__(learning_rate=learning_rate, **kwargs)
+        self.l2 = l2
+
+    def update_step(self, gradient, variable, learning_rate):
+        """One update of one variable, from its summed gradient."""
+        super().update_step(_with_l2(gradient, variable, self.l2), variable, learning_rate)
+
+    def get_config(self):
+        """The constructor's arguments."""
+        return {**super().get_config(), "l2": self.l2}
+
+
+@keras.saving.register_keras_serializable("supcon_tf")
+class KernelAdamW(_ClipsSum, keras.optimizers.AdamW):
+    """AdamW that decays kernels only: w <- w - rate weight_decay w, then Adam's step."""
+
+    def _use_weight_decay(self, variable):
+        # Keras's `exclude_from_weight_decay` goes by name or by list, and is not serialized.
+        return _is_kernel(variable) and super()._use_weight_decay(variable)
+
+
+@keras.saving.register_keras_serializable("supcon_tf")
+class LAMB(_ClipsSum, keras.optimizers.Lamb):
+    """LAMB as published, with biases and batch norm left to Adam.
+
+        u = m' / (sqrt(v') + epsilon) + decay w;   w <- w - rate |w| / |u| u
+
+    where m' and v' are Adam's unbiased moments, and the ratio is 1 where |w| or |u| is 0. Variables
+    with fewer than two axes have neither decay nor ratio. Keras's own decays outside the ratio and
+    adapts all variables: a bias that starts at 0 is then held near its size after the first step.
+
+    Args:
+        learning_rate: float, schedule or callable.
+        decay: float >= 0, per step.
+        **kwargs: as `keras.optimizers.Lamb`.
+
+    Raises:
+        ValueError: if `decay` is negative.
+
+    Reference:
+        You et al. 2020, "Large Batch Optimization for Deep Learning", algorithm 2.
+    """
+
+    def __init__(self, learning_rate=0.001, decay=0.0, **kwargs):
+        _require(decay >= 0, "decay", "at least 0", decay)
+        super().__init__(learning_rate=learning_rate, **kwargs)
+        self.decay = decay
+
+    def update_step(self, gradient, variable, learning_rate):
+        """One update of one variable, from its summed gradient."""
+        gradient, rate = (ops.cast(tensor, variable.dtype) for tensor in (gradient, learning_rate))
+        index = self._get_variable_index(variable)
+        m, v = self._momentums[index], self._velocities[index]
+        self.assign_add(m, (gradient - m) * (1 - self.beta_1))
+        self.assign_add(v, (ops.square(gradient) - v) * (1 - self.beta_2))
+        step = ops.cast(self.iterations + 1, variable.dtype)
+        unbiased_v = v / (1 - ops.power(self.beta_2, step))
+        update = m / (1 - ops.power(self.beta_1, step)) / (ops.sqrt(unbiased_v) + self.epsilon)
+        if _is_kernel(variable):
+            update = update + self.decay * ops.convert_to_tensor(variable)
+            rate = rate * _trust(variable, update)
+        self.assign_sub(variable, rate * update)
+
+    def get_config(self):
+        """The constructor's arguments."""
+        return {**super().get_config(), "decay": self.decay}
+
+
+@keras.saving.register_keras_serializable("supcon_tf")
+class SharedLossScale(keras.optimizers.LossScaleOptimizer):
+    """Keras's loss scaling, whose replicas agree on whether a gradient overflowed.
+
+    Keras's own looks at the first replica's gradients only, and applies what is not finite on
+    another.
+
+    Args:
+        inner_optimizer: the optimizer; it sees the unscaled gradients.
+        **kwargs: as `keras.optimizers.LossScaleOptimizer`.
+
+    Reference:
+        Micikevicius et al. 2018, "Mixed Precision Training", section 3.2.
+    """
+
+    def check_finite(self, grads):
+        """Whether the gradients of all replicas are finite."""
+        finite = super().check_finite(grads)
+        context = tf.distribute.get_replica_context()
+        if context is None or context.num_replicas_in_sync == 1:
+            return finite
+        overflowed = tf.cast(tf.logical_not(finite), tf.float32)
+        return tf.equal(context.all_reduce(tf.distribute.ReduceOp.SUM, overflowed), 0.0)
+
+
+def make_optimizer(
+    name: str,
+    learning_rate,
+    *,
+    momentum: float | None = None,
+    nesterov: bool = False,
+    weight_decay: float = 0.0,
+    clip_norm: float | None = None,
+) -> keras.optimizers.Optimizer:
+    """An optimizer of the recipes by name.
+
+    | name    | class         | weight decay of kernels                       | momentum   |
+    |---------|---------------|-----------------------------------------------|------------|
+    | sgd     | `MomentumSGD` | L2 term of the gradient                       | 0.9        |
+    | lars    | `LARS`        | L2 term of the gradient, inside the trust     | 0.9        |
+    | rmsprop | `L2RMSprop`   | L2 term of the gradient, inside its mean      | 0.9        |
+    | adamw   | `KernelAdamW` | decoupled: rate * weight_decay * w            | not taken  |
+    | lamb    | `LAMB`        | term of Adam's step, inside the ratio         | not taken  |
+
+    RMSprop has epsilon 1, as in the reference implementation: the published rates are for that, and
+    far too high for Keras's 1e-7.
+
+    Args:
+        name: one of `OPTIMIZERS`.
+        learning_rate: number > 0, schedule or callable.
+        momentum: in [0, 1); None is the default above.
+        nesterov: Nesterov momentum, for sgd and lars with a momentum above 0.
+        weight_decay: at least 0, per step.
+        clip_norm: above 0: all gradients are scaled together so that the norm of their sum over
+            replicas, over all variables and without weight decay, is at most this. None: no limit.
+
+    Returns:
+        The optimizer. Its state is in its variables only.
+
+    Raises:
+        ValueError: if an argument is out of range, or would have no effect on this optimizer.
+
+    Reference:
+        Khosla et al. 2020, section 4 (sgd, lars, rmsprop); Loshchilov and Hutter 2019 (adamw).
+    """
+    _check_arguments(name, learning_rate, momentum, nesterov, weight_decay, clip_norm)
+    if isinstance(learning_rate, numbers.Real):
+        learning_rate = float(learning_rate)
+    shared = {"learning_rate": learning_rate, "global_clipnorm": clip_norm}
+    if name == "adamw":
+        return KernelAdamW(weight_decay=weight_decay, **shared)
+    if name == "lamb":
+        return LAMB(decay=weight_decay, **shared)
+    shared |= {"l2": weight_decay, "momentum": 0.9 if momentum is None else float(momentum)}
+    if name == "rmsprop":
+        return L2RMSprop(epsilon=1.0, **shared)
+    return {"sgd": MomentumSGD, "lars": LARS}[name](nesterov=nesterov, **shared)
+
+
+def _check_arguments(name, learning_rate, momentum, nesterov, weight_decay, clip_norm):
+    _require(name in OPTIMIZERS, "name", "one of " + ", ".join(OPTIMIZERS), name)
+    if isinstance(learning_rate, numbers.Real):
+        _require(0 < learning_rate < math.inf, "learning_rate", "above 0", learning_rate)
+    if momentum is not None:
+        _require(name not in ("adamw", "lamb"), "momentum", f"left out, for {name}", momentum)
+        _require(0 <= momentum < 1, "momentum", "from 0 to below 1", momentum)
+    if nesterov:
+        _require(name in ("sgd", "lars"), "nesterov", f"left out, for {name}", nesterov)
+        _require(momentum != 0, "nesterov", "left out, for a momentum of 0", nesterov)
+    _require(0 <= weight_decay < math.inf, "weight_decay", "at least 0", weight_decay)
+    if clip_norm is not None:
+        _require(0 < clip_norm < math.inf, "clip_norm", "above 0", clip_norm)

@@ -11,7 +11,13 @@ from sklearn.manifold import TSNE
 
 from supcon_tf.files import writing
 
-_NOT_CURVES = ("learning_rate", "seconds", "positives_per_anchor", "anchors_without_positives")
+_NOT_CURVES = (
+    "learning_rate",
+    "seconds",
+    "positives_per_anchor",
+    "anchors_without_positives",
+    "effective_rank",
+)
 
 
 def _save(figure: Figure, path: Path) -> None:
@@ -31,7 +37,10 @@ def learning_curves(histories: Mapping[str, Mapping[str, Sequence[float]]], path
     for (stage, history), (left, right) in zip(histories.items(), axes, strict=True):
         for name, values in history.items():
             if name not in _NOT_CURVES:
-                left.plot(np.arange(1, len(values) + 1), values, label=name)
+                known = [
+                    (epoch, value) for epoch, value in enumerate(values, 1) if value is not None
+                ]
+                left.plot(*zip(*known, strict=True), label=name)
         left.set(title=stage, xlabel="epoch")
         left.legend()
         rates = history["learning_rate"]

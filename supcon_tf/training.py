@@ -1,22 +1,29 @@
 """The loop that every stage trains with: progress, checkpoints, logs, resumption."""
 
 import contextlib
+import dataclasses
 import math
 import random
-import sys
+import signal
+import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import keras
 import tensorflow as tf
-from tqdm import tqdm
 
 from supcon_tf import checkpoints
+from supcon_tf.data.augment import Share
+from supcon_tf.distribute import agreed, distribute_stream, is_chief
 from supcon_tf.errors import UserError
+from supcon_tf.files import remove
+from supcon_tf.models.contrastive import shown
+from supcon_tf.progress import Progress
 from supcon_tf.runs import RunDirectory
 
-# Seconds between two updates within an epoch, of the bar and of the lines.
-_BAR_SECONDS, _LINE_SECONDS = 0.5, 30.0
+# What the best epoch is chosen by, and whether more is better.
+BEST_METRICS = {"knn_top1": True, "loss": False}
 
 
 @contextlib.contextmanager
@@ -33,137 +40,232 @@ def initial_weights(seed: int):
         random.setstate(before)
 
 
+@dataclasses.dataclass(frozen=True)
+class Saving:
+    """When checkpoints are written and which are kept.
+
+    Attributes:
+        every_steps: steps between two, beside each epoch's end; None for those only.
+        keep: newest ones to keep.
+        best_metric: the best epoch in this curve is kept as well; '' for none.
+    """
+
+    every_steps: int | None = None
+    keep: int = 2
+    best_metric: str = ""
+
+
+def best_epoch(history: dict[str, list[float | None]], metric: str) -> int | None:
+    """The first of the epochs that are best in a metric, from 0 on; None before there is a value.
+
+    Args:
+        history: one value, or None, per epoch for each metric.
+        metric: a key of `BEST_METRICS`.
+    """
+    sign = 1 if BEST_METRICS[metric] else -1
+    scored = [(sign * v, -e) for e, v in enumerate(history.get(metric, ())) if v is not None]
+    return -max(scored)[1] if scored else None
+
+
 def fit(
     model: keras.Model,
-    make_stream: Callable[[int], tf.data.Dataset],
+    make_stream: Callable[[int, Share], tf.data.Dataset],
     *,
     epochs: int,
     steps_per_epoch: int,
     run: RunDirectory,
     stage: str,
-) -> dict[str, list[float]]:
+    saving: Saving = Saving(),
+    at_epoch_end: Callable[[int, dict], dict] = lambda epoch, values: {},
+    watch: Callable[[dict], str | None] = lambda values: None,
+) -> dict[str, list[float | None]]:
     """Trains a compiled model, continuing from the run's newest checkpoint of the stage.
 
+    However often the training is broken off, the weights, metrics and curves are those of a
+    training that never was. SIGTERM and Ctrl-C save before they end it.
+
     Args:
-        model: compiled and built.
-        make_stream: from the epoch to begin with to a dataset of all batches from there on.
+        model: compiled and built, its metrics too.
+        make_stream: from the step to begin with, and the share of each batch that this process
+            makes, to a dataset of all batches from there on.
         epochs: epochs in all.
         steps_per_epoch: batches an epoch.
         run: where checkpoints and logs go.
         stage: name of the stage in the run directory.
+        saving: when checkpoints are written.
+        at_epoch_end: from the epoch (from 0 on) and its metrics to further ones.
+        watch: from an epoch's metrics to a warning, or None.
 
     Returns:
         One value per epoch for each metric, for `learning_rate` and for `seconds`.
 
     Raises:
         UserError: if the loss is no longer finite, or no checkpoint is sound.
+        SystemExit: after SIGTERM, once a checkpoint is written.
+        KeyboardInterrupt: after Ctrl-C, once a checkpoint is written.
     """
-    with model.distribute_strategy.scope():
+    strategy = model.distribute_strategy
+    with strategy.scope(), _StopSignals() as stop:
         model.optimizer.build(model.trainable_variables)
-        done, history = checkpoints.restore(run.checkpoints(stage), model)
-        if done < epochs:
-            model.fit(
-                make_stream(done),
-                initial_epoch=done,
-                epochs=epochs,
-                steps_per_epoch=steps_per_epoch,
-                callbacks=[
-                    _Checkpoints(run, stage, history),
-                    Progress(stage, epochs, steps_per_epoch, done),
-                    keras.callbacks.TensorBoard(run.path / "logs" / stage, write_graph=False),
-                ],
-                shuffle=False,
-                verbose=0,
+        found = checkpoints.newest(run.checkpoints(stage)) if is_chief(strategy) else None
+        step = agreed(strategy, found.step if found else 0)
+        state = checkpoints.restore(run.checkpoints(stage), step, model)
+        if state.step < epochs * steps_per_epoch:
+            loop = _Loop(model, run, stage, epochs, steps_per_epoch, saving, state)
+            loop.run(make_stream, at_epoch_end, watch, stop)
+    return state.history
+
+
+class _Loop:
+    """One training from where its state stands to its end."""
+
+    def __init__(self, model, run, stage, epochs, steps_per_epoch, saving, state):
+        self.model, self.run_directory, self.stage, self.saving = model, run, stage, saving
+        self.total, self.steps_per_epoch = epochs * steps_per_epoch, steps_per_epoch
+        self.state = state
+        self.saved = state.step
+        self.chief = is_chief(model.distribute_strategy)
+        self.logs = _Logs(run.path / "logs" / stage) if self.chief else None
+        self.progress = Progress(stage, epochs, steps_per_epoch, state.step)
+
+    def run(self, make_stream, at_epoch_end, watch, stop):
+        """Trains to the end, or until a signal."""
+        state, model = self.state, self.model
+        batches = iter(
+            distribute_stream(
+                model.distribute_strategy,
+                lambda index, count: make_stream(state.step, Share(index, count)),
             )
-    return history
+        )
+        model.make_train_function()
+        train = model.train_function
+        if self.chief:
+            self.logs.write(state.history, 0)
+        before = None
+        self.started = time.monotonic() - state.seconds
+        try:
+            while state.step < self.total:
+                if state.step % self.steps_per_epoch == 0:
+                    model.reset_metrics()
+                values = train(batches)
+                state.step += 1
+                # The step before is done by now: checking it does not hold up this one.
+                self._check(before)
+                before = state.step, values
+                self.progress.after_step(lambda now=values: _numbers(now))
+                if state.step % self.steps_per_epoch == 0:
+                    self._check(before)
+                    self._end_epoch(values, at_epoch_end, watch)
+                elif self.saving.every_steps and state.step % self.saving.every_steps == 0:
+                    self._check(before)
+                    self._save()
+                if stop.signal is not None:
+                    self._check(before)
+                    self._stop(stop)
+        finally:
+            self.progress.close()
 
-
-class _Checkpoints(keras.callbacks.Callback):
-    """Records the epoch, then saves; refuses to save weights of a loss that is not finite."""
-
-    def __init__(self, run, stage, history):
-        super().__init__()
-        self.run, self.stage, self.history = run, stage, history
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.started = time.monotonic()
-
-    def on_epoch_end(self, epoch, logs=None):
-        if not math.isfinite(logs["loss"]):
-            raise UserError(
-                f"the loss is {logs['loss']} in epoch {epoch + 1} of {self.stage}; the weights "
-                "before it are kept. Lower learning_rate or raise temperature."
-            )
-        rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
-        seconds = time.monotonic() - self.started
-        for name, value in {**logs, "learning_rate": rate, "seconds": seconds}.items():
-            self.history.setdefault(name, []).append(float(value))
-        checkpoints.save(self.run.checkpoints(self.stage), epoch + 1, self.model, self.history)
-
-
-class Progress(keras.callbacks.Callback):
-    """One bar for the whole stage on a terminal; elsewhere a line an epoch and every half minute.
-
-    Args:
-        title: shown in front.
-        epochs: epochs in all.
-        steps_per_epoch: batches an epoch.
-        done: epochs already done.
-        stream: where it is written; standard error by default.
-    """
-
-    def __init__(self, title, epochs, steps_per_epoch, done=0, stream=None):
-        super().__init__()
-        self.title, self.epochs, self.steps, self.done = title, epochs, steps_per_epoch, done
-        self.stream = stream or sys.stderr
-
-    def on_train_begin(self, logs=None):
-        """Starts the clock and, on a terminal, the bar."""
-        self.started = self.shown = time.monotonic()
-        self.timed_from = None
-        self.epoch, self.step = self.done, self.done * self.steps
-        self.bar = None
-        if self.stream.isatty():
-            total = self.epochs * self.steps
-            self.bar = tqdm(
-                total=total, initial=self.step, desc=self.title, unit="step", file=self.stream
-            )
-
-    def on_epoch_begin(self, epoch, logs=None):
-        """Notes which epoch it is."""
-        self.epoch = epoch
-
-    def on_train_batch_end(self, batch, logs=None):
-        """Advances, and shows the metrics now and then."""
-        self.step += 1
-        if self.timed_from is None:
-            # The first step compiles; what is left is estimated from the others.
-            self.timed_from, self.started = self.step, time.monotonic()
-        if self.bar is not None:
-            self.bar.update()
-        if self.step % self.steps == 0:
-            return  # The end of the epoch shows it.
-        if time.monotonic() - self.shown > (_BAR_SECONDS if self.bar else _LINE_SECONDS):
-            self._show(logs)
-
-    def on_epoch_end(self, epoch, logs=None):
-        """Shows the epoch's metrics."""
-        self._show(logs)
-
-    def _show(self, logs):
-        self.shown = time.monotonic()
-        values = " ".join(f"{name} {value:.4f}" for name, value in (logs or {}).items())
-        epoch = f"epoch {self.epoch + 1}/{self.epochs}"
-        if self.bar is not None:
-            self.bar.set_postfix_str(f"{epoch} {values}")
+    def _check(self, step_and_values):
+        """Stops if the loss of a step is not finite, which makes the epoch's mean not finite."""
+        if step_and_values is None:
             return
-        timed = max(1, self.step - self.timed_from)
-        left = (self.shown - self.started) / timed * (self.epochs * self.steps - self.step)
-        step = f"step {self.step - self.epoch * self.steps}/{self.steps}"
-        line = f"{self.title} {epoch} {step} {values} ({left:.0f} s left)"
-        print(line, file=self.stream, flush=True)
+        step, values = step_and_values
+        loss = float(values["loss"])
+        if not math.isfinite(loss):
+            epoch = (step - 1) // self.steps_per_epoch + 1
+            kept = f"the weights of step {self.saved} are kept" if self.saved else "nothing is kept"
+            raise UserError(
+                f"the loss is {loss} at step {step} (epoch {epoch}) of {self.stage}; {kept}. Lower "
+                "learning_rate, lengthen the warm-up or raise temperature."
+            )
 
-    def on_train_end(self, logs=None):
-        """Closes the bar."""
-        if self.bar is not None:
-            self.bar.close()
+    def _end_epoch(self, values, at_epoch_end, watch):
+        state = self.state
+        values = _numbers(values)
+        values |= {m.name: float(m.result()) for m in self.model.metrics if not shown(m)}
+        values |= at_epoch_end(state.step // self.steps_per_epoch - 1, values)
+        values["learning_rate"] = float(
+            keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)
+        )
+        self.progress.after_epoch(values)
+        warning = watch(values)
+        if warning:
+            self.progress.warn(warning)
+        values["seconds"] = time.monotonic() - self.started
+        self.started = time.monotonic()
+        for name, value in values.items():
+            state.history.setdefault(name, []).append(value)
+        if self.chief:
+            self.logs.write(state.history, state.step // self.steps_per_epoch - 1)
+        self._save()
+
+    def _save(self):
+        state, protect = self.state, None
+        state.seconds = 0.0
+        if state.step % self.steps_per_epoch:
+            state.seconds = time.monotonic() - self.started
+        if self.saving.best_metric:
+            best = best_epoch(state.history, self.saving.best_metric)
+            protect = None if best is None else (best + 1) * self.steps_per_epoch
+        checkpoints.save(
+            self.run_directory.checkpoints(self.stage),
+            state,
+            self.model,
+            keep=self.saving.keep,
+            protect=protect,
+            chief=self.chief,
+        )
+        self.saved = state.step
+
+    def _stop(self, stop):
+        if self.saved != self.state.step:
+            self._save()
+        self.progress.warn(f"stopped; step {self.state.step} is saved")
+        if stop.signal == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise SystemExit(128 + stop.signal)
+
+
+def _numbers(values):
+    return {name: float(value) for name, value in values.items()}
+
+
+class _StopSignals:
+    """Notes SIGTERM and Ctrl-C, so that a step is finished and saved; the second one is at once."""
+
+    def __init__(self):
+        self.signal = None
+        self.before = {}
+
+    def __enter__(self):
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self.before[number] = signal.signal(number, self._note)
+        return self
+
+    def _note(self, number, frame):
+        if self.signal is not None:
+            self.__exit__()
+            raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+        self.signal = number
+
+    def __exit__(self, *error):
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+
+class _Logs:
+    """TensorBoard's files, written anew from the curves when a training begins or continues."""
+
+    def __init__(self, folder: Path):
+        remove(folder)
+        self.writer = tf.summary.create_file_writer(str(folder))
+
+    def write(self, history, first_epoch):
+        """Writes the epochs from `first_epoch` on."""
+        with self.writer.as_default():
+            for name, values in history.items():
+                for epoch in range(first_epoch, len(values)):
+                    if values[epoch] is not None:
+                        tf.summary.scalar(name, values[epoch], step=epoch + 1)
+        self.writer.flush()

@@ -88,7 +88,29 @@ def check_augmentation(name: str) -> None:
         )
 
 
-def random_crops(images, num_views, image_size_px, augmentation, seed):
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """Which images of a batch are made here: all random numbers are those of the whole batch.
+
+    Attributes:
+        index: from 0 on.
+        count: equal shares that a batch is split into.
+    """
+
+    index: int = 0
+    count: int = 1
+
+    def uniform(self, shape, seed, low=0.0, high=1.0):
+        """Uniform random numbers of `shape` [n, ...], for the n images (or views) here."""
+        whole = [shape[0] * self.count, *shape[1:]]
+        numbers = tf.random.stateless_uniform(whole, seed, low, high)
+        return numbers[self.index * shape[0] :][: shape[0]]
+
+
+WHOLE = Share()
+
+
+def random_crops(images, num_views, image_size_px, augmentation, seed, share=WHOLE):
     """Random resized crops, placed uniformly; one that does not fit the image is made smaller.
 
     Args:
@@ -97,6 +119,7 @@ def random_crops(images, num_views, image_size_px, augmentation, seed):
         image_size_px: side of a crop after resizing (bilinear).
         augmentation: an `Augmentation`.
         seed: int [2].
+        share: which images of the global batch these are.
 
     Returns:
         float32 [B * num_views, S, S, 3], image-major.
@@ -104,16 +127,16 @@ def random_crops(images, num_views, image_size_px, augmentation, seed):
     shape = tf.cast(tf.shape(images), tf.float32)
     count = tf.shape(images)[0] * num_views
     area_seed, aspect_seed, place_seed = tf.unstack(tf.random.split(seed, 3))
-    area = tf.random.stateless_uniform([count], area_seed, augmentation.min_area, 1.0)
+    area = share.uniform([count], area_seed, augmentation.min_area, 1.0)
     limit = tf.math.log(augmentation.aspect)
-    aspect = tf.exp(tf.random.stateless_uniform([count], aspect_seed, -limit, limit))
+    aspect = tf.exp(share.uniform([count], aspect_seed, -limit, limit))
     # In pixels the crop has width / height = aspect; these are its shares of the image's sides.
     share_h = tf.sqrt(area / aspect * shape[2] / shape[1])
     share_w = tf.sqrt(area * aspect * shape[1] / shape[2])
     # A crop that does not fit is made smaller, not narrower, so that nothing is distorted.
     fit = tf.minimum(1.0, 1.0 / tf.maximum(share_h, share_w))
     share_h, share_w = share_h * fit, share_w * fit
-    top, left = tf.unstack(tf.random.stateless_uniform([2, count], place_seed))
+    top, left = tf.unstack(share.uniform([count, 2], place_seed), axis=1)
     top, left = top * (1 - share_h), left * (1 - share_w)
     boxes = tf.stack([top, left, top + share_h, left + share_w], axis=1)
     owners = tf.repeat(tf.range(tf.shape(images)[0]), num_views)
@@ -122,7 +145,7 @@ def random_crops(images, num_views, image_size_px, augmentation, seed):
     return crops
 
 
-def recolor(images, augmentation, seed):
+def recolor(images, augmentation, seed, share=WHOLE):
     """Flip, colour jitter, grey and blur, drawn for each image on its own.
 
     The order of the colour changes is drawn once for the batch.
@@ -131,34 +154,37 @@ def recolor(images, augmentation, seed):
         images: float32 [B, S, S, 3] in [0, 1].
         augmentation: an `Augmentation`.
         seed: int [2].
+        share: which images of the global batch these are.
 
     Returns:
         float32 [B, S, S, 3] in [0, 1].
     """
+
+    def chosen(probability, seed):
+        """Bool [B, 1, 1, 1], true with the given probability."""
+        return share.uniform([tf.shape(images)[0], 1, 1, 1], seed) < probability
+
     flip_seed, jitter_seed, grey_seed, blur_seed = tf.unstack(tf.random.split(seed, 4))
     if augmentation.flip:
-        images = tf.where(_chosen(images, 0.5, flip_seed), images[:, :, ::-1], images)
-    images = _jitter(images, augmentation, jitter_seed)
+        images = tf.where(chosen(0.5, flip_seed), images[:, :, ::-1], images)
+    jittered, chosen_seed = _jitter(images, augmentation, jitter_seed, share)
+    images = tf.where(chosen(augmentation.jitter_probability, chosen_seed), jittered, images)
     if augmentation.grey_probability:
         grey = _grey(images) + tf.zeros_like(images)
-        images = tf.where(_chosen(images, augmentation.grey_probability, grey_seed), grey, images)
+        images = tf.where(chosen(augmentation.grey_probability, grey_seed), grey, images)
     if augmentation.blur_probability:
         chosen_seed, sigma_seed = tf.unstack(tf.random.split(blur_seed, 2))
-        chosen = _chosen(images, augmentation.blur_probability, chosen_seed)
-        images = tf.where(chosen, _blur(images, sigma_seed), images)
+        blurred = _blur(images, sigma_seed, share)
+        images = tf.where(chosen(augmentation.blur_probability, chosen_seed), blurred, images)
     return tf.clip_by_value(images, 0.0, 1.0)
-
-
-def _chosen(images, probability, seed):
-    """Bool [B, 1, 1, 1], true with the given probability."""
-    return tf.random.stateless_uniform([tf.shape(images)[0], 1, 1, 1], seed) < probability
 
 
 def _grey(images):
     return tf.reduce_sum(images * tf.constant(_GREY), axis=-1, keepdims=True)
 
 
-def _jitter(images, augmentation, seed):
+def _jitter(images, augmentation, seed, share):
+    """The images with changed colours, and the seed that chooses whose changes count."""
     changes = [
         (change, strength)
         for change, strength in (
@@ -169,17 +195,14 @@ def _jitter(images, augmentation, seed):
         )
         if strength
     ]
-    if not changes:
-        return images
     chosen_seed, order_seed, *seeds = tf.unstack(tf.random.split(seed, 2 + len(changes)))
 
     def branch(index):
         change, strength = changes[index]
 
         def apply(x):
-            amount = tf.random.stateless_uniform(
-                [tf.shape(x)[0], 1, 1, 1], seeds[index], -strength, strength
-            )
+            shape = [tf.shape(x)[0], 1, 1, 1]
+            amount = share.uniform(shape, seeds[index], -strength, strength)
             return tf.clip_by_value(change(x, amount), 0.0, 1.0)
 
         return apply
@@ -190,7 +213,7 @@ def _jitter(images, augmentation, seed):
     for slot in range(len(changes)):
         calls = [lambda f=f, x=jittered: f(x) for f in branches]
         jittered = tf.switch_case(order[slot], calls)
-    return tf.where(_chosen(images, augmentation.jitter_probability, chosen_seed), jittered, images)
+    return jittered, chosen_seed
 
 
 def _change_contrast(images, amount):
@@ -204,11 +227,11 @@ def _turn_hue(images, amount):
     return tf.image.hsv_to_rgb(tf.stack([hue, saturation, value], axis=-1))
 
 
-def _blur(images, seed):
+def _blur(images, seed, share):
     """Gaussian blur, sigma uniform in 0.1 to 2, kernel about a tenth of the side."""
     batch, side = tf.shape(images)[0], images.shape[1]
     radius = max(1, side // 20)
-    sigma = tf.random.stateless_uniform([batch, 1], seed, 0.1, 2.0)
+    sigma = share.uniform([batch, 1], seed, 0.1, 2.0)
     offsets = tf.range(-radius, radius + 1, dtype=tf.float32)[None, :]
     kernel = tf.nn.softmax(-0.5 * tf.square(offsets / sigma))  # [B, 2 * radius + 1]
     for axis in (1, 2):

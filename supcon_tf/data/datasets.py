@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
@@ -43,11 +44,12 @@ class Split:
     shuffle_buffer: int
     fingerprint: str
 
-    def records(self, shuffle_seed=None) -> tf.data.Dataset:
+    def records(self, shuffle_seed=None, skip=0) -> tf.data.Dataset:
         """`(encoded, label int32)` of every example, once.
 
         Args:
             shuffle_seed: int or int64 scalar tensor that fixes the order; None for the stored one.
+            skip: int or int64 scalar tensor, examples to leave out at the beginning, unread.
         """
         elements = self.elements(shuffle_seed)
         if shuffle_seed is not None:
@@ -59,7 +61,12 @@ class Split:
             encoded, label = self.load(*element)
             return encoded, tf.cast(label, tf.int32)
 
-        return elements.map(load, num_parallel_calls=tf.data.AUTOTUNE)
+        return elements.skip(skip).map(load, num_parallel_calls=tf.data.AUTOTUNE)
+
+    def labels(self) -> np.ndarray:
+        """The label of every example, int64 [N], in the stored order; no image is read."""
+        labels = self.elements(None).map(lambda element, label: label)
+        return np.fromiter(labels.as_numpy_iterator(), np.int64, self.num_examples)
 
     def sample(self, limit: int | None) -> tf.data.Dataset:
         """As `records`; at most `limit` of them, drawn over the whole split, always the same."""
@@ -100,6 +107,7 @@ class ImageDataset:
         native_size_px: side of its square images, or None where sizes differ.
         image_size_px: side of the square images that are made of them.
         bad_images: files left out because they could not be read.
+        validation: split taken from the training images to watch the training on; None for none.
     """
 
     name: str
@@ -109,6 +117,7 @@ class ImageDataset:
     native_size_px: int | None
     image_size_px: int
     bad_images: tuple[str, ...] = ()
+    validation: Split | None = None
 
     def describe(self) -> dict:
         """What a run's manifest keeps of the data set."""
@@ -128,6 +137,7 @@ def open_dataset(
     image_size_px: int | None = None,
     holdout_fraction: float | None = None,
     seed: int = 0,
+    validation_fraction: float = 0.0,
     skip_bad_images: bool = False,
     bad_images: Sequence[str] | None = None,
 ) -> ImageDataset:
@@ -140,7 +150,8 @@ def open_dataset(
         image_size_px: side of the square images to make; None for the data set's own, or 64.
         holdout_fraction: for a folder without train/ and test/: share of each class held out;
             None for 0.2.
-        seed: for such a folder: seed of the hold-out.
+        seed: for a folder: seed of the hold-out and of the validation set.
+        validation_fraction: share of the training images to set aside as `validation`; 0 for none.
         skip_bad_images: for a folder: leave unreadable images out rather than stop.
         bad_images: for a folder whose images were checked before: the files that were left out
             then. None checks every image.
@@ -158,7 +169,7 @@ def open_dataset(
             )
         path = name.removeprefix(FOLDER_PREFIX)
         found = folder.read_folder(path, holdout_fraction, seed, skip_bad_images, bad_images)
-        return _open_folder(name, image_size_px, *found)
+        return _open_folder(name, image_size_px, validation_fraction, seed, *found)
     for setting, given in (
         ("skip_bad_images", skip_bad_images or None),
         ("holdout_fraction", holdout_fraction),
@@ -168,7 +179,7 @@ def open_dataset(
                 f"{setting} is for folder data sets. Received: {setting}={given} with dataset="
                 f"{name!r}. Leave it out."
             )
-    return _open_tfds(name, data_dir or None, image_size_px)
+    return _open_tfds(name, data_dir or None, image_size_px, validation_fraction)
 
 
 def from_config(config: PretrainConfig, bad_images: Sequence[str] | None = None) -> ImageDataset:
@@ -179,13 +190,20 @@ def from_config(config: PretrainConfig, bad_images: Sequence[str] | None = None)
         image_size_px=config.image_size_px,
         holdout_fraction=config.holdout_fraction,
         seed=config.seed,
+        validation_fraction=config.validation_fraction,
         skip_bad_images=config.skip_bad_images,
         bad_images=bad_images,
     )
 
 
-def _open_folder(name, image_size_px, class_names, splits, bad) -> ImageDataset:
+def _open_folder(
+    name, image_size_px, validation_fraction, seed, class_names, splits, bad
+) -> ImageDataset:
     path = name.removeprefix(FOLDER_PREFIX)
+    if validation_fraction:
+        splits["train"], splits["validation"] = folder.hold_out(
+            path, splits["train"], validation_fraction, seed, "validation_fraction"
+        )
     index_of = {label: index for index, label in enumerate(class_names)}
 
     def split(examples):
@@ -207,10 +225,13 @@ def _open_folder(name, image_size_px, class_names, splits, bad) -> ImageDataset:
         native_size_px=None,
         image_size_px=image_size_px or DEFAULT_IMAGE_SIZE_PX,
         bad_images=tuple(bad),
+        validation=split(splits["validation"]) if validation_fraction else None,
     )
 
 
-def _open_tfds(name: str, data_dir: str | None, image_size_px: int | None) -> ImageDataset:
+def _open_tfds(
+    name: str, data_dir: str | None, image_size_px: int | None, validation_fraction: float
+) -> ImageDataset:
     builder = digits.prepare(data_dir) if name == "digits" else _prepared_builder(name, data_dir)
     image, label = _check_features(name, builder)
     splits = builder.info.splits
@@ -226,13 +247,22 @@ def _open_tfds(name: str, data_dir: str | None, image_size_px: int | None) -> Im
         raise UserError(f"dataset must have a labelled held-out split. Received: {name!r}.")
     height, width = image.shape[:2]
     native = height if height and height == width else None
+    total = splits["train"].num_examples
+    kept = total - round(validation_fraction * total)
+    if validation_fraction and kept in (0, total):
+        raise UserError(
+            f"validation_fraction leaves no image on one side of {total}. Received: "
+            f"{validation_fraction}."
+        )
     return ImageDataset(
         name=name,
         class_names=tuple(label.names),
-        train=_tfds_split(builder, "train"),
+        train=_tfds_split(builder, f"train[:{kept}]" if validation_fraction else "train"),
         test=_tfds_split(builder, labelled[0]),
         native_size_px=native,
         image_size_px=image_size_px or native or DEFAULT_IMAGE_SIZE_PX,
+        # Prepared data sets are stored in a random order.
+        validation=_tfds_split(builder, f"train[{kept}:]") if validation_fraction else None,
     )
 
 
@@ -294,8 +324,9 @@ def _tfds_split(builder, name) -> Split:
         )
         return examples.map(lambda example: (example["image"], example["label"]))
 
-    average_bytes = max(1, info.num_bytes // max(1, info.num_examples))
-    content = {"name": builder.info.full_name, "split": name, "shards": info.shard_lengths}
+    whole = builder.info.splits[name.partition("[")[0]]
+    average_bytes = max(1, whole.num_bytes // max(1, whole.num_examples))
+    content = {"name": builder.info.full_name, "split": name, "shards": whole.shard_lengths}
     return Split(
         num_examples=info.num_examples,
         elements=elements,

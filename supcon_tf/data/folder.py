@@ -63,7 +63,8 @@ def read_folder(
     }
     if "all" in splits:
         fraction = DEFAULT_HOLDOUT if holdout_fraction is None else holdout_fraction
-        splits = _hold_out(path, splits["all"], fraction, seed)
+        train, test = hold_out(path, splits["all"], fraction, seed)
+        splits = {"train": train, "test": test}
     _check_classes(path, splits)
     return class_names, splits, bad
 
@@ -136,18 +137,33 @@ def _check_classes(path: str, splits: dict[str, list[Example]]) -> list[str]:
     return every
 
 
-def _hold_out(path, examples, fraction, seed):
+def hold_out(path, examples, fraction, seed, setting="holdout_fraction"):
+    """Holds a share of every class out.
+
+    Args:
+        path: the folder, for the error.
+        examples: file and label of each image.
+        fraction: share in (0, 1).
+        seed: which ones are held out.
+        setting: the setting to blame.
+
+    Returns:
+        The other examples and those held out, each in a fixed order.
+
+    Raises:
+        UserError: if a class has too few images to be on both sides.
+    """
     labels = [label for _, label in examples]
     rarest, count = min(Counter(labels).items(), key=lambda item: item[1])
     # One image of each class on either side, at least.
     needed = math.ceil(1 / min(fraction, 1 - fraction))
     if count < needed:
         raise UserError(
-            f"class {rarest!r} of folder {path} has {count} images; a hold-out of {fraction} needs "
-            f"{needed} or more in each class. Add images, or change --holdout_fraction."
+            f"class {rarest!r} of folder {path} has {count} images; {setting}={fraction} needs "
+            f"{needed} or more in each class. Add images, or change --{setting}."
         )
-    train, test = train_test_split(examples, test_size=fraction, stratify=labels, random_state=seed)
-    return {"train": sorted(train), "test": sorted(test)}
+    rest, held = train_test_split(examples, test_size=fraction, stratify=labels, random_state=seed)
+    return sorted(rest), sorted(held)
 
 
 def _check_images(root: Path, examples: list[Example]) -> list[str]:

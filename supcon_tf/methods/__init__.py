@@ -38,22 +38,26 @@ def _arguments(factory: Callable, reserved: tuple[str, ...]) -> list[str]:
     return [name for name in names if name not in fixed and name != "kwargs"]
 
 
-def check_method(method: str, temperature: float | None, method_args: dict) -> None:
+def check_method(
+    method: str, temperature: float | None, method_args: dict, queue_size: int = 0
+) -> None:
     """Checks a method's name and arguments without building anything large.
 
     Args:
         method: a key of `LOSSES` or `MODELS`.
         temperature: None for the method's default.
         method_args: further arguments of the method.
+        queue_size: rows of the memory queue; 0 for none.
 
     Raises:
-        UserError: if the method is unknown, or has no such argument, or refuses its value.
+        UserError: if the method is unknown, or has no such argument, or refuses its value, or
+            takes no queue.
     """
     known = {**LOSSES, **MODELS}
     if method not in known:
         raise UserError(f"method must be one of {', '.join(known)}. Received: {method!r}.")
     # The projection head puts out unit-norm embeddings, so `normalize` would change nothing.
-    reserved = ("encoder", "num_classes", "reduction", "name", "normalize")
+    reserved = ("encoder", "num_classes", "reduction", "name", "normalize", *_ENGINE)
     allowed = _arguments(known[method], reserved)
     given = _given(temperature, method_args)
     for name in given:
@@ -62,8 +66,26 @@ def check_method(method: str, temperature: float | None, method_args: dict) -> N
                 f"method {method} has no argument {name!r}; it takes "
                 f"{', '.join(allowed) or 'none'}. Received: {name}={given[name]!r}."
             )
-    if method in LOSSES:
-        _construct(method, LOSSES[method], given)
+    loss = _construct(method, LOSSES[method], given) if method in LOSSES else None
+    if queue_size:
+        _check_queue(method, loss, given, queue_size)
+
+
+def _check_queue(method, loss, given, queue_size):
+    if "queue" not in inspect.signature(getattr(loss, "call", _given)).parameters:
+        raise UserError(
+            f"method {method} takes no memory queue. Received: queue_size={queue_size}. Leave it "
+            "out, or use supcon_out, supcon_in or simclr."
+        )
+    if given.get("positives_cap") is not None:
+        raise UserError(
+            "positives_cap cannot be combined with a queue. Received: positives_cap="
+            f"{given['positives_cap']} and queue_size={queue_size}."
+        )
+
+
+# Arguments of every model, which are settings of their own.
+_ENGINE = ("micro_batch_size", "ema_momentum", "queue_size")
 
 
 def _given(temperature, method_args):
@@ -85,6 +107,9 @@ def build_model(
     num_classes: int,
     temperature: float | None = None,
     method_args: dict | None = None,
+    *,
+    queue_size: int = 0,
+    **engine,
 ) -> ContrastiveModel:
     """Builds the model of a method around an encoder.
 
@@ -95,6 +120,8 @@ def build_model(
         num_classes: classes of the data set.
         temperature: None for the method's default.
         method_args: further arguments of the method.
+        queue_size: rows of the memory queue; 0 for none.
+        **engine: `micro_batch_size` and `ema_momentum`, as `ContrastiveModel`.
 
     Returns:
         A model ready to be compiled with an optimizer.
@@ -102,14 +129,15 @@ def build_model(
     Raises:
         UserError: if the method is unknown or refuses an argument.
     """
-    check_method(method, temperature, method_args or {})
+    check_method(method, temperature, method_args or {}, queue_size)
     given = _given(temperature, method_args or {})
     if method in LOSSES:
         loss = _construct(method, LOSSES[method], given)
-        return PairwiseModel(encoder, projection_head(), loss, name=method)
+        head = projection_head()
+        return PairwiseModel(encoder, head, loss, queue_size=queue_size, name=method, **engine)
     return _construct(
         method,
-        partial(MODELS[method], encoder=encoder, num_classes=num_classes, name=method),
+        partial(MODELS[method], encoder=encoder, num_classes=num_classes, name=method, **engine),
         given,
     )
 

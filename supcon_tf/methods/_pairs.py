@@ -126,6 +126,10 @@ class AnchorLoss(keras.losses.Loss):
         # Reduction, and division by the number of replicas, as for every Keras loss.
         return _reduce(losses, sample_weight, self.reduction)
 
+    def collapsed_value(self, num_rows):
+        """The loss of a batch of N identical embeddings, where that is known; else None."""
+        return None
+
     def get_config(self):
         """The constructor's arguments."""
         options = dataclasses.asdict(self.options)

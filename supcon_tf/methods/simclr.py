@@ -4,6 +4,7 @@ Chen et al. 2020, "A Simple Framework for Contrastive Learning of Visual Represe
 """
 
 import dataclasses
+import math
 
 import keras
 
@@ -40,9 +41,13 @@ class SimCLRLoss(AnchorLoss):
         options = SupConOptions(temperature=temperature, block_size=block_size)
         super().__init__(options, reduction=reduction, name=name)
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true, y_pred, queue=None):
         """Embeddings float [B, V, D] in, float32 [V * B] out, view-major; labels are not used."""
-        return supcon_loss(None, y_pred, **dataclasses.asdict(self.options))
+        return supcon_loss(None, y_pred, queue=queue, **dataclasses.asdict(self.options))
+
+    def collapsed_value(self, num_rows):
+        """The loss of identical embeddings, log(N - 1)."""
+        return math.log(max(1, num_rows - 1))
 
     def get_config(self):
         """The constructor's arguments."""

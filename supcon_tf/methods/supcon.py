@@ -4,6 +4,7 @@ Khosla et al. 2020, "Supervised Contrastive Learning", equations 2 (L_out) and 3
 """
 
 import dataclasses
+import math
 
 import keras
 import tensorflow as tf
@@ -57,7 +58,7 @@ class SupConOptions:
             raise ValueError("positives_cap_seed needs a positives_cap. Received: None.")
 
 
-def supcon_loss(labels, embeddings, *, positive_weights=None, **options):
+def supcon_loss(labels, embeddings, *, positive_weights=None, queue=None, **options):
     r"""Supervised contrastive loss, one value per anchor.
 
     With rows z_i, P(i) the other rows of i's class, N(i) the rows of other classes, A(i) all other
@@ -77,6 +78,10 @@ def supcon_loss(labels, embeddings, *, positive_weights=None, **options):
         positive_weights: float or bool [B, B] instead of labels: how much image j is a positive of
             image i, at least 0; 0 makes it a negative. The diagonal is the weight of an image's
             own other views. An anchor's weights are scaled to sum to 1. No gradient flows into it.
+        queue: `(labels int [Q], embeddings float [Q, D], filled bool [Q])` of earlier batches:
+            further contrasts, and positives of the anchors of their class (negatives of all
+            where `labels` is None). They are no anchors; no gradient flows into them, and rows
+            that are not filled take no part. None for no queue.
         **options: the fields of `SupConOptions`:
             temperature: float > 0, dimensionless; 0.1.
             summation_location: "out" or "in", where the sum over positives stands.
@@ -115,21 +120,41 @@ def supcon_loss(labels, embeddings, *, positive_weights=None, **options):
             f"positives_cap is for labels, not for positive_weights. Received: "
             f"{options.positives_cap}."
         )
+    unlabelled = labels is None
     labels, rows = flatten_views(labels, embeddings, options.normalize)
+    if queue is not None:
+        _check_queue(positive_weights, options)
+        queue = _queue_rows(queue, unlabelled, options.normalize)
     views = 1 if len(embeddings.shape) == 2 else embeddings.shape[1]
     if options.positives_cap is not None and options.positives_cap % views:
         raise ValueError(
             f"positives_cap must be a multiple of the {views} views. Received: "
             f"{options.positives_cap}."
         )
-    if _symmetric(options, positive_weights, rows):
+    if queue is None and _symmetric(options, positive_weights, rows):
         losses, counted = _symmetric_losses(labels, rows, options)
     else:
-        losses, counted = _Batch(labels, rows, positive_weights, views, options).losses()
+        losses, counted = _Batch(labels, rows, positive_weights, views, options, queue).losses()
     if options.anchors_without_positives == "exclude":
         share = tf.reduce_mean(tf.stop_gradient(counted))
         losses = losses / tf.where(share > 0, share, 1.0)
     return losses * options.temperature if options.scale_by_temperature else losses
+
+
+def _check_queue(positive_weights, options):
+    given = {"positive_weights": positive_weights, "positives_cap": options.positives_cap}
+    for name, value in given.items():
+        if value is not None:
+            raise ValueError(f"{name} cannot be combined with a queue. Received: {name} and queue.")
+
+
+def _queue_rows(queue, unlabelled, normalize):
+    """The queue as contrasts: labels int [Q], rows float32 [Q, D], filled bool [Q]."""
+    labels, embeddings, filled = queue
+    _, rows = flatten_views(None, tf.stop_gradient(embeddings), normalize)
+    if unlabelled:
+        labels = tf.fill(tf.shape(filled), -1)  # An image's class is its number, from 0 on.
+    return labels, rows, filled
 
 
 def _symmetric(options, positive_weights, rows):
@@ -166,11 +191,18 @@ def _symmetric_losses(labels, rows, options):
 class _Batch:
     """The pairs of one batch, a few anchors at a time: any mode, whole or block by block."""
 
-    def __init__(self, labels, rows, positive_weights, views, options):
-        self.labels, self.rows, self.views, self.options = labels, rows, views, options
+    def __init__(self, labels, rows, positive_weights, views, options, queue=None):
+        self.views, self.options = views, options
+        self.batch = static_or_dynamic(rows) // views
+        self.num_anchors = self.batch * views if options.contrast_mode == "all" else self.batch
+        self.filled = None
+        if queue is not None:
+            # The queue stands behind the batch; the anchors are the first rows.
+            labels = tf.concat([labels, tf.cast(queue[0], labels.dtype)], axis=0)
+            self.filled = tf.concat([tf.fill(tf.shape(rows)[:1], True), queue[2]], axis=0)
+            rows = tf.concat([rows, queue[1]], axis=0)
+        self.labels, self.rows = labels, rows
         self.num_rows = static_or_dynamic(rows)
-        self.batch = self.num_rows // views
-        self.num_anchors = self.num_rows if options.contrast_mode == "all" else self.batch
         self.weights = None
         if positive_weights is not None:
             self.weights = tf.stop_gradient(tf.cast(positive_weights, tf.float32))  # [B, B]
@@ -182,6 +214,8 @@ class _Batch:
         """Positive weights [R, N]; and bool [R, N], whether the pair takes part at all."""
         row = tf.range(self.num_rows)
         takes_part = indices[:, None] != row[None, :]
+        if self.filled is not None:
+            takes_part &= self.filled[None, :]
         if self.weights is not None:
             weights = tf.tile(tf.gather(self.weights, indices % self.batch), [1, self.views])
             return tf.where(takes_part, weights, 0.0), takes_part
@@ -317,7 +351,16 @@ class SupConLoss(AnchorLoss):
             name=name,
         )
 
-    def call(self, y_true, y_pred, positive_weights=None):
+    def call(self, y_true, y_pred, positive_weights=None, queue=None):
         """Labels int [B] or None and embeddings float [B, V, D] in, float32 [anchors] out."""
         options = dataclasses.asdict(self.options)
-        return supcon_loss(y_true, y_pred, positive_weights=positive_weights, **options)
+        pairs = {"positive_weights": positive_weights, "queue": queue}
+        return supcon_loss(y_true, y_pred, **pairs, **options)
+
+    def collapsed_value(self, num_rows):
+        """The loss of identical embeddings, log(N - 1); None where it depends on the labels."""
+        options = self.options
+        usual = options.denominator_mode == "all" and options.positives_cap is None
+        value = math.log(max(1, num_rows - 1))
+        scale = options.temperature if options.scale_by_temperature else 1.0
+        return scale * value if usual else None

@@ -27,7 +27,7 @@ def test_shapes_and_dropped_remainder(digits):
 
 
 def test_a_later_start_continues_the_stream(digits):
-    whole, rest = batches(digits), batches(digits, first_epoch=1)
+    whole, rest = batches(digits), batches(digits, first_step=13)
     assert len(rest) == 26
     for (views, labels), (views_again, labels_again) in zip(whole[13:], rest, strict=True):
         np.testing.assert_array_equal(views, views_again)
@@ -75,7 +75,7 @@ def test_folder_of_mixed_sizes(tmp_path):
     write_images(tmp_path, ["wide"], 10, size=(90, 30), level=200)
     dataset = open_dataset(f"folder:{tmp_path}", image_size_px=12)
     first = batches(dataset, AUGMENTATIONS["cifar"], batch_size=4)
-    again = batches(dataset, AUGMENTATIONS["cifar"], batch_size=4, first_epoch=1)
+    again = batches(dataset, AUGMENTATIONS["cifar"], batch_size=4, first_step=13)
     assert first[0][0].shape == (4, 2, 12, 12, 3)
     assert not np.array_equal(first[0][0][:, 0], first[0][0][:, 1])
     np.testing.assert_array_equal(first[4][0], again[0][0])

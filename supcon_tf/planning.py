@@ -1,0 +1,3 @@
+"""The plan before the work."""
+
+    pass
