@@ -7,16 +7,12 @@ and writes results.json and growth.png. Linux only (it reads /proc).
 """
 
 import dataclasses
-import json
-import os
-import platform
 import statistics
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import _flags
+from _contestants import Contestant, hardware
 
 from supcon_tf.errors import UserError
 from supcon_tf.settings import Config, setting
@@ -25,8 +21,6 @@ _WORKER = Path(__file__).with_name("_loss_worker.py")
 # The whole matrix of more rows than this would not fit into an ordinary machine several times over.
 _FULL_ROWS = 8192
 _MOST_REPEATS = 30
-# OpenMP's threads, which PyTorch uses, keep a core busy for 0.2 s after their work.
-_PAUSE_SECONDS = 0.25
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,42 +36,6 @@ class BenchmarkConfig(Config):
     max_seconds: float = setting(60.0, "Leave out what a step is expected to exceed.", above=0)
     peer: str = setting("", "supcontrast:PATH (a checkout) or pml, timed beside supcon_out.")
     peer_python: str = setting("", "Python that can import the peer ('': this one).")
-
-
-class Contestant:
-    """A worker process at one size.
-
-    Raises:
-        UserError: if the worker ends before it is ready.
-    """
-
-    def __init__(self, kind, rows, python, path=""):
-        command = [python, str(_WORKER), kind, path, str(rows)]
-        self.process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self.seconds = []
-        ready = self.process.stdout.readline()
-        if not ready:
-            errors = self.process.stderr.read().strip().splitlines()
-            raise UserError(f"{kind} could not be run: {errors[-1] if errors else 'no output'}.")
-        self.value = json.loads(ready)["value"]
-
-    def step(self):
-        """Runs and times one step, once the other contestants' threads have gone to sleep."""
-        time.sleep(_PAUSE_SECONDS)
-        print("go", file=self.process.stdin, flush=True)
-        answer = json.loads(self.process.stdout.readline())
-        self.seconds.append(answer["seconds"])
-        self.extra_bytes = answer["extra_bytes"]
-
-    def close(self):
-        """Ends the process."""
-        self.process.communicate()
 
 
 def _contestants(config, loss, rows, expected):
@@ -96,7 +54,8 @@ def _measure(config, kinds, rows):
         for kind in kinds:
             of_ours = kind.startswith("ours")
             interpreter = sys.executable if of_ours else python
-            running.append(Contestant(kind, rows, interpreter, path))
+            command = [interpreter, str(_WORKER), kind, path, str(rows)]
+            running.append(Contestant(kind, command))
         for contestant in running:
             contestant.step()
         # Quick steps are repeated for about a second each, so that noise averages out.
@@ -113,7 +72,7 @@ def _measure(config, kinds, rows):
             "median_seconds": statistics.median(contestant.seconds),
             "seconds": contestant.seconds,
             "extra_bytes": contestant.extra_bytes,
-            "value": contestant.value,
+            "value": contestant.ready["value"],
         }
         for kind, contestant in zip(kinds, running, strict=True)
     }
@@ -193,8 +152,7 @@ def main(config):
             for line in _rows_of_table([found]):
                 print("  ".join(line), file=sys.stderr, flush=True)
             output = Path(config.output_dir)
-            machine = {"machine": platform.processor(), "cpus": os.cpu_count()}
-            write_json(output / "results.json", {"hardware": machine, "results": results})
+            write_json(output / "results.json", {"hardware": hardware(), "results": results})
     header = ["loss", "rows", "time", "of blocks", "extra memory", "of blocks"]
     print(format_table(header, _rows_of_table(results)))
     _draw(results, output / "growth.png")

@@ -13,6 +13,8 @@ def main(config):
     from supcon_tf.pretraining import pretrain
 
     metrics = pretrain(config)
+    if config.dry_run:
+        return
     if metrics:
         print(f"loss {metrics['loss']:.4f} after {metrics['seconds']:.0f} s of training")
     print(f"encoder: {config.run_dir}/encoder.keras    pictures: {config.run_dir}/pictures")

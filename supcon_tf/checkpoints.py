@@ -9,11 +9,12 @@ import tempfile
 from pathlib import Path
 
 import keras
+import numpy as np
 
 from supcon_tf.errors import UserError
 from supcon_tf.files import sha256, write_json, writing
 
-_WEIGHTS = "model.weights.h5"
+_WEIGHTS, _REST = "model.weights.h5", "rest.npz"
 
 
 @dataclasses.dataclass
@@ -55,7 +56,7 @@ def save(
     """
     if not chief:
         with tempfile.TemporaryDirectory() as scratch:
-            model.save_weights(Path(scratch) / _WEIGHTS)
+            _write(Path(scratch), model)
         return
     target = folder / f"{state.step:09d}"
     if target.exists():
@@ -64,16 +65,32 @@ def save(
     with writing(target) as temporary:
         temporary.mkdir(parents=True)
         try:
-            model.save_weights(temporary / _WEIGHTS)
+            _write(temporary, model)
         except (OSError, RuntimeError) as error:  # HDF5 raises either.
             raise UserError(
                 f"cannot write checkpoint {target}: {error}. The ones before it are kept."
             ) from error
-        digest = sha256(temporary / _WEIGHTS)
-        write_json(temporary / "state.json", {**dataclasses.asdict(state), "sha256": digest})
+        content = {**dataclasses.asdict(state), "sha256": _digests(temporary)}
+        write_json(temporary / "state.json", content)
     for old in _newest_first(folder)[keep:]:
         if int(old.name) != protect:
             shutil.rmtree(old)
+
+
+def _write(folder: Path, model: keras.Model) -> None:
+    model.save_weights(folder / _WEIGHTS)
+    np.savez(folder / _REST, *[np.asarray(variable) for variable in _rest(model)])
+
+
+def _rest(model: keras.Model) -> list:
+    """What Keras leaves out of a weights file: metrics, and the seeds of dropout."""
+    metrics = [variable for metric in model.metrics for variable in metric.variables]
+    known = {id(variable) for variable in (*model.weights, *metrics)}
+    return metrics + [variable for variable in model.variables if id(variable) not in known]
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    return {name: sha256(folder / name) for name in (_WEIGHTS, _REST)}
 
 
 def _check_space(folder: Path, model: keras.Model) -> None:
@@ -93,10 +110,10 @@ def _read(path: Path) -> State | None:
     """The state of a checkpoint; None unless it is sound."""
     try:
         content = json.loads((path / "state.json").read_text())
-        digest = content.pop("sha256")
+        digests = content.pop("sha256")
         state = State(**content)
         whole = isinstance(state.step, int) and isinstance(state.history, dict)
-        return state if whole and sha256(path / _WEIGHTS) == digest else None
+        return state if whole and _digests(path) == digests else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
@@ -148,6 +165,10 @@ def restore(folder: Path, step: int, model: keras.Model) -> State:
         raise UserError(f"checkpoint {path} is missing or corrupted. Start again with --overwrite.")
     try:
         model.load_weights(path / _WEIGHTS)
+        with np.load(path / _REST) as saved:
+            values = [saved[name] for name in saved.files]
+        for variable, value in zip(_rest(model), values, strict=True):
+            variable.assign(value)
     except ValueError as error:
         raise UserError(
             f"checkpoint {path} is of another model. Start again with --overwrite."

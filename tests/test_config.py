@@ -54,7 +54,7 @@ def test_where_a_run_lies_is_not_what_it_is():
         ({"learning_rate": float("inf")}, "learning_rate must be a finite number"),
         ({"momentum": 1.0}, "momentum must be at least 0 and below 1. Received: 1.0"),
         ({"holdout_fraction": 1.0}, "holdout_fraction must be at least 0.001 and at most 0.999"),
-        ({"strategy": "all"}, "one of auto, one_device, mirrored. Received: 'all'"),
+        ({"strategy": "all"}, "one of auto, one_device, .*Received: 'all'"),
         ({"epochs": 5, "warmup_epochs": 5}, "warmup_epochs must be below epochs"),
         ({"epochs": 2.5}, "epochs must be of type int. Received: 2.5"),
         ({"epochs": True}, "epochs must be of type int. Received: True"),

@@ -1,14 +1,12 @@
 import json
 import os
-import shutil
 import subprocess
 import sys
 
 import keras
-import numpy as np
 import pytest
 
-from supcon_tf import ClassifierConfig, MomentumSGD, PretrainConfig, UserError, checkpoints
+from supcon_tf import ClassifierConfig, MomentumSGD, PretrainConfig, UserError
 from supcon_tf.files import write_json, writing
 from supcon_tf.runs import RunDirectory
 
@@ -196,66 +194,6 @@ def test_stages_after_pretraining_need_its_encoder(tmp_path):
     run, _ = begun(tmp_path)
     with pytest.raises(UserError, match="is not finished. Run pretrain.py with --resume"):
         run.pretrain_config()
-
-
-def test_checkpoints_keep_the_newest_and_restore_everything(tmp_path):
-    run, _ = begun(tmp_path)
-    first = model()
-    for epoch in (1, 2, 3):
-        first.fit(np.ones((4, 3)), np.ones((4, 2)), verbose=0)
-        checkpoints.save(run.checkpoints("pretrain"), epoch, first, {"loss": list(range(epoch))})
-    names = sorted(path.name for path in (run.path / "checkpoints/pretrain").iterdir())
-    assert names == ["000002", "000003"]
-    second = model()
-    assert checkpoints.restore(run.checkpoints("pretrain"), second) == (3, {"loss": [0, 1, 2]})
-    for left, right in zip(first.optimizer.variables, second.optimizer.variables, strict=True):
-        np.testing.assert_array_equal(left, right)
-    for left, right in zip(first.weights, second.weights, strict=True):
-        np.testing.assert_array_equal(left, right)
-
-
-def test_a_full_disk_stops_before_a_checkpoint_is_half_written(tmp_path, monkeypatch):
-    run, _ = begun(tmp_path)
-    folder = run.checkpoints("pretrain")
-    checkpoints.save(folder, 1, model(), {})
-    usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
-    with pytest.raises(UserError, match="is full: 0 MiB free, a checkpoint takes 1. The ones"):
-        checkpoints.save(folder, 2, model(), {})
-    assert checkpoints.restore(folder, model()) == (1, {})
-    assert [path.name for path in folder.iterdir()] == ["000001"]
-
-
-@pytest.mark.parametrize("damage", ["truncate", "flip", "state", "schema"])
-def test_a_corrupted_checkpoint_is_passed_over(tmp_path, capsys, damage):
-    run, config = begun(tmp_path)
-    folder = run.checkpoints("pretrain")
-    for epoch in (1, 2):
-        checkpoints.save(folder, epoch, model(), {})
-    _damage(run.path / "checkpoints/pretrain/000002", damage)
-    assert checkpoints.restore(folder, model()) == (1, {})
-    assert "000002 is corrupted; passing it over" in capsys.readouterr().err
-    _damage(run.path / "checkpoints/pretrain/000001", damage)
-    with pytest.raises(UserError, match="no sound checkpoint among 2 in .*--overwrite"):
-        run.check("pretrain", config.replace(resume=True))
-    checkpoints.save(folder, 2, model(), {})
-    assert checkpoints.restore(folder, model()) == (2, {})
-
-
-def _damage(checkpoint, damage):
-    if damage == "schema":
-        (checkpoint / "state.json").write_text('{"epoch": "2"}')
-        return
-    file = checkpoint / ("state.json" if damage == "state" else "model.weights.h5")
-    content = bytearray(file.read_bytes())
-    if damage == "flip":
-        content[-100] ^= 1
-    file.write_bytes(content[: len(content) // 2] if damage != "flip" else content)
-
-
-def test_no_checkpoint_starts_at_the_beginning(tmp_path):
-    run, _ = begun(tmp_path)
-    assert checkpoints.restore(run.checkpoints("pretrain"), model()) == (0, {})
 
 
 def test_a_corrupted_model_or_config_is_named(tmp_path):

@@ -1,16 +1,19 @@
 """Stages as a whole: what they refuse, leave behind and continue."""
 
-import io
 import shutil
+import signal
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import supcon_tf
-from supcon_tf import ClassifierConfig, PretrainConfig, UserError
+from supcon_tf import ClassifierConfig, PretrainConfig, UserError, checkpoints
+from supcon_tf.evaluation import extract_features
+from supcon_tf.progress import Progress
 from supcon_tf.runs import RunDirectory
-from supcon_tf.training import Progress, initial_weights
+from supcon_tf.training import best_epoch, initial_weights
 
 
 def weights(run_dir, name="encoder"):
@@ -31,15 +34,33 @@ def weights(run_dir, name="encoder"):
         ({"strategy": "mirrored", "batch_size": 129}, "multiple of the 2 replicas. Received: 129"),
         ({"dataset": "folder:/nowhere"}, "data_dir is for TensorFlow Datasets"),
         ({"dataset": "folder:/nowhere", "data_dir": ""}, "not found. Received: '/nowhere'"),
+        ({"compile": "on", "strategy": "mirrored"}, "compile=on is for one replica"),
+        ({"micro_batch_size": 100}, "must divide each replica's 128 images. Received: 100"),
+        ({"queue_size": 100}, "queue_size must hold a batch of 256 embeddings. Received: 100"),
+        ({"queue_size": 4096, "method": "triplet"}, "triplet takes no memory queue"),
+        ({"best_metric": "top1"}, "best_metric must be one of .*Received: 'top1'"),
+        ({"best_metric": "knn_top1"}, "knn_top1 needs a validation set"),
+        ({"optimizer": "adamw", "momentum": 0.9}, "momentum must be left out, for adamw"),
+        ({"optimizer": "adamw", "nesterov": True}, "nesterov"),
+        ({"decay_rate": 0.5}, "decay_rate .*Received: 0.5"),
+        ({"schedule": "step"}, "schedule step takes one epoch or more"),
+        ({"schedule": "cosine", "decay_epochs": "3"}, "takes no decay_epochs"),
+        ({"schedule": "step", "decay_epochs": "5,3"}, "decay_epochs must rise"),
+        ({"schedule": "step", "decay_epochs": "x"}, "must be numbers with commas"),
+        ({"schedule": "step", "decay_epochs": "20"}, "must be below epochs .10.. Received: '20'"),
+        ({"encoder": "applications:VGG17"}, "Received: .*VGG17"),
+        ({"encoder": "none.keras"}, "none.keras"),
+        ({"encoder_weights": "none.weights.h5"}, "none.weights.h5"),
         ({"holdout_fraction": 0.3}, "holdout_fraction is for folder data sets"),
         ({"method": "cross_entropy", "embedding_dim": 4}, "cross_entropy has no projection head"),
         ({"method_args": {"normalize": False}}, "no argument 'normalize'"),
     ],
 )
 def test_pretraining_refuses_bad_input_and_writes_nothing(changes, message, small_config, tmp_path):
-    config = PretrainConfig(**{**small_config, "run_dir": str(tmp_path / "run"), **changes})
     with pytest.raises(UserError, match=message):
-        supcon_tf.pretrain(config)
+        supcon_tf.pretrain(
+            PretrainConfig(**{**small_config, "run_dir": str(tmp_path / "run"), **changes})
+        )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -86,36 +107,126 @@ def test_changed_data_is_refused(image_folder, tmp_path):
     assert not (tmp_path / "run" / "checkpoints/classifier").exists()
 
 
-class _StopAfter(keras.callbacks.Callback):
-    def __init__(self, epochs):
-        super().__init__()
-        self.epochs = epochs
+def signal_at(monkeypatch, step, number):
+    """Sends this process a signal when so many steps of a run are done."""
+    after_step = Progress.after_step
 
-    def on_epoch_begin(self, epoch, logs=None):
-        if epoch == self.epochs:
-            raise KeyboardInterrupt
+    def signalling(self, values):
+        after_step(self, values)
+        if self.step == step:
+            signal.raise_signal(number)
+
+    monkeypatch.setattr(Progress, "after_step", signalling)
 
 
-def test_an_interrupted_run_ends_like_an_uninterrupted_one(
-    finished_run, small_config, tmp_path, monkeypatch
+def curves(run_dir):
+    history = RunDirectory(str(run_dir)).history()["pretrain"]
+    return {name: values for name, values in history.items() if name != "seconds"}
+
+
+@pytest.mark.parametrize(
+    ("number", "error"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)]
+)
+def test_a_signal_saves_and_the_resumed_run_ends_like_an_uninterrupted_one(
+    number, error, finished_run, small_config, tmp_path, monkeypatch, capsys
 ):
     config = PretrainConfig(run_dir=str(tmp_path / "run"), **small_config)
-    fit = keras.Model.fit
-
-    def interrupted(self, *arguments, callbacks, **options):
-        return fit(self, *arguments, callbacks=[*callbacks, _StopAfter(2)], **options)
-
     with monkeypatch.context() as patch:
-        patch.setattr(keras.Model, "fit", interrupted)
-        with pytest.raises(KeyboardInterrupt):
+        signal_at(patch, 23, number)
+        with pytest.raises(error) as stopped:
             supcon_tf.pretrain(config)
+    assert number == signal.SIGINT or stopped.value.code == 143
+    assert "stopped; step 23 is saved" in capsys.readouterr().err
     assert not (tmp_path / "run" / "encoder.keras").exists()
     supcon_tf.pretrain(config.replace(resume=True))
     for left, right in zip(weights(config.run_dir), weights(finished_run), strict=True):
         np.testing.assert_array_equal(left, right)
-    histories = [RunDirectory(str(path)).history() for path in (config.run_dir, finished_run)]
-    assert histories[0]["pretrain"]["loss"] == histories[1]["pretrain"]["loss"]
-    assert len(histories[0]["pretrain"]["learning_rate"]) == 10
+    assert curves(config.run_dir) == curves(finished_run)
+    assert len(curves(config.run_dir)["learning_rate"]) == 10
+
+
+def test_everything_that_changes_is_resumed(small_config, tmp_path, monkeypatch):
+    """Queue, average, loss scale, seeds of dropout, optimizer, micro-batches, online k-NN."""
+    images = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(8, 3, activation="relu")(images)
+    x = keras.layers.Dropout(0.2)(keras.layers.BatchNormalization()(x))
+    features = keras.layers.GlobalAveragePooling2D()(x)
+    keras.Model(images, features).save(tmp_path / "begin.keras")
+    settings = {
+        **{name: value for name, value in small_config.items() if name != "width_multiplier"},
+        "encoder": str(tmp_path / "begin.keras"),
+        "epochs": 3,
+        "queue_size": 512,
+        "ema_momentum": 0.99,
+        "precision": "mixed_float16",
+        "micro_batch_size": 64,
+        "optimizer": "lars",
+        "validation_fraction": 0.2,
+        "best_metric": "knn_top1",
+    }
+    whole, broken = (
+        PretrainConfig(run_dir=str(tmp_path / name), **settings) for name in ("whole", "broken")
+    )
+    supcon_tf.pretrain(whole)
+    for step in (5, 11):
+        with monkeypatch.context() as patch:
+            signal_at(patch, step, signal.SIGTERM)
+            with pytest.raises(SystemExit):
+                supcon_tf.pretrain(broken.replace(resume=True))
+    supcon_tf.pretrain(broken.replace(resume=True))
+    for left, right in zip(weights(whole.run_dir), weights(broken.run_dir), strict=True):
+        np.testing.assert_array_equal(left, right)
+    assert curves(whole.run_dir) == curves(broken.run_dir)
+
+
+def test_checkpoints_are_written_between_epochs_too(small_config, tmp_path):
+    config = PretrainConfig(
+        run_dir=str(tmp_path / "run"),
+        checkpoint_steps=3,
+        keep_checkpoints=4,
+        **{**small_config, "epochs": 2},
+    )
+    supcon_tf.pretrain(config)
+    kept = sorted(int(path.name) for path in (tmp_path / "run/checkpoints/pretrain").iterdir())
+    assert kept == [12, 15, 18, 20]
+
+
+def test_the_best_epoch_is_kept(small_config, tmp_path):
+    settings = {
+        **small_config,
+        "epochs": 4,
+        "validation_fraction": 0.2,
+        "best_metric": "knn_top1",
+        "warmup_epochs": 0,
+        "learning_rate": 2.0,
+    }
+    run = RunDirectory(str(tmp_path / "run"))
+    metrics = supcon_tf.pretrain(PretrainConfig(run_dir=str(run.path), **settings))
+    scores = run.history()["pretrain"]["knn_top1"]
+    assert metrics["best_epoch"] == scores.index(max(scores)) + 1
+    assert metrics["knn_top1"] == max(scores) > 0.3
+    kept = {int(path.name) for path in run.checkpoints("pretrain").iterdir()}
+    assert metrics["best_epoch"] * 8 in kept
+    dataset = run.open_dataset()
+    assert dataset.validation.num_examples == 269
+    encoder = run.load_model("encoder")
+    gallery, labels = extract_features(encoder, dataset.train)
+    queries, truth = extract_features(encoder, dataset.validation)
+    found = np.mean(supcon_tf.knn_predict(gallery, labels, queries, 10) == truth)
+    assert found == pytest.approx(metrics["knn_top1"], abs=0.005)
+
+
+@pytest.mark.parametrize(
+    ("history", "metric", "best"),
+    [
+        ({"loss": [3.0, 1.0, 1.0]}, "loss", 1),
+        ({"knn_top1": [None, 0.5, None, 0.7, 0.7]}, "knn_top1", 3),
+        ({"knn_top1": [None]}, "knn_top1", None),
+        ({}, "loss", None),
+    ],
+)
+def test_the_first_of_the_best_epochs_counts(history, metric, best):
+    assert best_epoch(history, metric) == best
 
 
 def test_resuming_a_finished_run_changes_nothing(finished_run, small_config, capsys):
@@ -134,20 +245,21 @@ def test_resuming_a_finished_run_changes_nothing(finished_run, small_config, cap
 @pytest.mark.multi_device
 def test_two_replicas_pretrain_like_one_and_resume(small_config, tmp_path, monkeypatch):
     """The whole stage, through the product's own path: strategy, stream, checkpoints, saving."""
-    settings = {**small_config, "epochs": 2, "width_multiplier": 0.25, "batch_size": 256}
-    fit = keras.Model.fit
-
-    def interrupted(self, *arguments, callbacks, **options):
-        return fit(self, *arguments, callbacks=[*callbacks, _StopAfter(1)], **options)
-
+    settings = {
+        **small_config,
+        "epochs": 2,
+        "width_multiplier": 0.25,
+        "batch_size": 256,
+        "learning_rate": 0.05,
+    }
     one, two = (
         PretrainConfig(run_dir=str(tmp_path / name), strategy=name, **settings)
         for name in ("one_device", "mirrored")
     )
     supcon_tf.pretrain(one)
     with monkeypatch.context() as patch:
-        patch.setattr(keras.Model, "fit", interrupted)
-        with pytest.raises(KeyboardInterrupt):
+        signal_at(patch, 7, signal.SIGTERM)
+        with pytest.raises(SystemExit):
             supcon_tf.pretrain(two)
     supcon_tf.pretrain(two.replace(resume=True))
     losses = [RunDirectory(c.run_dir).history()["pretrain"]["loss"] for c in (one, two)]
@@ -159,9 +271,32 @@ def test_two_replicas_pretrain_like_one_and_resume(small_config, tmp_path, monke
 def test_a_loss_that_is_not_finite_stops_and_keeps_what_was_good(small_config, tmp_path):
     settings = {**small_config, "learning_rate": 1000.0, "momentum": 0.99, "warmup_epochs": 0}
     config = PretrainConfig(run_dir=str(tmp_path / "run"), method="cross_entropy", **settings)
-    with pytest.raises(UserError, match="the loss is nan in epoch . of pretrain"):
+    with pytest.raises(
+        UserError, match=r"the loss is nan at step \d+ \(epoch 2\) .* of step 10 are kept"
+    ):
         supcon_tf.pretrain(config)
     assert not (tmp_path / "run" / "encoder.keras").exists()
+    assert checkpoints.newest(tmp_path / "run/checkpoints/pretrain").step == 10
+
+
+def test_collapse_is_said(small_config, tmp_path, capsys):
+    """With nothing but decay, all embeddings end in one place."""
+    settings = {**small_config, "epochs": 4, "weight_decay": 1.0, "learning_rate": 0.5}
+    supcon_tf.pretrain(PretrainConfig(run_dir=str(tmp_path / "run"), **settings))
+    error = capsys.readouterr().err
+    assert "that of identical embeddings (5.541): nothing is learned" in error
+    assert error.count("warning") == 1
+
+
+def test_tensorboard_shows_the_curves_once(finished_run):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(finished_run / "logs/pretrain"))
+    events.Reload()
+    history = RunDirectory(str(finished_run)).history()["pretrain"]
+    assert {"loss", "alignment", "uniformity", "effective_rank"} <= set(events.Tags()["tensors"])
+    found = [float(tf.make_ndarray(event.tensor_proto)) for event in events.Tensors("loss")]
+    np.testing.assert_allclose(found, history["loss"], rtol=1e-6)
 
 
 def test_cross_entropy_comes_with_its_classifier(small_config, tmp_path):
@@ -186,39 +321,3 @@ def test_initial_weights_depend_on_the_seed_alone():
     np.testing.assert_array_equal(kernel(4), kernel(4))
     assert random.getstate() == before
     assert not np.array_equal(kernel(4), kernel(5))
-
-
-def test_progress_is_a_line_an_epoch_where_there_is_no_terminal():
-    stream = io.StringIO()
-    progress = Progress("pretrain", epochs=3, steps_per_epoch=2, done=1, stream=stream)
-    progress.on_train_begin()
-    for epoch in (1, 2):
-        progress.on_epoch_begin(epoch)
-        for batch in range(2):
-            progress.on_train_batch_end(batch, {"loss": 1.5})
-        progress.on_epoch_end(epoch, {"loss": 1.5})
-    progress.on_train_end()
-    lines = stream.getvalue().splitlines()
-    assert len(lines) == 2
-    assert lines[0].startswith("pretrain epoch 2/3 step 2/2 loss 1.5000")
-    assert lines[1].endswith("(0 s left)")
-
-
-def test_progress_is_one_bar_on_a_terminal():
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
-
-    stream = Terminal()
-    progress = Progress("pretrain", epochs=3, steps_per_epoch=2, done=1, stream=stream)
-    progress.on_train_begin()
-    for epoch in (1, 2):
-        progress.on_epoch_begin(epoch)
-        for batch in range(2):
-            progress.on_train_batch_end(batch, {"loss": 1.5})
-        progress.on_epoch_end(epoch, {"loss": 1.5})
-    progress.on_train_end()
-    last = stream.getvalue().split("\r")[-1]
-    assert "pretrain: 100%" in last
-    assert "6/6" in last
-    assert "epoch 3/3 loss 1.5000" in last

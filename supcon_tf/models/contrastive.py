@@ -63,7 +63,12 @@ class ContrastiveModel(keras.Model, abc.ABC):
         if ema_momentum is not None:
             self.ema_encoder = _frozen_copy(encoder)
             self.ema_updates = self.add_weight(
-                (), "zeros", "int64", False, aggregation="only_first_replica", name="ema_updates"
+                (),
+                "zeros",
+                "int64",
+                trainable=False,
+                aggregation="only_first_replica",
+                name="ema_updates",
             )
         self.total_tracker = keras.metrics.Mean(name="loss")
         extra = loss_names if len(loss_names) > 1 else ()
@@ -136,7 +141,6 @@ class ContrastiveModel(keras.Model, abc.ABC):
             scaled = self.optimizer.scale_loss(sum(terms.values()))
         return terms, tape.gradient(scaled, self.trainable_variables)
 
-    @property
     def averaged_networks(self):
         """Pairs of a network and its moving average, where there is one."""
         return [] if self.ema_momentum is None else [(self.encoder, self.ema_encoder)]
@@ -147,7 +151,7 @@ class ContrastiveModel(keras.Model, abc.ABC):
             return
         step = tf.cast(tf.convert_to_tensor(self.ema_updates), tf.float32)
         momentum = tf.minimum(self.ema_momentum, (1.0 + step) / (10.0 + step))
-        for network, average in self.averaged_networks:
+        for network, average in self.averaged_networks():
             for mean, now in zip(average.weights, network.weights, strict=True):
                 mean.assign(momentum * mean + (1.0 - momentum) * now)
         self.ema_updates.assign_add(1)
@@ -204,10 +208,9 @@ class PairwiseModel(ContrastiveModel):
                 self.ema_head = _frozen_copy(projection_head, encoder.output_shape)
         self.built = True
 
-    @property
     def averaged_networks(self):
         """As the base's, and the head where a momentum encoder fills the queue."""
-        pairs = super().averaged_networks
+        pairs = super().averaged_networks()
         if self.queue is not None and pairs:
             pairs.append((self.projection_head, self.ema_head))
         return pairs
@@ -272,10 +275,9 @@ class CrossEntropyModel(ContrastiveModel):
         )
         self.built = True
 
-    @property
     def averaged_networks(self):
         """As the base's, and the head."""
-        pairs = super().averaged_networks
+        pairs = super().averaged_networks()
         return [*pairs, (self.classification_head, self.ema_head)] if pairs else []
 
     @property

@@ -118,7 +118,7 @@ def _break(kind, root):
     if kind == "too few":
         for file in sorted((root / "light").iterdir())[4:]:
             file.unlink()
-        return root, "class 'light' .* has 4 images; a hold-out of 0.2 needs 5"
+        return root, "class 'light' .* has 4 images; holdout_fraction=0.2 needs 5"
     if kind == "splits of other names":
         (root / "light").rename(root / "validation")
         (root / "dark").rename(root / "training")

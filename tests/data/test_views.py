@@ -4,6 +4,7 @@ import tensorflow as tf
 from conftest import write_images
 
 from supcon_tf import AUGMENTATIONS, Augmentation, open_dataset, training_views
+from supcon_tf.data.augment import Share
 from supcon_tf.data.images import decode
 
 
@@ -32,6 +33,30 @@ def test_a_later_start_continues_the_stream(digits):
     for (views, labels), (views_again, labels_again) in zip(whole[13:], rest, strict=True):
         np.testing.assert_array_equal(views, views_again)
         np.testing.assert_array_equal(labels, labels_again)
+
+
+def test_a_start_within_an_epoch_continues_the_stream(digits):
+    whole, rest = batches(digits), batches(digits, first_step=20)
+    assert len(rest) == 19
+    for (views, labels), (views_again, labels_again) in zip(whole[20:], rest, strict=True):
+        np.testing.assert_array_equal(views, views_again)
+        np.testing.assert_array_equal(labels, labels_again)
+
+
+@pytest.mark.parametrize("name", ["cifar", "imagenet"])
+def test_the_shares_of_workers_make_up_the_batch_of_one(digits, tmp_path, name):
+    """Both ways of cropping: images of one size, and a folder."""
+    write_images(tmp_path, ["dark", "light"], 20, size=(40, 30))
+    folder = open_dataset(f"folder:{tmp_path}", image_size_px=24)
+    for dataset in (digits, folder):
+        settings = {"augmentation": AUGMENTATIONS[name], "batch_size": 12, "epochs": 2}
+        whole = batches(dataset, **settings)
+        shares = [batches(dataset, share=Share(index, 3), **settings) for index in range(3)]
+        assert len(whole) == len(shares[0]) > 2
+        for (views, labels), *parts in zip(whole, *shares, strict=True):
+            joined = np.concatenate([part[0] for part in parts])
+            np.testing.assert_allclose(joined, views, atol=2e-6)
+            np.testing.assert_array_equal(np.concatenate([part[1] for part in parts]), labels)
 
 
 @pytest.mark.parametrize("global_seed", [0, 5])
@@ -75,13 +100,18 @@ def test_folder_of_mixed_sizes(tmp_path):
     write_images(tmp_path, ["wide"], 10, size=(90, 30), level=200)
     dataset = open_dataset(f"folder:{tmp_path}", image_size_px=12)
     first = batches(dataset, AUGMENTATIONS["cifar"], batch_size=4)
-    again = batches(dataset, AUGMENTATIONS["cifar"], batch_size=4, first_step=13)
+    again = batches(dataset, AUGMENTATIONS["cifar"], batch_size=4, first_step=4)
     assert first[0][0].shape == (4, 2, 12, 12, 3)
     assert not np.array_equal(first[0][0][:, 0], first[0][0][:, 1])
     np.testing.assert_array_equal(first[4][0], again[0][0])
     # Brightness tells the class of these images: labels stay with their views.
     views, labels = batches(dataset, Augmentation(min_area=0.5), batch_size=16)[0]
     np.testing.assert_array_equal(views.mean((1, 2, 3, 4)) > 0.5, labels == 1)
+
+
+def test_refuses_shares_that_do_not_divide_the_batch(digits):
+    with pytest.raises(ValueError, match="a multiple of the 3 shares. Received: 100"):
+        stream(digits, share=Share(0, 3))
 
 
 def test_refuses_a_batch_above_the_split(digits):

@@ -1,15 +1,18 @@
-"""The shared training step: exact on several replicas, regularizers and all."""
+"""The shared training step: exact on several replicas, whatever takes part in it."""
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from supcon_tf import MomentumSGD, ProjectionHead, build_encoder, make_strategy, warmup_cosine
+from supcon_tf import ProjectionHead, build_encoder, make_strategy
 from supcon_tf.data.pipeline import sharding_off
 from supcon_tf.methods import build_model
 from supcon_tf.models.classifier import build_classifier
 from supcon_tf.models.contrastive import ContrastiveModel
+from supcon_tf.models.copies import training_copy
+from supcon_tf.optimizers import SharedLossScale, make_optimizer
+from supcon_tf.schedules import make_schedule
 from supcon_tf.training import initial_weights
 
 STEPS, BATCH = 5, 16
@@ -26,16 +29,46 @@ def batches():
     return sharding_off(data.batch(BATCH, drop_remainder=True))
 
 
-def train(strategy_name, method, regularizer=None):
-    """Weights and loss after some steps with batch norm, momentum, weight decay and a schedule."""
+def build(
+    strategy_name,
+    method="supcon_out",
+    *,
+    regularizer=None,
+    optimizer="sgd",
+    clip_norm=None,
+    precision="float32",
+    compiled=False,
+    frozen_norm=False,
+    **engine,
+):
+    """A compiled model with batch norm, momentum, weight decay and a schedule."""
     strategy = make_strategy(strategy_name)
     with strategy.scope(), initial_weights(0):
-        encoder = build_encoder("resnet8", 8, 0.25)
+        encoder = training_copy(build_encoder("resnet8", 8, 0.25), precision)
+        for layer in encoder.layers:
+            if frozen_norm and isinstance(layer, keras.layers.BatchNormalization):
+                layer.trainable = False
         if regularizer:
             encoder.get_layer("stem_conv").kernel.regularizer = regularizer
-        model = build_model(method, encoder, lambda: ProjectionHead(8, (16,)), num_classes=3)
-        optimizer = MomentumSGD(warmup_cosine(0.1, 2 * STEPS, 2), momentum=0.9, l2=1e-2)
-        model.compile(optimizer=optimizer, jit_compile=strategy.num_replicas_in_sync == 1)
+        model = build_model(
+            method,
+            encoder,
+            lambda: ProjectionHead(8, (16,), dtype=precision),
+            num_classes=3,
+            **engine,
+        )
+        schedule = make_schedule("cosine", 1.0 if optimizer == "lars" else 0.1, 2 * STEPS, 2)
+        optimizer = make_optimizer(optimizer, schedule, weight_decay=1e-2, clip_norm=clip_norm)
+        if precision == "mixed_float16":
+            optimizer = SharedLossScale(optimizer, initial_scale=2.0**8)
+        model.compile(optimizer=optimizer, jit_compile=compiled)
+        model.optimizer.build(model.trainable_variables)
+    return model
+
+
+def train(strategy_name, method="supcon_out", **settings):
+    """Weights, optimizer's state and losses after some steps."""
+    model = build(strategy_name, method, **settings)
     before = [weight.numpy() for weight in model.trainable_weights]
     history = model.fit(batches(), epochs=2, shuffle=False, verbose=0)
     moved = max(
@@ -43,24 +76,120 @@ def train(strategy_name, method, regularizer=None):
         for weight, old in zip(model.trainable_weights, before, strict=True)
     )
     assert moved > 1e-2
-    return [weight.numpy() for weight in model.weights], history.history["loss"]
+    variables = [*model.weights, *model.optimizer.variables]
+    return [np.asarray(variable) for variable in variables], history.history["loss"]
 
 
 @pytest.mark.multi_device
-@pytest.mark.parametrize("method", ["supcon_out", "cross_entropy"])
-def test_two_replicas_equal_one(method):
-    one, one_loss = train("one_device", method, keras.regularizers.L2(0.05))
-    two, two_loss = train("mirrored", method, keras.regularizers.L2(0.05))
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("supcon_out", {"regularizer": keras.regularizers.L2(0.05)}),
+        ("cross_entropy", {"regularizer": keras.regularizers.L2(0.05)}),
+        ("supcon_out", {"optimizer": "lars"}),
+        ("supcon_out", {"clip_norm": 0.1}),
+        ("supcon_in", {"queue_size": 40}),
+        ("supcon_out", {"queue_size": 40, "ema_momentum": 0.9}),
+        ("cross_entropy", {"ema_momentum": 0.9}),
+    ],
+    ids=["regularizer", "cross_entropy", "lars", "clipping", "queue", "momentum_queue", "ema"],
+)
+def test_two_replicas_equal_one(method, settings):
+    one, one_loss = train("one_device", method, **settings)
+    two, two_loss = train("mirrored", method, **settings)
     assert len(tf.config.list_logical_devices("CPU")) == 2
     np.testing.assert_allclose(two_loss, one_loss, rtol=1e-5)
     for left, right in zip(one, two, strict=True):
         np.testing.assert_allclose(left, right, rtol=1e-4, atol=2e-5)
 
 
+@pytest.mark.multi_device
+def test_replicas_of_micro_batches_equal_one_device_without():
+    """With batch norm's statistics fixed, how the batch is cut up does not matter."""
+    one, one_loss = train("one_device", frozen_norm=True)
+    two, two_loss = train("mirrored", frozen_norm=True, micro_batch_size=2)
+    np.testing.assert_allclose(two_loss, one_loss, rtol=1e-5)
+    for left, right in zip(one, two, strict=True):
+        np.testing.assert_allclose(left, right, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.multi_device
+def test_an_overflow_on_one_replica_is_skipped_on_both():
+    strategy = make_strategy("mirrored")
+    with strategy.scope():
+        variable = keras.Variable([1.0, 2.0])
+        optimizer = SharedLossScale(make_optimizer("sgd", 1.0), initial_scale=1.0)
+        optimizer.build([variable])
+
+    @tf.function
+    def step():
+        def on_replica():
+            replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+            gradient = tf.where(replica == 1, [np.inf, 0.0], [0.5, 0.5])
+            optimizer.apply([gradient], [variable])
+
+        strategy.run(on_replica)
+
+    step()
+    np.testing.assert_array_equal(np.asarray(variable), [1.0, 2.0])
+
+
+def test_compiling_with_xla_changes_nothing():
+    plain, plain_loss = train("one_device")
+    compiled, compiled_loss = train("one_device", compiled=True)
+    np.testing.assert_allclose(plain_loss, compiled_loss, rtol=1e-4)
+    for left, right in zip(plain, compiled, strict=True):
+        np.testing.assert_allclose(left, right, rtol=1e-3, atol=1e-4)
+
+
 def test_regularizer_changes_the_step():
-    plain, _ = train("one_device", "supcon_out")
-    regularized, _ = train("one_device", "supcon_out", keras.regularizers.L2(0.05))
+    plain, _ = train("one_device")
+    regularized, _ = train("one_device", regularizer=keras.regularizers.L2(0.05))
     assert max(np.abs(a - b).max() for a, b in zip(plain, regularized, strict=True)) > 1e-3
+
+
+@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
+def test_half_precision_trains_with_a_float32_loss_and_weights(precision):
+    model = build("one_device", precision=precision)
+    assert {weight.dtype for weight in model.trainable_weights} == {"float32"}
+    assert model.encoder.get_layer("stage2_block1_1_conv").compute_dtype == precision[6:]
+    views, labels = next(iter(batches()))
+    outputs = model.forward(views)["embeddings"]
+    assert outputs.dtype == tf.float32
+    assert model.compute_losses(labels, {"embeddings": outputs})["supcon"].dtype == tf.float32
+    _, losses = train("one_device", precision=precision)
+    _, exact = train("one_device")
+    np.testing.assert_allclose(losses, exact, rtol=0.03)
+    assert losses != exact
+    assert losses[1] < losses[0]
+
+
+def test_average_follows_the_weights():
+    model = build("one_device", ema_momentum=0.99)
+    conv = model.encoder.get_layer("stem_conv").kernel
+    average = model.ema_encoder.get_layer("stem_conv").kernel
+    expected = conv.numpy().astype(np.float64)
+    for step, batch in enumerate(batches()):
+        model.train_step(batch)
+        momentum = min(0.99, (1 + step) / (10 + step))
+        expected = momentum * expected + (1 - momentum) * conv.numpy()
+    np.testing.assert_allclose(average.numpy(), expected, rtol=1e-5, atol=1e-7)
+    assert np.abs(average.numpy() - conv.numpy()).max() > 1e-4
+    assert model.evaluation_encoder is model.ema_encoder
+    assert not any("ema" in weight.path for weight in model.trainable_weights)
+
+
+def test_queue_holds_the_latest_embeddings_and_takes_part():
+    model = build("one_device", queue_size=40)
+    views, labels = next(iter(batches()))
+    outputs = model.forward(views)
+    without = float(model.compute_losses(labels, outputs)["supcon"])
+    kept, rows, filled = (part.numpy() for part in model.queue.contents())
+    np.testing.assert_array_equal(filled, np.arange(40) < 32)
+    np.testing.assert_allclose(rows[:32], outputs["embeddings"], rtol=1e-6)
+    np.testing.assert_array_equal(kept[:32], np.repeat(labels, 2))
+    with_queue = float(model.compute_losses(labels, outputs)["supcon"])
+    assert with_queue > without + 0.3  # Twice the contrasts: about log 2 more.
 
 
 class _Counting(ContrastiveModel):
@@ -71,10 +200,11 @@ class _Counting(ContrastiveModel):
         self.steps = self.add_weight(shape=(), dtype="int32", trainable=False, name="steps")
         self.built = True
 
-    def compute_losses(self, data):
-        views, _ = data
-        features = self.encoder(views[:, 0])
-        return {"first": tf.reduce_mean(features), "second": 2 * tf.reduce_mean(features)}
+    def forward(self, inputs):
+        return self.encoder(inputs[:, 0])
+
+    def compute_losses(self, labels, outputs):
+        return {"first": tf.reduce_mean(outputs), "second": 2 * tf.reduce_mean(outputs)}
 
     def after_step(self):
         self.steps.assign_add(1)
@@ -82,7 +212,7 @@ class _Counting(ContrastiveModel):
 
 def test_terms_are_summed_and_logged_and_state_advances():
     model = _Counting(build_encoder("resnet8", 8, 0.25))
-    model.compile(optimizer=MomentumSGD(1e-6))
+    model.compile(optimizer=make_optimizer("sgd", 1e-6))
     logs = model.fit(batches(), shuffle=False, verbose=0).history
     assert set(logs) == {"loss", "first", "second"}
     np.testing.assert_allclose(logs["loss"], np.add(logs["first"], logs["second"]), rtol=1e-5)
@@ -92,6 +222,18 @@ def test_terms_are_summed_and_logged_and_state_advances():
 def test_base_class_is_abstract():
     with pytest.raises(TypeError, match="compute_losses"):
         ContrastiveModel(build_encoder("resnet8", 8, 0.25), ())
+
+
+@pytest.mark.parametrize(
+    ("engine", "message"),
+    [
+        ({"ema_momentum": 1.0}, "ema_momentum must be in .0, 1.. Received: 1.0"),
+        ({"micro_batch_size": 0}, "micro_batch_size must be at least 1. Received: 0"),
+    ],
+)
+def test_refuses_settings_out_of_range(engine, message):
+    with pytest.raises(ValueError, match=message):
+        build("one_device", **engine)
 
 
 def test_classifier_freezes_the_encoder_and_joins_the_head():
