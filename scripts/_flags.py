@@ -118,6 +118,10 @@ def _tensorflow_errors():
             f"the machine is full: {message} Lower --batch_size or --image_size_px, or free the "
             "disk."
         ) from error
+    except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError) as error:
+        raise UserError(
+            "another worker is gone or could not be reached. Start all of them again, with --resume."
+        ) from error
     except (tf.errors.DataLossError, tf.errors.NotFoundError) as error:
         message = str(error.message).strip().splitlines()[0]
         raise UserError(f"data on disk is damaged or gone: {message}") from error

@@ -159,7 +159,9 @@ def distribute_stream(
         stream = make_stream(context.input_pipeline_id, context.num_input_pipelines)
         local = strategy.num_replicas_in_sync // context.num_input_pipelines
         size = stream.element_spec[0].shape[0] // local
-        return stream if local == 1 else stream.rebatch(size, drop_remainder=True)
+        stream = stream if local == 1 else stream.rebatch(size, drop_remainder=True)
+        # TensorFlow forgets the batch's size where a worker's stream may end; the caller counts.
+        return stream.repeat()
 
     return strategy.distribute_datasets_from_function(of_worker)
 
@@ -181,7 +183,9 @@ def gather_batch(tensor: tf.Tensor) -> tf.Tensor:
     replicas = num_replicas()
     if replicas == 1:
         return tensor
-    gathered = tf.distribute.get_replica_context().all_gather(tensor, axis=0)
+    # The copy has a device, which what comes from outside the replica's function lacks; several
+    # workers cannot gather without.
+    gathered = tf.distribute.get_replica_context().all_gather(tf.identity(tensor), axis=0)
     batch = tensor.shape[0]
     # all_gather forgets the static batch size.
     gathered.set_shape([batch and batch * replicas, *tensor.shape[1:]])

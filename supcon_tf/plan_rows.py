@@ -146,12 +146,8 @@ def add_steps(sheet: Sheet, config: PretrainConfig, schedule: WarmupSchedule, im
     """
     steps, left_over = divmod(images, config.batch_size)
     total, warmup, peak = schedule.total_steps, schedule.warmup_steps, schedule.peak
-    sheet.add(
-        "steps",
-        f"{total:,}: {config.epochs:,} epochs of {steps:,}; {left_over:,} images of each left over",
-        steps_per_epoch=steps,
-        total_steps=total,
-    )
+    value = f"{config.epochs:,} epochs of {steps:,}; {left_over:,} images of each left over"
+    sheet.add("steps", f"{total:,}: {value}", steps_per_epoch=steps, total_steps=total)
     rise = f"rises from 0 in {warmup:,} steps ({round(warmup / steps, 2):,g} epochs) to " * bool(
         warmup
     )
@@ -207,15 +203,7 @@ def add_memory(
     """
     share, views = config.batch_size // replicas, config.num_views
     at_once = min(config.micro_batch_size or share, share) * views
-    sizes = {
-        **state_bytes(model, optimizer, config.queue_size, bool(config.micro_batch_size)),
-        "activation_bytes": at_once * activation_bytes(model.encoder),
-        "block_bytes": 0,
-        "views_bytes": 4 * share * views * math.prod(model.encoder.input_shape[1:]),
-    }
-    if config.method in LOSSES:
-        block = block_bytes(model.pairwise_loss, config.batch_size, views, config.queue_size)
-        sizes["block_bytes"] = _ARRAYS_OF_A_BLOCK * block
+    sizes = _memory_bytes(config, model, optimizer, share, at_once)
     total = sum(sizes.values())
     value = f"about {format_bytes(total)}, an estimate:"
     sheet.add("memory of each replica", value, **sizes, memory_bytes=total)
@@ -234,6 +222,20 @@ def add_memory(
             sheet.add("", f"{format_bytes(sizes[name]):>10}  {text}")
 
 
+def _memory_bytes(config, model, optimizer, share, at_once):
+    views = config.num_views
+    sizes = {
+        **state_bytes(model, optimizer, config.queue_size, bool(config.micro_batch_size)),
+        "activation_bytes": at_once * activation_bytes(model.encoder),
+        "block_bytes": 0,
+        "views_bytes": 4 * share * views * math.prod(model.encoder.input_shape[1:]),
+    }
+    if config.method in LOSSES:
+        block = block_bytes(model.pairwise_loss, config.batch_size, views, config.queue_size)
+        sizes["block_bytes"] = _ARRAYS_OF_A_BLOCK * block
+    return sizes
+
+
 def add_disk(sheet: Sheet, kept: int, most: int, free: int) -> None:
     """Disk space.
 
@@ -244,11 +246,8 @@ def add_disk(sheet: Sheet, kept: int, most: int, free: int) -> None:
         free: bytes.
     """
     held = ("weight_bytes", "optimizer_bytes", "ema_bytes", "queue_bytes")
-    one, encoder = (
-        sum(sheet.numbers[name] for name in held),
-        4 * sheet.numbers["encoder_parameters"],
-    )
-    needed = most * one + encoder
+    one = sum(sheet.numbers[name] for name in held)
+    needed = most * one + 4 * sheet.numbers["encoder_parameters"]
     numbers = {"checkpoint_bytes": one, "kept_bytes": kept * one, "disk_bytes": needed}
     sheet.add("disk for checkpoints", f"{format_bytes(free)} free:", free_bytes=free, **numbers)
     sheet.add("", f"{format_bytes(one):>10}  each")

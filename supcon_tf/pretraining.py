@@ -51,9 +51,9 @@ def pretrain(config: PretrainConfig) -> dict:
 
         print_plan(config)
         return {}
+    strategy = make_strategy(config.strategy)  # Workers join before anything else of TensorFlow.
     for check in settings_checks(config):
         check()
-    strategy = make_strategy(config.strategy)
     run, chief = RunDirectory(config.run_dir), is_chief(strategy)
     if chief:
         run.check("pretrain", config)

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import io
 import math
 import random
 import signal
@@ -116,6 +117,32 @@ def fit(
     return state.history
 
 
+def train_function(model: keras.Model):
+    """One step on the next batch of an iterator, as a graph.
+
+    Keras's own fails on several workers: it takes the mean of a scalar along an axis.
+
+    Args:
+        model: compiled and built.
+
+    Returns:
+        From an iterator of (distributed) batches to the metrics, each the mean over the replicas.
+    """
+    strategy = model.distribute_strategy
+    step = model.train_step
+    if model.jit_compile:
+        step = tf.function(step, jit_compile=True, autograph=False)
+
+    def train(iterator):
+        values = strategy.run(step, args=(next(iterator),))
+        if strategy.num_replicas_in_sync == 1:
+            return values
+        mean = tf.distribute.ReduceOp.MEAN
+        return {name: strategy.reduce(mean, value, axis=None) for name, value in values.items()}
+
+    return tf.function(train, autograph=False)
+
+
 class _Loop:
     """One training from where its state stands to its end."""
 
@@ -126,7 +153,8 @@ class _Loop:
         self.saved = state.step
         self.chief = is_chief(model.distribute_strategy)
         self.logs = _Logs(run.path / "logs" / stage) if self.chief else None
-        self.progress = Progress(stage, epochs, steps_per_epoch, state.step)
+        stream = None if self.chief else io.StringIO()  # One of the workers speaks.
+        self.progress = Progress(stage, epochs, steps_per_epoch, state.step, stream)
 
     def run(self, make_stream, at_epoch_end, watch, stop):
         """Trains to the end, or until a signal."""
@@ -137,8 +165,7 @@ class _Loop:
                 lambda index, count: make_stream(state.step, Share(index, count)),
             )
         )
-        model.make_train_function()
-        train = model.train_function
+        train = train_function(model)
         if self.chief:
             self.logs.write(state.history, 0)
         before = None

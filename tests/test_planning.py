@@ -16,6 +16,7 @@ from supcon_tf.estimates import activation_bytes, block_bytes, format_bytes
 from supcon_tf.methods import LOSSES
 from supcon_tf.methods._blocks import BLOCK_ELEMENTS
 from supcon_tf.planning import chance_alone, expected_positives, plan, print_plan
+from supcon_tf.runs import RunDirectory
 
 
 @pytest.fixture
@@ -160,7 +161,7 @@ def test_parameters_and_state_are_the_models(changes, planned, small_config, dig
 
 def test_activation_memory_goes_with_what_is_encoded_at_once(planned):
     whole = planned().numbers
-    # At least the two largest kinds of maps in the first stage: [8, 8, 8] floats, 8 of them.
+    # At least eight maps [8, 8, 8] of the first stage.
     assert 256 * 8 * 4 * 8**3 < whole["activation_bytes"] < 100 * 2**20
     assert whole["views_bytes"] == 128 * 2 * 8 * 8 * 3 * 4
     micro = planned(micro_batch_size=32).numbers
@@ -290,19 +291,15 @@ def test_the_run_directory_is_checked(planned, finished_run, tmp_path):
     assert len(under) == 1
 
 
-def test_resuming_with_changed_data_is_found(planned, image_folder, tmp_path):
-    settings = {"dataset": f"folder:{image_folder}", "data_dir": "", "image_size_px": 8}
-    settings |= {"batch_size": 8, "resume": True}
-    config = PretrainConfig(
-        run_dir=str(tmp_path / "run"), epochs=10, **{**settings, "resume": False}
-    )
+def test_resuming_with_changed_data_is_found(planned, small_config, image_folder, tmp_path):
+    changes = {"dataset": f"folder:{image_folder}", "data_dir": "", "image_size_px": 8}
+    changes |= {"batch_size": 8}
+    config = PretrainConfig(**{**small_config, **changes, "run_dir": str(tmp_path / "run")})
     dataset = supcon_tf.open_dataset(config.dataset, image_size_px=8)
-    run = pretraining.RunDirectory(config.run_dir)
-    config = config.replace(width_multiplier=0.5, warmup_epochs=1)
-    run.begin("pretrain", config, dataset.describe())
-    assert planned(**settings).problems == ()
+    RunDirectory(config.run_dir).begin("pretrain", config, dataset.describe())
+    assert planned(**changes, resume=True).problems == ()
     shutil.copy(image_folder / "dark/000.png", image_folder / "dark/new.png")
-    assert "split 'train' of folder:" in planned(**settings).problems[0]
+    assert "split 'train' of folder:" in planned(**changes, resume=True).problems[0]
 
 
 def test_a_full_disk_is_found(planned, monkeypatch):
