@@ -120,7 +120,7 @@ def _tensorflow_errors():
         ) from error
     except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError) as error:
         raise UserError(
-            "another worker is gone or could not be reached. Start all of them again, with --resume."
+            "another worker is gone or out of reach. Start all of them again, with --resume."
         ) from error
     except (tf.errors.DataLossError, tf.errors.NotFoundError) as error:
         message = str(error.message).strip().splitlines()[0]

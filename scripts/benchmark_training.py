@@ -208,7 +208,8 @@ def _speed(contestant, config):
             found[part].append(views * answer["steps"] / answer["seconds"])
             if part == "pipeline":
                 found["start_seconds"].append(answer["start_seconds"])
-        found["flops_per_second"].append(contestant.ask("product")["flops_per_second"])
+        product = contestant.ask(f"product {config.round_seconds / 4}")
+        found["flops_per_second"].append(product["flops_per_second"])
         shown = "  ".join(f"{part} {found[part][-1]:.1f}" for part in tables.PARTS)
         _say(f"round {turn + 1}/{config.rounds}, views a second  {shown}")
     return found

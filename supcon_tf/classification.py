@@ -9,8 +9,9 @@ from supcon_tf.config import ClassifierConfig
 from supcon_tf.data.pipeline import chain_epochs, sharding_off
 from supcon_tf.evaluation import extract_features
 from supcon_tf.models.classifier import build_classifier, classification_head
-from supcon_tf.optimizers import MomentumSGD, warmup_cosine
+from supcon_tf.optimizers import MomentumSGD
 from supcon_tf.runs import RunDirectory
+from supcon_tf.schedules import warmup_cosine
 from supcon_tf.training import fit, initial_weights
 
 

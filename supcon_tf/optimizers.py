@@ -11,9 +11,6 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from supcon_tf.schedules import scaled_rate as scaled_rate
-from supcon_tf.schedules import warmup_cosine as warmup_cosine
-
 OPTIMIZERS = ("sgd", "lars", "rmsprop", "adamw", "lamb")
 
 

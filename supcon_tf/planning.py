@@ -22,7 +22,7 @@ from supcon_tf.errors import UserError
 from supcon_tf.estimates import chance_alone as chance_alone
 from supcon_tf.estimates import expected_positives as expected_positives
 from supcon_tf.estimates import format_bytes
-from supcon_tf.methods import LOSSES, build_model, check_method
+from supcon_tf.methods import build_model
 from supcon_tf.plan_rows import (
     Sheet,
     add_data,
@@ -39,8 +39,6 @@ from supcon_tf.training import initial_weights
 
 # Above it, counting the labels is announced: it may take minutes.
 _MANY_IMAGES = 100_000
-# Rows of a batch whose loss is tried even where the data set does not open.
-_FEW_ROWS = 2**16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,8 +121,6 @@ def _plan_training(sheet, attempt, config, dataset, replicas):
     """What depends on the data: steps, and the networks with their memory and disk."""
     images = dataset.train.num_examples if dataset else 0
     steps = images // config.batch_size
-    if steps or (not dataset and config.batch_size * config.num_views <= _FEW_ROWS):
-        attempt(_check_loss, config)
     optimizer = attempt(_built_optimizer, config, steps) if steps else None
     if optimizer:
         add_steps(sheet, config, pretraining.schedule_of(config, steps), images)
@@ -178,26 +174,6 @@ def _add_labels(sheet, config, dataset):
     if dataset.train.num_examples > _MANY_IMAGES:
         print(f"counting the labels of {dataset.train.num_examples:,} images", file=sys.stderr)
     add_labels(sheet, config, dataset.class_names, dataset.train.labels())
-
-
-def _check_loss(config):
-    """Whether the method's loss takes the batch: the views, the rows, the queue."""
-    check_method(config.method, config.temperature, config.method_args, config.queue_size)
-    if config.method not in LOSSES:
-        return
-    given = {} if config.temperature is None else {"temperature": config.temperature}
-    loss = LOSSES[config.method](**given, **config.method_args)
-    dim, size = config.embedding_dim or pretraining._HEAD_DIM, config.queue_size
-    labels = tf.TensorSpec([config.batch_size], tf.int32)
-    embeddings = tf.TensorSpec([config.batch_size, config.num_views, dim], tf.float32)
-    queue = {}
-    if size:
-        kinds = (([size], tf.int32), ([size, dim], tf.float32), ([size], tf.bool))
-        queue = {"queue": tuple(tf.TensorSpec(*kind) for kind in kinds)}
-    try:  # Traced, not run.
-        tf.function(loss, autograph=False).get_concrete_function(labels, embeddings, **queue)
-    except ValueError as error:
-        raise UserError(f"method {config.method}: {error}") from error
 
 
 def _built_optimizer(config, steps):

@@ -105,6 +105,7 @@ def data_checks(
     """What the data and the devices decide; each raises `UserError`."""
     return [
         lambda: _check_batch(config, dataset, replicas),
+        lambda: _check_loss(config, dataset),
         lambda: _check_micro_batch(config, replicas),
         lambda: _check_compile(config, replicas),
     ]
@@ -140,6 +141,25 @@ def _check_queue(config: PretrainConfig) -> None:
         raise UserError(
             f"queue_size must hold a batch of {rows} embeddings. Received: {config.queue_size}."
         )
+
+
+def _check_loss(config, dataset):
+    """Whether the method's loss takes the batch: the views, the rows, the queue."""
+    if config.method not in LOSSES or config.batch_size > dataset.train.num_examples:
+        return
+    given = {} if config.temperature is None else {"temperature": config.temperature}
+    loss = LOSSES[config.method](**given, **config.method_args)
+    dim, size = config.embedding_dim or _HEAD_DIM, config.queue_size
+    labels = tf.TensorSpec([config.batch_size], tf.int32)
+    embeddings = tf.TensorSpec([config.batch_size, config.num_views, dim], tf.float32)
+    queue = {}
+    if size:
+        kinds = (([size], tf.int32), ([size, dim], tf.float32), ([size], tf.bool))
+        queue = {"queue": tuple(tf.TensorSpec(*kind) for kind in kinds)}
+    try:  # Traced, not run.
+        tf.function(loss, autograph=False).get_concrete_function(labels, embeddings, **queue)
+    except ValueError as error:
+        raise UserError(f"method {config.method}: {error}") from error
 
 
 def _check_batch(config: PretrainConfig, dataset: ImageDataset, replicas: int) -> None:

@@ -8,7 +8,13 @@ from sklearn.neighbors import KNeighborsClassifier
 
 import supcon_tf
 from supcon_tf import UserError, knn_predict
-from supcon_tf.evaluation import classification_scores, confusion_matrix, top_k_accuracy
+from supcon_tf.evaluation import (
+    classification_scores,
+    confusion_matrix,
+    extract_features,
+    top_k_accuracy,
+)
+from supcon_tf.runs import RunDirectory
 
 
 def test_knn_equals_scikit_learns_weighted_vote():
@@ -72,3 +78,13 @@ def test_evaluation_of_a_run(finished_run):
 def test_too_many_neighbors_are_refused(finished_run):
     with pytest.raises(UserError, match="at most the 1347 training images. Received: 5000"):
         supcon_tf.evaluate(supcon_tf.EvaluateConfig(run_dir=str(finished_run), knn_neighbors=5000))
+
+
+def test_an_uneven_last_batch_changes_nothing(finished_run, digits):
+    """450 images in batches of 450 and of 64, the last of which holds 2."""
+    encoder = RunDirectory(str(finished_run)).load_model("encoder")
+    whole, labels = extract_features(encoder, digits.test, batch_size=450)
+    parts, same_labels = extract_features(encoder, digits.test, batch_size=64)
+    assert len(parts) == 450
+    np.testing.assert_array_equal(labels, same_labels)
+    np.testing.assert_allclose(parts, whole, rtol=1e-5, atol=1e-6)
