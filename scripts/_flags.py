@@ -10,6 +10,7 @@ import dataclasses
 import os
 import signal
 import sys
+import textwrap
 
 from absl import app, flags, logging
 
@@ -63,7 +64,12 @@ def _help(config_class, usage):
         shown = "" if default in (None, "", {}) else f" [{default}]"
         choices = field.metadata["choices"]
         allowed = f" One of {', '.join(choices)}." if choices else ""
-        lines.append(f"  --{field.name}\n      {field.metadata['help']}{allowed}{shown}")
+        text = f"{field.metadata['help']}{allowed}{shown}"
+        indent = " " * 6
+        lines += [
+            f"  --{field.name}",
+            *textwrap.wrap(text, 110, initial_indent=indent, subsequent_indent=indent),
+        ]
     return "\n".join(lines)
 
 

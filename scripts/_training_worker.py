@@ -67,6 +67,7 @@ def ours(task):
     from supcon_tf.data.augment import WHOLE
     from supcon_tf.data.datasets import from_config
     from supcon_tf.models import copies
+    from supcon_tf.training import train_function
 
     if task["keras_batch_norm"]:
         copies.FusedBatchNormalization = keras.layers.BatchNormalization
@@ -74,12 +75,12 @@ def ours(task):
     dataset = from_config(config)
     model = pretraining._compiled_model(config, dataset, steps=1000, replicas=1)
     model.optimizer.build(model.trainable_variables)
-    model.make_train_function()
+    train = train_function(model)
     in_memory = tf.data.Dataset.from_tensors(make_batch(task["settings"])).repeat()
     batches = iter(in_memory)
 
     def step(batches=batches):
-        return model.train_function(batches)["loss"]
+        return train(batches)["loss"]
 
     def pull(batches):
         next(batches)

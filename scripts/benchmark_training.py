@@ -4,7 +4,10 @@
 
 Every contestant is a process of its own; they take turns step by step. Prints tables of medians
 and writes results.json, and with --profile where the time of a step goes to profile.txt. Linux
-only (it reads /proc).
+only (it reads /proc). Nothing else should run meanwhile.
+
+Variants are default, xla, no_xla, keras_batch_norm, float32, mixed_bfloat16 and mixed_float16; +
+joins them, as in xla+mixed_bfloat16.
 """
 
 import dataclasses
@@ -67,10 +70,7 @@ class BenchmarkConfig(Config):
     num_views: int = setting(2, "Views of each image.")
     precision: str = setting("float32", "Arithmetic of the encoder, as for pretraining.")
     compile: str = setting("auto", "Compile the step with XLA: auto, on or off.")
-    variants: str = setting(
-        "default,xla,keras_batch_norm,mixed_bfloat16",
-        f"Of {', '.join(_VARIANTS)}; + joins them, as xla+keras_batch_norm.",
-    )
+    variants: str = setting("default,xla,keras_batch_norm,mixed_bfloat16", "What is timed.")
     memory: str = setting(
         "64,1024:64", "Steps whose memory is measured, as images or images:micro_batch_size."
     )
@@ -127,27 +127,18 @@ def _memory_tasks(config, side):
 def _peer_task(config, side):
     """The peer's task, checked as far as it need not be started."""
     kind, _, path = config.peer.partition(":")
-    checks = {
-        "peer must be supcontrast:PATH, a checkout of it": (
-            config.peer,
-            kind == "supcontrast" and (Path(path) / "networks/resnet_big.py").is_file(),
-        ),
-        "peer_python must be a program": (
-            config.peer_python,
-            not config.peer_python or shutil.which(config.peer_python),
-        ),
-        f"encoder must be one of {', '.join(_PEER_ENCODERS)} beside the peer": (
-            config.encoder,
-            config.encoder in _PEER_ENCODERS,
-        ),
-        f"image_size_px must be below {_PEER_BELOW_PX} beside the peer": (
-            side,
-            side < _PEER_BELOW_PX,
-        ),
-    }
-    for message, (received, holds) in checks.items():
-        if not holds:
-            raise UserError(f"{message}. Received: {received!r}.")
+    found = (Path(path) / "networks/resnet_big.py").is_file()
+    if kind != "supcontrast" or not found:
+        raise UserError(f"peer must be supcontrast:PATH, a checkout. Received: {config.peer!r}.")
+    if config.peer_python and not shutil.which(config.peer_python):
+        raise UserError(f"peer_python must be a program. Received: {config.peer_python!r}.")
+    if config.encoder not in _PEER_ENCODERS:
+        known = ", ".join(_PEER_ENCODERS)
+        raise UserError(f"encoder must be of the peer's {known}. Received: {config.encoder!r}.")
+    if side >= _PEER_BELOW_PX:
+        raise UserError(
+            f"image_size_px must be below {_PEER_BELOW_PX} beside the peer. Received: {side}."
+        )
     return {"kind": kind, "path": path, "settings": _settings(config, image_size_px=side)}
 
 
@@ -241,6 +232,7 @@ def main(config):
     try:
         for name in reversed(tasks):  # The peer first: it is the likeliest to fail.
             running.insert(0, _start(name, tasks[name], config))
+            results["hardware"] |= running[0].ready.pop("versions", {})
         save(contestants=_alternate(running, config.repeats))
         for contestant in running[1:]:
             contestant.close()
