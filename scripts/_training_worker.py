@@ -62,7 +62,7 @@ def ours(task):
     import keras
     import tensorflow as tf
 
-    from supcon_tf import pretraining
+    from supcon_tf import building, pretraining
     from supcon_tf.config import PretrainConfig
     from supcon_tf.data.augment import WHOLE
     from supcon_tf.data.datasets import from_config
@@ -73,7 +73,7 @@ def ours(task):
         copies.FusedBatchNormalization = keras.layers.BatchNormalization
     config = PretrainConfig(**task["settings"])
     dataset = from_config(config)
-    model = pretraining._compiled_model(config, dataset, steps=1000, replicas=1)
+    model = building.compiled_model(config, dataset, steps=1000, replicas=1)
     model.optimizer.build(model.trainable_variables)
     train = train_function(model)
     in_memory = tf.data.Dataset.from_tensors(make_batch(task["settings"])).repeat()
@@ -87,7 +87,9 @@ def ours(task):
 
     def rate(part, seconds):
         started = time.perf_counter()
-        stream = in_memory if part == "alone" else pretraining._stream(config, dataset)(0, WHOLE)
+        stream = (
+            in_memory if part == "alone" else pretraining.view_stream(config, dataset)(0, WHOLE)
+        )
         batches = iter(stream)
         advance = pull if part == "pipeline" else step
         float(advance(batches) or 0.0)

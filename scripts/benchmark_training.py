@@ -146,8 +146,8 @@ def _checked_tasks(config):
     """The tasks of the alternation and of the memory table, once everything has been checked."""
     import tensorflow as tf
 
+    from supcon_tf.checks import data_checks
     from supcon_tf.data.datasets import from_config
-    from supcon_tf.pretraining import data_checks
 
     dataset = from_config(PretrainConfig(**_settings(config)))
     side = dataset.image_size_px

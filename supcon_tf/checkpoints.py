@@ -59,9 +59,10 @@ def save(
             _write(Path(scratch), model)
         return
     target = folder / f"{state.step:09d}"
-    if target.exists():
-        shutil.rmtree(target)  # A corrupted one, which the run has passed over.
     _check_space(folder, model)
+    for path in _newest_first(folder):
+        if int(path.name) >= state.step:
+            shutil.rmtree(path)  # Corrupted ones, which the run has passed over.
     with writing(target) as temporary:
         temporary.mkdir(parents=True)
         try:

@@ -32,7 +32,7 @@ def make_strategy(name: str = "auto") -> tf.distribute.Strategy:
     if name not in STRATEGIES:
         raise UserError(f"strategy must be one of {', '.join(STRATEGIES)}. Received: {name!r}.")
     if name == "multi_worker" or (name == "auto" and os.environ.get("TF_CONFIG")):
-        _check_cluster(os.environ.get("TF_CONFIG", ""))
+        check_cluster(os.environ.get("TF_CONFIG", ""))
         return _multi_worker()
     if name == "tpu":
         return _tpu()
@@ -72,16 +72,17 @@ def _tpu() -> tf.distribute.Strategy:
         raise UserError(f"strategy=tpu found no TPU: {reason} Choose another strategy.") from error
 
 
-def _check_cluster(text: str) -> None:
+def check_cluster(text: str) -> None:
+    """Raises `UserError` unless it is a TF_CONFIG of workers, with or without a chief."""
     advice = (
         'Set it on every worker to {"cluster": {"worker": ["host:port", ...]}, "task": {"type": '
         '"worker", "index": 0}}.'
     )
     try:
         config = json.loads(text)
-        workers, task = config["cluster"]["worker"], config["task"]
-        sound = len(workers) >= 1 and task["type"] in ("worker", "chief", "evaluator")
-        sound = sound and 0 <= int(task["index"]) < len(workers)
+        cluster, task = config["cluster"], config["task"]
+        sound = task["type"] in ("worker", "chief")
+        sound = sound and 0 <= int(task["index"]) < len(cluster[task["type"]])
     except (ValueError, KeyError, TypeError):
         sound = False
     if not sound:

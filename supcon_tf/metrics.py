@@ -71,7 +71,7 @@ def uniformity(embeddings):
         Wang and Isola 2020, section 4.1 (t = 2).
     """
     rows, _ = _rows(embeddings)
-    rows = rows[:: max(1, (rows.shape[0] or 0) // _UNIFORMITY_ROWS)][:_UNIFORMITY_ROWS]
+    rows = rows[:: max(1, -(-(rows.shape[0] or 0) // _UNIFORMITY_ROWS))]
     norms = tf.reduce_sum(tf.square(rows), axis=1)
     squared = norms[:, None] + norms[None, :] - 2.0 * tf.matmul(rows, rows, transpose_b=True)
     count = tf.cast(tf.shape(rows)[0], tf.float32)

@@ -5,6 +5,7 @@ import math
 import keras
 import numpy as np
 
+from supcon_tf.building import is_compiled
 from supcon_tf.config import PretrainConfig
 from supcon_tf.data.datasets import ImageDataset
 from supcon_tf.estimates import (
@@ -53,9 +54,7 @@ def add_devices(sheet: Sheet, config: PretrainConfig, replicas: int, names: list
     sheet.add("replicas", f"{replicas}, here on {', '.join(names)}", replicas=replicas)
     scaled = ", with loss scaling" * (config.precision == "mixed_float16")
     sheet.add("precision", config.precision + scaled)
-    accelerator = any(kind in name for name in names for kind in ("GPU", "TPU"))
-    wanted = config.compile == "on" or (config.compile == "auto" and accelerator)
-    how = "with XLA" if wanted and replicas == 1 else "without XLA"
+    how = "with XLA" if is_compiled(config, replicas) else "without XLA"
     sheet.add("train step", f"{how} (compile={config.compile})", compiled=how == "with XLA")
 
 

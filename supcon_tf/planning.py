@@ -14,10 +14,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from supcon_tf import pretraining
+from supcon_tf import building, checks
 from supcon_tf.config import PretrainConfig
 from supcon_tf.data.datasets import from_config
-from supcon_tf.distribute import _check_cluster, make_strategy
+from supcon_tf.distribute import check_cluster, make_strategy
 from supcon_tf.errors import UserError
 from supcon_tf.estimates import chance_alone as chance_alone
 from supcon_tf.estimates import expected_positives as expected_positives
@@ -98,7 +98,7 @@ def plan(config: PretrainConfig) -> Plan:
             problems.append(" ".join(str(error).split()))
             return None
 
-    for check in pretraining.settings_checks(config):
+    for check in checks.settings_checks(config):
         attempt(check)
     run = RunDirectory(config.run_dir)
     attempt(_check_writable, run.path)
@@ -107,7 +107,7 @@ def plan(config: PretrainConfig) -> Plan:
     dataset = attempt(from_config, config)
     if dataset:
         add_data(sheet, dataset)
-        for check in pretraining.data_checks(config, dataset, replicas):
+        for check in checks.data_checks(config, dataset, replicas):
             attempt(check)
         attempt(_check_same_data, config, run, dataset)
         attempt(_add_labels, sheet, config, dataset)
@@ -123,7 +123,7 @@ def _plan_training(sheet, attempt, config, dataset, replicas):
     steps = images // config.batch_size
     optimizer = attempt(_built_optimizer, config, steps) if steps else None
     if optimizer:
-        add_steps(sheet, config, pretraining.schedule_of(config, steps), images)
+        add_steps(sheet, config, building.schedule_of(config, steps), images)
         add_optimizer(sheet, config, optimizer)
     size = dataset.image_size_px if dataset else config.image_size_px
     classes = len(dataset.class_names) if dataset else 2
@@ -141,7 +141,7 @@ def _devices(strategy):
     workers = 1
     if strategy == "multi_worker" or (strategy == "auto" and tf_config):
         # The strategy itself would wait for all workers.
-        _check_cluster(tf_config)
+        check_cluster(tf_config)
         cluster = json.loads(tf_config)["cluster"]
         workers = sum(len(cluster.get(job, ())) for job in ("worker", "chief"))
         here = max(1, len(tf.config.list_logical_devices("GPU")))
@@ -167,7 +167,7 @@ def _check_writable(path: Path) -> None:
 
 def _check_same_data(config, run, dataset):
     if config.resume and "pretrain" in run.stages():
-        run._check_same_data(run._stage_manifest("pretrain"), dataset.describe())
+        run.check_same_data("pretrain", dataset.describe())
 
 
 def _add_labels(sheet, config, dataset):
@@ -178,7 +178,7 @@ def _add_labels(sheet, config, dataset):
 
 def _built_optimizer(config, steps):
     """The optimizer, built for one variable of one element: it shows how many states it keeps."""
-    optimizer = pretraining._optimizer(config, steps)
+    optimizer = building.optimizer_of(config, steps)
     with tf.device("CPU:0"):
         optimizer.build([keras.Variable([[0.0]])])
     return optimizer
@@ -188,7 +188,7 @@ def _built_model(config, image_size_px, num_classes):
     """The model in the CPU's memory, with a queue of one row where there is one."""
     sized = types.SimpleNamespace(image_size_px=image_size_px)
     with tf.device("CPU:0"), initial_weights(config.seed):
-        encoder, head = pretraining.build_networks(config, sized, config.precision)
+        encoder, head = building.build_networks(config, sized, config.precision)
         return build_model(
             config.method,
             encoder,

@@ -4,7 +4,7 @@ config.json     settings of each stage
 manifest.json   versions, seed, commit, data set, hardware and command line of each stage
 metrics.json    scores of each stage
 history.json    curves of each stage
-checkpoints/    <stage>/<epoch>/: weights, optimizer and curves
+checkpoints/    <stage>/<step>/: weights, optimizer, metrics and curves
 encoder.keras   the trained encoder;  classifier.keras  encoder and linear head
 logs/           TensorBoard;  pictures/  PNG files
 """
@@ -159,7 +159,7 @@ class RunDirectory:
         continued = config.resume and stage in self.stages()
         if continued:
             entry = self._stage_manifest(stage)
-            self._check_same_data(entry, dataset)
+            self.check_same_data(stage, dataset)
             entry["resumed"] = [*entry.get("resumed", []), resumption()]
         else:
             entry = manifest(config.seed, dataset)
@@ -255,11 +255,17 @@ class RunDirectory:
         """
         config, entry = self.pretrain_config(), self._stage_manifest("pretrain")
         dataset = from_config(config, bad_images=entry["dataset"].get("bad_images", []))
-        self._check_same_data(entry, dataset.describe())
+        self.check_same_data("pretrain", dataset.describe())
         return dataset
 
-    def _check_same_data(self, entry: dict, now: dict) -> None:
-        before = entry["dataset"]
+    def check_same_data(self, stage: str, now: dict) -> None:
+        """Raises `UserError` if a split changed since the stage began.
+
+        Args:
+            stage: a stage that was begun.
+            now: `ImageDataset.describe()`.
+        """
+        before = self._stage_manifest(stage)["dataset"]
         for split in _SPLITS:
             if before[split] != now[split]:
                 raise UserError(

@@ -71,7 +71,7 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
 
     def __call__(self, step):
         """The rate, float32 [], of the update after int `step` []."""
-        step = ops.cast(step, "int64")
+        step = ops.minimum(ops.cast(step, "int64"), self.total_steps)
         share = _DECAYS[self.kind](self, step)
         if self.warmup_steps:
             climbed = _ratio(step, self.warmup_steps)

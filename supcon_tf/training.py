@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from supcon_tf import checkpoints
 from supcon_tf.data.augment import Share
-from supcon_tf.distribute import agreed, distribute_stream, is_chief
+from supcon_tf.distribute import agreed, distribute_stream, is_chief, num_workers
 from supcon_tf.errors import UserError
 from supcon_tf.files import remove
 from supcon_tf.models.contrastive import shown
@@ -78,12 +78,13 @@ def fit(
     stage: str,
     saving: Saving = Saving(),
     at_epoch_end: Callable[[int, dict], dict] = lambda epoch, values: {},
-    watch: Callable[[dict], str | None] = lambda values: None,
+    watch: Callable[[dict], str | None] = lambda history: None,
 ) -> dict[str, list[float | None]]:
     """Trains a compiled model, continuing from the run's newest checkpoint of the stage.
 
     However often the training is broken off, the weights, metrics and curves are those of a
-    training that never was. SIGTERM and Ctrl-C save before they end it.
+    training that never was (on a CPU; a GPU's kernels add up in varying order). SIGTERM and Ctrl-C
+    save before they end it, unless several workers train: those would wait for each other.
 
     Args:
         model: compiled and built, its metrics too.
@@ -95,7 +96,7 @@ def fit(
         stage: name of the stage in the run directory.
         saving: when checkpoints are written.
         at_epoch_end: from the epoch (from 0 on) and its metrics to further ones.
-        watch: from an epoch's metrics to a warning, or None.
+        watch: from the curves so far to a warning, or None.
 
     Returns:
         One value per epoch for each metric, for `learning_rate` and for `seconds`.
@@ -106,7 +107,7 @@ def fit(
         KeyboardInterrupt: after Ctrl-C, once a checkpoint is written.
     """
     strategy = model.distribute_strategy
-    with strategy.scope(), _StopSignals() as stop:
+    with strategy.scope(), _StopSignals(num_workers(strategy) == 1) as stop:
         model.optimizer.build(model.trainable_variables)
         found = checkpoints.newest(run.checkpoints(stage)) if is_chief(strategy) else None
         step = agreed(strategy, found.step if found else 0)
@@ -114,6 +115,7 @@ def fit(
         if state.step < epochs * steps_per_epoch:
             loop = _Loop(model, run, stage, epochs, steps_per_epoch, saving, state)
             loop.run(make_stream, at_epoch_end, watch, stop)
+        stop.check()
     return state.history
 
 
@@ -215,13 +217,13 @@ class _Loop:
             keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)
         )
         self.progress.after_epoch(values)
-        warning = watch(values)
-        if warning:
-            self.progress.warn(warning)
         values["seconds"] = time.monotonic() - self.started
         self.started = time.monotonic()
         for name, value in values.items():
             state.history.setdefault(name, []).append(value)
+        warning = watch(state.history)
+        if warning:
+            self.progress.warn(warning)
         if self.chief:
             self.logs.write(state.history, state.step // self.steps_per_epoch - 1)
         self._save()
@@ -248,9 +250,7 @@ class _Loop:
         if self.saved != self.state.step:
             self._save()
         self.progress.warn(f"stopped; step {self.state.step} is saved")
-        if stop.signal == signal.SIGINT:
-            raise KeyboardInterrupt
-        raise SystemExit(128 + stop.signal)
+        stop.check()
 
 
 def _numbers(values):
@@ -260,21 +260,27 @@ def _numbers(values):
 class _StopSignals:
     """Notes SIGTERM and Ctrl-C, so that a step is finished and saved; the second one is at once."""
 
-    def __init__(self):
+    def __init__(self, wanted):
+        self.wanted = wanted and threading.current_thread() is threading.main_thread()
         self.signal = None
         self.before = {}
 
     def __enter__(self):
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self.before[number] = signal.signal(number, self._note)
+        for number in (signal.SIGTERM, signal.SIGINT) if self.wanted else ():
+            self.before[number] = signal.signal(number, self._note)
         return self
 
     def _note(self, number, frame):
+        again, self.signal = self.signal is not None, number
+        if again:
+            self.check()
+
+    def check(self):
+        """Ends the process as the signal asks, if there was one."""
+        if self.signal == signal.SIGINT:
+            raise KeyboardInterrupt
         if self.signal is not None:
-            self.__exit__()
-            raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
-        self.signal = number
+            raise SystemExit(128 + self.signal)
 
     def __exit__(self, *error):
         for number, handler in self.before.items():

@@ -42,6 +42,14 @@ def test_as_many_are_kept_as_asked_and_a_protected_one(tmp_path):
     assert names(tmp_path) == ["000000002", "000000004", "000000005", "000000006"]
 
 
+def test_a_corrupted_newer_one_does_not_count_as_kept(tmp_path):
+    for step in (1, 2, 3):
+        checkpoints.save(tmp_path, State(step), model())
+    _damage(tmp_path / "000000003", "flip")
+    checkpoints.save(tmp_path, State(2), model(), keep=1)
+    assert names(tmp_path) == ["000000002"]
+
+
 def test_only_the_chief_writes(tmp_path):
     checkpoints.save(tmp_path, State(1), model(), chief=False)
     assert names(tmp_path) == []

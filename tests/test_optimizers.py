@@ -341,10 +341,3 @@ def test_classes_refuse_what_is_out_of_range(build, message):
 def test_factory_refuses_what_is_out_of_range_or_has_no_effect(name, settings, message):
     with pytest.raises(ValueError, match=message):
         make_optimizer(name, **{"learning_rate": 0.1, **settings})
-
-
-def test_schedules_can_still_be_imported_from_here():
-    from supcon_tf import optimizers, schedules
-
-    assert optimizers.warmup_cosine is schedules.warmup_cosine
-    assert optimizers.scaled_rate is schedules.scaled_rate

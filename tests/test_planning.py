@@ -11,7 +11,7 @@ import pytest
 from conftest import write_images
 
 import supcon_tf
-from supcon_tf import PretrainConfig, UserError, pretraining
+from supcon_tf import PretrainConfig, UserError, building
 from supcon_tf.estimates import activation_bytes, block_bytes, format_bytes
 from supcon_tf.methods import LOSSES
 from supcon_tf.methods._blocks import BLOCK_ELEMENTS
@@ -143,7 +143,7 @@ def test_parameters_and_state_are_the_models(changes, planned, small_config, dig
     found = planned(**changes)
     assert found.problems == ()
     config = PretrainConfig(**{**small_config, **changes})
-    model = pretraining._compiled_model(config, digits, steps=10, replicas=1)
+    model = building.compiled_model(config, digits, steps=10, replicas=1)
     model.optimizer.build(model.trainable_variables)
     numbers = found.numbers
     assert numbers["encoder_parameters"] == model.encoder.count_params()

@@ -36,6 +36,9 @@ def weights(run_dir, name="encoder"):
         ({"dataset": "folder:/nowhere", "data_dir": ""}, "not found. Received: '/nowhere'"),
         ({"compile": "on", "strategy": "mirrored"}, "compile=on is for one replica"),
         ({"micro_batch_size": 100}, "must divide each replica's 128 images. Received: 100"),
+        ({"validation_epochs": 2}, "validation_epochs needs a validation set"),
+        ({"best_metric": "loss", "queue_size": 512}, "best_metric loss favours the first epochs"),
+        ({"num_views": 3, "method": "npairs"}, "method npairs: .*Received: 3"),
         ({"queue_size": 100}, "queue_size must hold a batch of 256 embeddings. Received: 100"),
         ({"queue_size": 4096, "method": "triplet"}, "triplet takes no memory queue"),
         ({"best_metric": "top1"}, "best_metric must be one of .*Received: 'top1'"),
@@ -297,6 +300,14 @@ def test_tensorboard_shows_the_curves_once(finished_run):
     assert {"loss", "alignment", "uniformity", "effective_rank"} <= set(events.Tags()["tensors"])
     found = [float(tf.make_ndarray(event.tensor_proto)) for event in events.Tensors("loss")]
     np.testing.assert_allclose(found, history["loss"], rtol=1e-6)
+
+
+def test_what_is_kept_can_be_trained_on(small_config, tmp_path):
+    settings = {**small_config, "epochs": 1, "method": "cross_entropy", "ema_momentum": 0.9}
+    del settings["warmup_epochs"]
+    supcon_tf.pretrain(PretrainConfig(run_dir=str(tmp_path / "run"), **settings))
+    encoder = supcon_tf.build_encoder(str(tmp_path / "run/encoder.keras"), 8)
+    assert len(encoder.trainable_weights) > 20
 
 
 def test_cross_entropy_comes_with_its_classifier(small_config, tmp_path):

@@ -44,12 +44,14 @@ class Split:
     shuffle_buffer: int
     fingerprint: str
 
-    def records(self, shuffle_seed=None, skip=0) -> tf.data.Dataset:
+    def records(self, shuffle_seed=None, skip=0, keep=None) -> tf.data.Dataset:
         """`(encoded, label int32)` of every example, once.
 
         Args:
             shuffle_seed: int or int64 scalar tensor that fixes the order; None for the stored one.
             skip: int or int64 scalar tensor, examples to leave out at the beginning, unread.
+            keep: from a place in the order (after those skipped) to whether that example is wanted;
+                the others are not read. None for all.
         """
         elements = self.elements(shuffle_seed)
         if shuffle_seed is not None:
@@ -61,7 +63,11 @@ class Split:
             encoded, label = self.load(*element)
             return encoded, tf.cast(label, tf.int32)
 
-        return elements.skip(skip).map(load, num_parallel_calls=tf.data.AUTOTUNE)
+        elements = elements.skip(skip)
+        if keep is not None:
+            numbered = elements.enumerate().filter(lambda index, element: keep(index))
+            elements = numbered.map(lambda index, element: element)
+        return elements.map(load, num_parallel_calls=tf.data.AUTOTUNE)
 
     def labels(self) -> np.ndarray:
         """The label of every example, int64 [N], in the stored order; no image is read."""

@@ -62,16 +62,23 @@ def training_views(
 
     def one_epoch(shuffle_seed, skipped):
         skipped = tf.cast(skipped, tf.int64)
-        records = split.records(shuffle_seed, skip=skipped * batch_size)
-        return records.take((steps - skipped) * batch_size)
+        records = split.records(
+            shuffle_seed, skipped * batch_size, mine if share.count > 1 else None
+        )
+        return records.take((steps - skipped) * size)
 
-    def mine(index, record):
-        return (index % batch_size) // size == share.index
+    def mine(place):
+        return (place % batch_size) // size == share.index
+
+    def place_of(index):
+        """The place in the order of all images of the example that is made here as number index."""
+        return index // size * batch_size + share.index * size + index % size
 
     def crops_of_one(index, record):
         encoded, label = record
         image = shrink(decode(encoded), image_size_px)[None]
-        return random_crops(image, num_views, image_size_px, augmentation, _seed(1, index)), label
+        seed_of_image = _seed(1, place_of(index))
+        return random_crops(image, num_views, image_size_px, augmentation, seed_of_image), label
 
     def decoded(index, record):
         encoded, label = record
@@ -98,10 +105,9 @@ def training_views(
     records = chain_epochs(
         one_epoch, seed=seed, first_step=first_step, steps_per_epoch=steps, epochs=epochs
     )
-    numbered = records.enumerate(first_step * batch_size)
-    if share.count > 1:
-        numbered = numbered.filter(mine)
-    examples = numbered.map(decoded if side else crops_of_one, num_parallel_calls=tf.data.AUTOTUNE)
+    examples = records.enumerate(first_step * size).map(
+        decoded if side else crops_of_one, num_parallel_calls=tf.data.AUTOTUNE
+    )
     batches = examples.batch(size, drop_remainder=True).enumerate(first_step)
     stream = batches.map(views, num_parallel_calls=tf.data.AUTOTUNE)
     return sharding_off(stream).prefetch(tf.data.AUTOTUNE)

@@ -100,6 +100,9 @@ class AnchorLoss(keras.losses.Loss):
         name: name of the loss.
     """
 
+    # Whether the classes say what is a positive.
+    uses_labels = True
+
     def __init__(self, options, reduction="sum_over_batch_size", name=None):
         super().__init__(name=name, reduction=reduction, dtype="float32")
         self.options = options

@@ -35,6 +35,8 @@ class SimCLRLoss(AnchorLoss):
         Chen et al. 2020, eq. 1; equals `SupConLoss` with labels 0, 1, 2, ...
     """
 
+    uses_labels = False
+
     def __init__(
         self, temperature=0.5, *, block_size=None, reduction="sum_over_batch_size", name="simclr"
     ):

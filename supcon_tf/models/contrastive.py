@@ -230,8 +230,9 @@ class PairwiseModel(ContrastiveModel):
         embeddings = tf.reshape(embeddings, [tf.shape(labels)[0], -1, embeddings.shape[-1]])
         embeddings.set_shape([labels.shape[0], views, embeddings.shape[-1]])
         labels, embeddings = gather_batch(labels), gather_batch(embeddings)
+        classes = labels if getattr(self.pairwise_loss, "uses_labels", True) else None
         for metric in self.pair_metrics:
-            metric.update_state(labels, embeddings)
+            metric.update_state(classes, embeddings)
         if self.queue is None:
             return {self.pairwise_loss.name: self.pairwise_loss(labels, embeddings)}
         loss = self.pairwise_loss(labels, embeddings, queue=self.queue.contents())

@@ -134,5 +134,6 @@ def _clone(encoder, copy):
     _outputs(encoder)
     clone = keras.models.clone_model(encoder, clone_function=copy, recursive=True)
     clone.set_weights(encoder.get_weights())
-    clone.trainable = encoder.trainable
+    if not encoder.trainable:  # The layers' own flags are in their settings.
+        clone.trainable = False
     return clone

@@ -43,7 +43,8 @@ def micro_batch_gradients(model, inputs, labels, replicas):
 
     state = _state(model)
     before = [tf.identity(variable) for variable in state]
-    outputs = _encode_all(model, part, count)
+    repeat = _loop if replicas == 1 else _unrolled
+    outputs = _encode_all(model, part, count, repeat)
     for variable, value in zip(state, before, strict=True):
         variable.assign(value)
 
@@ -54,10 +55,31 @@ def micro_batch_gradients(model, inputs, labels, replicas):
         scaled = model.optimizer.scale_loss(sum(terms.values()))
     wanted = tape.gradient(scaled, watched, unconnected_gradients="zero")
     wanted = [tf.reshape(one, [count, -1, *one.shape[1:]]) for one in wanted]
-    regularization, gradients = _carry_back(model, part, wanted, count, replicas)
+    regularization, gradients = _carry_back(model, part, wanted, count, replicas, repeat)
     if model.losses:
         terms["regularization"] = regularization
     return terms, gradients
+
+
+def _loop(step, start, stop, state):
+    """`state = step(index, *state)` for the indices from `start` to below `stop`."""
+    _, *state = tf.while_loop(
+        lambda index, *_: index < stop,
+        lambda index, *state: (index + 1, *step(index, *state)),
+        (tf.constant(start), *state),
+        parallel_iterations=1,
+    )
+    return state
+
+
+def _unrolled(step, start, stop, state):
+    """As `_loop`; replicas cannot talk to each other, as batch norm does, inside a loop."""
+    for index in range(start, stop):
+        # One after the other, so that the memory of one serves the next.
+        done = [tensor for tensor in tf.nest.flatten(state) if isinstance(tensor, tf.Tensor)]
+        with tf.control_dependencies(done):
+            state = step(tf.constant(index), *state)
+    return state
 
 
 def _state(model):
@@ -71,7 +93,7 @@ def _state(model):
     ]
 
 
-def _encode_all(model, part, count):
+def _encode_all(model, part, count, repeat):
     """The outputs of all micro-batches, joined."""
     first = model.forward(part(0))
     arrays = tf.nest.map_structure(
@@ -84,11 +106,9 @@ def _encode_all(model, part, count):
     def step(index, arrays):
         outputs = model.forward(part(index))
         written = tf.nest.map_structure(lambda array, x: array.write(index, x), arrays, outputs)
-        return index + 1, written
+        return (written,)
 
-    _, arrays = tf.while_loop(
-        lambda index, _: index < count, step, (tf.constant(1), arrays), parallel_iterations=1
-    )
+    (arrays,) = repeat(step, 1, count, (arrays,))
 
     def join(array, tensor):
         return tf.reshape(array.stack(), [count * tensor.shape[0], *tensor.shape[1:]])
@@ -96,7 +116,7 @@ def _encode_all(model, part, count):
     return tf.nest.map_structure(join, arrays, first)
 
 
-def _carry_back(model, part, wanted, count, replicas):
+def _carry_back(model, part, wanted, count, replicas, repeat):
     """The regularization's value and all gradients, summed over the micro-batches."""
     variables = model.trainable_variables
 
@@ -113,13 +133,8 @@ def _carry_back(model, part, wanted, count, replicas):
             unconnected_gradients="zero",
         )
         totals = [total + gradient for total, gradient in zip(totals, gradients, strict=True)]
-        return index + 1, regularization + extra, totals
+        return regularization + extra, totals
 
     start = [tf.zeros(variable.shape, variable.dtype) for variable in variables]
-    _, regularization, totals = tf.while_loop(
-        lambda index, *_: index < count,
-        step,
-        (tf.constant(0), tf.constant(0.0), start),
-        parallel_iterations=1,
-    )
+    regularization, totals = repeat(step, 0, count, (tf.constant(0.0), start))
     return regularization, totals

@@ -18,15 +18,16 @@ from supcon_tf.training import initial_weights
 STEPS, BATCH = 5, 16
 
 
-def batches():
+def batches(order=slice(None)):
     rng = np.random.default_rng(0)
     # Brightness and class depend on the position, so that the replicas' halves differ.
     views = rng.random((STEPS * BATCH, 2, 8, 8, 3)) * np.linspace(0.2, 1, BATCH).repeat(
         STEPS
     ).reshape(-1, 1, 1, 1, 1)
     labels = rng.integers(0, 3, STEPS * BATCH)
-    data = tf.data.Dataset.from_tensor_slices((views.astype(np.float32), labels.astype(np.int32)))
-    return sharding_off(data.batch(BATCH, drop_remainder=True))
+    data = (views.astype(np.float32), labels.astype(np.int32))
+    whole = [array.reshape(STEPS, BATCH, *array.shape[1:])[:, order] for array in data]
+    return sharding_off(tf.data.Dataset.from_tensor_slices(tuple(whole)))
 
 
 def build(
@@ -38,16 +39,12 @@ def build(
     clip_norm=None,
     precision="float32",
     compiled=False,
-    frozen_norm=False,
     **engine,
 ):
     """A compiled model with batch norm, momentum, weight decay and a schedule."""
     strategy = make_strategy(strategy_name)
     with strategy.scope(), initial_weights(0):
         encoder = training_copy(build_encoder("resnet8", 8, 0.25), precision)
-        for layer in encoder.layers:
-            if frozen_norm and isinstance(layer, keras.layers.BatchNormalization):
-                layer.trainable = False
         if regularizer:
             encoder.get_layer("stem_conv").kernel.regularizer = regularizer
         model = build_model(
@@ -66,11 +63,11 @@ def build(
     return model
 
 
-def train(strategy_name, method="supcon_out", **settings):
+def train(strategy_name, method="supcon_out", order=slice(None), **settings):
     """Weights, optimizer's state and losses after some steps."""
     model = build(strategy_name, method, **settings)
     before = [weight.numpy() for weight in model.trainable_weights]
-    history = model.fit(batches(), epochs=2, shuffle=False, verbose=0)
+    history = model.fit(batches(order), epochs=2, shuffle=False, verbose=0)
     moved = max(
         np.abs(weight.numpy() - old).max()
         for weight, old in zip(model.trainable_weights, before, strict=True)
@@ -104,10 +101,12 @@ def test_two_replicas_equal_one(method, settings):
 
 
 @pytest.mark.multi_device
-def test_replicas_of_micro_batches_equal_one_device_without():
-    """With batch norm's statistics fixed, how the batch is cut up does not matter."""
-    one, one_loss = train("one_device", frozen_norm=True)
-    two, two_loss = train("mirrored", frozen_norm=True, micro_batch_size=2)
+def test_micro_batches_of_two_replicas_equal_those_of_one():
+    """Batch norm sees a micro-batch of both replicas, which one device gets in another order."""
+    halves = np.arange(BATCH).reshape(2, BATCH // 4, 2)
+    together = halves.transpose(1, 0, 2).reshape(-1)
+    one, one_loss = train("one_device", order=together, micro_batch_size=4)
+    two, two_loss = train("mirrored", micro_batch_size=2)
     np.testing.assert_allclose(two_loss, one_loss, rtol=1e-5)
     for left, right in zip(one, two, strict=True):
         np.testing.assert_allclose(left, right, rtol=1e-4, atol=2e-5)
@@ -190,6 +189,15 @@ def test_queue_holds_the_latest_embeddings_and_takes_part():
     np.testing.assert_array_equal(kept[:32], np.repeat(labels, 2))
     with_queue = float(model.compute_losses(labels, outputs)["supcon"])
     assert with_queue > without + 0.3  # Twice the contrasts: about log 2 more.
+
+
+def test_simclr_counts_the_views_of_an_image_as_positives():
+    model = build("one_device", "simclr")
+    views, labels = next(iter(batches()))
+    model.compute_losses(labels, model.forward(views))
+    found = {metric.name: float(metric.result()) for metric in model.pair_metrics}
+    assert found["positives_per_anchor"] == 1.0
+    assert found["anchors_without_positives"] == 0.0
 
 
 class _Counting(ContrastiveModel):

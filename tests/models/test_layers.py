@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 from reference import l2, raw
 
-from supcon_tf import ProjectionHead
+from supcon_tf import MemoryQueue, ProjectionHead
 from supcon_tf.models.layers import unit_norm
 from supcon_tf.training import initial_weights
 
@@ -62,3 +62,28 @@ def test_head_round_trips_in_a_saved_model(tmp_path):
 def test_refuses_wrong_sizes():
     with pytest.raises(ValueError, match="Received: 0"):
         ProjectionHead(0)
+
+
+def test_queue_is_first_in_first_out():
+    queue = MemoryQueue(5, 2)
+    rows = np.arange(14, dtype=np.float32).reshape(7, 2)
+    for start, stop in ((0, 3), (3, 6), (6, 7)):
+        queue.push(np.arange(start, stop), tf.constant(rows[start:stop]))
+        labels, embeddings, filled = (part.numpy() for part in queue.contents())
+        assert filled.sum() == min(stop, 5)
+        kept = labels[filled]
+        assert sorted(kept) == list(range(max(0, stop - 5), stop))
+        np.testing.assert_array_equal(embeddings[filled], rows[kept])
+
+
+def test_queue_refuses_what_does_not_fit():
+    with pytest.raises(ValueError, match="must hold a whole batch .*Received: 6 rows"):
+        MemoryQueue(5, 2).push(np.zeros(6, int), tf.zeros([6, 2]))
+    with pytest.raises(ValueError, match="at least 1. Received: 0 and 2"):
+        MemoryQueue(0, 2)
+
+
+def test_queue_round_trip():
+    queue = MemoryQueue(5, 2, name="memory")
+    again = keras.layers.deserialize(keras.layers.serialize(queue))
+    assert again.get_config() == queue.get_config()
