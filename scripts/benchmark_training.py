@@ -36,13 +36,14 @@ _VARIANTS = {
     "mixed_float16": {"precision": "mixed_float16"},
 }
 _PEER_ENCODERS = ("resnet18", "resnet34", "resnet50", "resnet101")
+# The peer's head has a hidden layer as wide as the features.
+_HEAD_WIDTHS = {"resnet50": 2048, "resnet101": 2048}
 # From here on our residual networks have the ImageNet stem, which the peer lacks.
 _PEER_BELOW_PX = 128
-# The same work as the peer's script: its head's hidden layer is as wide as ResNet-18's features.
+# The same work as the peer's script.
 _SETTINGS = {
     "method": "supcon_out",
     "temperature": 0.1,
-    "projection_hidden_dim": 512,
     "optimizer": "sgd",
     "learning_rate": 0.05,
     "momentum": 0.9,
@@ -84,11 +85,12 @@ class BenchmarkConfig(Config):
 
 def _settings(config, **changes):
     """The settings of a pretraining, checked as far as the data need not be read."""
-    from supcon_tf.pretraining import settings_checks
+    from supcon_tf.checks import settings_checks
 
     names = {field.name for field in dataclasses.fields(PretrainConfig)}
     given = {name: value for name, value in config.to_dict().items() if name in names}
-    settings = {**_SETTINGS, **given, **changes}
+    width = _HEAD_WIDTHS.get(config.encoder, 512)
+    settings = {**_SETTINGS, "projection_hidden_dim": width, **given, **changes}
     for check in settings_checks(PretrainConfig(**settings)):
         check()
     return settings
