@@ -13,10 +13,12 @@ def main(config):
     from supcon_tf.pretraining import pretrain
 
     metrics = pretrain(config)
-    if config.dry_run:
-        return
-    if metrics:
-        print(f"loss {metrics['loss']:.4f} after {metrics['seconds']:.0f} s of training")
+    if config.dry_run or not metrics:
+        return  # One of several workers speaks.
+    print(f"loss {metrics['loss']:.4f} after {metrics['seconds']:.0f} s of training")
+    if "best_epoch" in metrics:
+        name = config.best_metric
+        print(f"kept: epoch {metrics['best_epoch']}, {name} {metrics[name]:.4f}")
     print(f"encoder: {config.run_dir}/encoder.keras    pictures: {config.run_dir}/pictures")
     # Cross entropy comes with its classifier.
     following = "evaluate" if config.method == "cross_entropy" else "train_classifier"

@@ -26,6 +26,7 @@ def settings_checks(config: PretrainConfig) -> list[Callable[[], None]]:
         lambda: _check_validation(config),
         lambda: _check_best_metric(config),
         lambda: _check_queue(config),
+        lambda: _check_schedule(config),
         lambda: optimizer_of(config, steps=10**6),
     ]
 
@@ -51,6 +52,24 @@ def _check_head(config: PretrainConfig) -> None:
                 f"{config.method} has no projection head. Received: {name}="
                 f"{getattr(config, name)}. Leave it out."
             )
+
+
+def _check_schedule(config: PretrainConfig) -> None:
+    points = config.decay_points()
+    wanted = {"step": len(points) >= 1, "exponential": len(points) == 1}
+    if not wanted.get(config.schedule, not points):
+        needs = {"step": "one epoch or more", "exponential": "one number of epochs"}
+        raise UserError(
+            f"schedule {config.schedule} takes {needs.get(config.schedule, 'no decay_epochs')}. "
+            f"Received: decay_epochs={config.decay_epochs!r}."
+        )
+    if any(b <= a for a, b in zip((0.0, *points), points, strict=False)):
+        raise UserError(f"decay_epochs must rise from above 0. Received: {config.decay_epochs!r}.")
+    if config.schedule == "step" and points[-1] >= config.epochs:
+        raise UserError(
+            f"decay_epochs must be below epochs ({config.epochs}). Received: "
+            f"{config.decay_epochs!r}."
+        )
 
 
 def _check_validation(config: PretrainConfig) -> None:

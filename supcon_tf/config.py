@@ -167,7 +167,6 @@ class PretrainConfig(RunConfig):
                 f"warmup_epochs must be below epochs ({self.epochs}). Received: "
                 f"{self.warmup_epochs:g}. Pass a lower --warmup_epochs, or more --epochs."
             )
-        self._check_schedule()
         path = self.dataset.removeprefix("folder:")
         if path != self.dataset and _absolute(self.run_dir).startswith(_absolute(path) + os.sep):
             raise UserError(
@@ -193,25 +192,6 @@ class PretrainConfig(RunConfig):
                 f"decay_epochs must be numbers with commas between. Received: "
                 f"{self.decay_epochs!r}."
             ) from None
-
-    def _check_schedule(self):
-        points = self.decay_points()
-        wanted = {"step": len(points) >= 1, "exponential": len(points) == 1}
-        if not wanted.get(self.schedule, not points):
-            needs = {"step": "one epoch or more", "exponential": "one number of epochs"}
-            raise UserError(
-                f"schedule {self.schedule} takes {needs.get(self.schedule, 'no decay_epochs')}. "
-                f"Received: decay_epochs={self.decay_epochs!r}."
-            )
-        if any(b <= a for a, b in zip((0.0, *points), points, strict=False)):
-            raise UserError(
-                f"decay_epochs must rise from above 0. Received: {self.decay_epochs!r}."
-            )
-        if self.schedule == "step" and points[-1] >= self.epochs:
-            raise UserError(
-                f"decay_epochs must be below epochs ({self.epochs}). Received: "
-                f"{self.decay_epochs!r}."
-            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
@@ -32,20 +33,25 @@ def learning_curves(histories: Mapping[str, Mapping[str, Sequence[float]]], path
         histories: by stage, by metric, one value per epoch.
         path: PNG file.
     """
-    figure = Figure(figsize=(10, 3.2 * len(histories)), layout="constrained")
-    axes = figure.subplots(len(histories), 2, squeeze=False)
-    for (stage, history), (left, right) in zip(histories.items(), axes, strict=True):
-        for name, values in history.items():
-            if name not in _NOT_CURVES:
+    figure = Figure(figsize=(14, 3.2 * len(histories)), layout="constrained")
+    axes = figure.subplots(len(histories), 3, squeeze=False)
+    for (stage, history), (left, middle, right) in zip(histories.items(), axes, strict=True):
+        curves = [name for name in history if name not in _NOT_CURVES]
+        panels = {
+            left: [name for name in curves if name == "loss"],
+            middle: [name for name in curves if name != "loss"],
+            right: ["learning_rate"],
+        }
+        for panel, names in panels.items():
+            for name in names:
                 known = [
-                    (epoch, value) for epoch, value in enumerate(values, 1) if value is not None
+                    (at, value) for at, value in enumerate(history[name], 1) if value is not None
                 ]
-                left.plot(*zip(*known, strict=True), label=name)
-        left.set(title=stage, xlabel="epoch")
-        left.legend()
-        rates = history["learning_rate"]
-        right.plot(np.arange(1, len(rates) + 1), rates)
-        right.set(title=f"{stage}: learning rate", xlabel="epoch")
+                panel.plot(*zip(*known, strict=True), label=name)
+            panel.set(title=stage, xlabel="epoch")
+            panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+            if names:
+                panel.legend()
     _save(figure, path)
 
 

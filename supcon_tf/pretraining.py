@@ -48,6 +48,8 @@ def pretrain(config: PretrainConfig) -> dict:
     for check in settings_checks(config):
         check()
     run, chief = RunDirectory(config.run_dir), is_chief(strategy)
+    if not chief:
+        print("this worker trains too; the first one shows the progress", file=sys.stderr)
     if chief:
         run.check("pretrain", config)
         dataset = from_config(config)
@@ -172,6 +174,7 @@ def _finish(run, config, dataset, model, history, steps) -> dict:
         with model.distribute_strategy.scope():
             checkpoints.restore(run.checkpoints("pretrain"), (best + 1) * steps, model)
         metrics |= {"best_epoch": best + 1, config.best_metric: history[config.best_metric][best]}
+    print("drawing curves and the map of the embeddings", file=sys.stderr)
     with initial_weights(config.seed):
         untrained, _ = build_networks(config, dataset)
     encoder = _kept_encoder(model)

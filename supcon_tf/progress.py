@@ -9,8 +9,14 @@ from tqdm import tqdm
 _BAR_SECONDS, _LINE_SECONDS = 0.5, 30.0
 
 
+# Lines of epochs that end sooner after the last one are left out, but for the last.
+_LEAST_SECONDS = 1.0
+# What stands beside the bar; the lines have everything.
+_BESIDE_BAR = ("loss", "accuracy", "knn_top1")
+
+
 class Progress:
-    """One bar for the whole stage on a terminal; elsewhere a line an epoch and every half minute.
+    """A line an epoch, at most one a second, and every half minute; on a terminal a bar below them.
 
     Args:
         title: shown in front.
@@ -24,7 +30,7 @@ class Progress:
         self.title, self.epochs, self.steps, self.step = title, epochs, steps_per_epoch, done
         self.stream = stream or sys.stderr
         self.started = self.shown = time.monotonic()
-        self.timed_from = None
+        self.timed_from = self.told = None
         self.bar = None
         if self.stream.isatty():
             total = epochs * steps_per_epoch
@@ -45,33 +51,44 @@ class Progress:
             self.bar.update()
         if self.step % self.steps == 0:
             return  # The end of the epoch shows it.
-        if time.monotonic() - self.shown > (_BAR_SECONDS if self.bar else _LINE_SECONDS):
-            self._show(values(), self.step // self.steps + 1)
+        if self.bar is not None and time.monotonic() - self.shown > _BAR_SECONDS:
+            self._beside_bar(values())
+        if self.bar is None and time.monotonic() - self.shown > _LINE_SECONDS:
+            self._line(values(), self.step // self.steps + 1)
 
     def after_epoch(self, values):
         """Shows the epoch's metrics."""
-        self._show(values, self.step // self.steps)
+        if self.bar is not None:
+            self._beside_bar(values)
+        now, last = time.monotonic(), self.step == self.epochs * self.steps
+        if last or self.told is None or now - self.told >= _LEAST_SECONDS:
+            self.told = now
+            self._line(values, self.step // self.steps)
 
     def warn(self, text):
         """Prints a line of its own."""
         tqdm.write(f"{self.title} {text}", file=self.stream)
 
-    def _show(self, values, epoch):
+    def _beside_bar(self, values):
         self.shown = time.monotonic()
-        shown = " ".join(
-            f"{name} {value:.4g}" for name, value in values.items() if value is not None
-        )
-        place = f"epoch {epoch}/{self.epochs}"
-        if self.bar is not None:
-            self.bar.set_postfix_str(f"{place} {shown}")
-            return
+        kept = {name: value for name, value in values.items() if name in _BESIDE_BAR}
+        self.bar.set_postfix_str(_text(kept))
+
+    def _line(self, values, epoch):
+        self.shown = time.monotonic()
         timed = max(1, self.step - (self.timed_from or self.step))
         left = (self.shown - self.started) / timed * (self.epochs * self.steps - self.step)
         step = f"step {self.step - (epoch - 1) * self.steps}/{self.steps}"
-        line = f"{self.title} {place} {step} {shown} ({left:.0f} s left)"
-        print(line, file=self.stream, flush=True)
+        place = f"{self.title} epoch {epoch}/{self.epochs} {step}"
+        tqdm.write(f"{place} {_text(values)} ({left:.0f} s left)", file=self.stream)
+        self.stream.flush()
 
     def close(self):
-        """Closes the bar."""
+        """Closes the bar; what is said from then on stands below it."""
         if self.bar is not None:
             self.bar.close()
+            self.bar = None
+
+
+def _text(values):
+    return " ".join(f"{name} {value:.4g}" for name, value in values.items() if value is not None)

@@ -213,9 +213,7 @@ class _Loop:
         values = _numbers(values)
         values |= {m.name: float(m.result()) for m in self.model.metrics if not shown(m)}
         values |= at_epoch_end(state.step // self.steps_per_epoch - 1, values)
-        values["learning_rate"] = float(
-            keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)
-        )
+        values["learning_rate"] = _last_rate(self.model.optimizer)
         self.progress.after_epoch(values)
         values["seconds"] = time.monotonic() - self.started
         self.started = time.monotonic()
@@ -249,8 +247,19 @@ class _Loop:
     def _stop(self, stop):
         if self.saved != self.state.step:
             self._save()
+        self.progress.close()
         self.progress.warn(f"stopped; step {self.state.step} is saved")
         stop.check()
+
+
+def _last_rate(optimizer):
+    """The learning rate of the update that was made last."""
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    schedule = optimizer._learning_rate
+    if isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule):
+        last = max(0, int(keras.ops.convert_to_numpy(optimizer.iterations)) - 1)
+        return float(schedule(last))
+    return float(keras.ops.convert_to_numpy(optimizer.learning_rate))
 
 
 def _numbers(values):

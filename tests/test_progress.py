@@ -16,7 +16,8 @@ def run(stream):
     return stream.getvalue()
 
 
-def test_a_line_an_epoch_where_there_is_no_terminal():
+def test_a_line_an_epoch_where_there_is_no_terminal(monkeypatch):
+    monkeypatch.setattr("supcon_tf.progress._LEAST_SECONDS", 0.0)
     lines = run(io.StringIO()).splitlines()
     assert len(lines) == 4
     assert lines[0].startswith("pretrain epoch 2/3 step 2/2 loss 1.5 (")
@@ -25,16 +26,31 @@ def test_a_line_an_epoch_where_there_is_no_terminal():
     assert lines[2].endswith("(0 s left)")
 
 
-def test_one_bar_on_a_terminal():
+def test_quick_epochs_are_left_out_but_for_the_last(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("supcon_tf.progress.time.monotonic", lambda: now[0])
+    stream = io.StringIO()
+    progress = Progress("classifier", epochs=35, steps_per_epoch=1, stream=stream)
+    for _ in range(35):
+        now[0] += 0.125
+        progress.after_step(dict)
+        progress.after_epoch({"loss": 1.0})
+    shown = [line.split()[2] for line in stream.getvalue().splitlines()]
+    assert shown == ["1/35", "9/35", "17/35", "25/35", "33/35", "35/35"]
+
+
+def test_a_bar_on_a_terminal_and_the_lines_above_it(monkeypatch):
     class Terminal(io.StringIO):
         def isatty(self):
             return True
 
+    monkeypatch.setattr("supcon_tf.progress._LEAST_SECONDS", 0.0)
     written = run(Terminal())
     last = written.split("\r")[-1]
     assert "pretrain: 100%" in last
     assert "6/6" in last
-    assert "epoch 3/3 loss 1.5" in last
+    assert "loss 1.5 knn_top1 0.9" in last
+    assert "pretrain epoch 3/3 step 2/2 loss 1.5" in written
     assert "pretrain warning: a matter" in written
 
 
