@@ -113,10 +113,21 @@ def _read(path: Path) -> State | None:
         content = json.loads((path / "state.json").read_text())
         digests = content.pop("sha256")
         state = State(**content)
-        whole = isinstance(state.step, int) and isinstance(state.history, dict)
+        whole = state.step == int(path.name) and _is_history(state.history)
+        whole = whole and 0 <= state.seconds < math.inf
         return state if whole and _digests(path) == digests else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def _is_history(history) -> bool:
+    """Whether it is curves of numbers, or None, of one length."""
+    numbers = all(
+        value is None or isinstance(value, int | float)
+        for values in history.values()
+        for value in values
+    )
+    return numbers and len({len(values) for values in history.values()}) <= 1
 
 
 def newest(folder: Path) -> State | None:
@@ -178,4 +189,10 @@ def restore(folder: Path, step: int, model: keras.Model) -> State:
 
 
 def _newest_first(folder: Path) -> list[Path]:
-    return sorted((path for path in folder.glob("[0-9]*") if path.is_dir()), reverse=True)
+    found = (path for path in folder.glob("[0-9]*") if path.name.isdecimal() and path.is_dir())
+    return sorted(found, reverse=True)
+
+
+def steps(folder: Path) -> set[int]:
+    """The steps of the checkpoints in a folder, sound or not."""
+    return {int(path.name) for path in _newest_first(folder)}

@@ -65,6 +65,12 @@ def _check_schedule(config: PretrainConfig) -> None:
         )
     if any(b <= a for a, b in zip((0.0, *points), points, strict=False)):
         raise UserError(f"decay_epochs must rise from above 0. Received: {config.decay_epochs!r}.")
+    warmup = config.epochs / 16 if config.warmup_epochs is None else config.warmup_epochs
+    if config.schedule == "step" and points[0] <= warmup:
+        raise UserError(
+            f"decay_epochs must be above the {warmup:g} epochs of warm-up. Received: "
+            f"{config.decay_epochs!r}."
+        )
     if config.schedule == "step" and points[-1] >= config.epochs:
         raise UserError(
             f"decay_epochs must be below epochs ({config.epochs}). Received: "
@@ -116,6 +122,11 @@ def _check_loss(config, dataset):
         return  # Another check says so.
     given = {} if config.temperature is None else {"temperature": config.temperature}
     loss = LOSSES[config.method](**given, **config.method_args)
+    if not getattr(loss, "uses_labels", True) and config.num_views < 2:
+        raise UserError(
+            f"method {config.method} needs two views of an image or more. Received: num_views="
+            f"{config.num_views}."
+        )
     dim, size = config.embedding_dim or HEAD_DIM, config.queue_size
     labels = tf.TensorSpec([config.batch_size], tf.int32)
     embeddings = tf.TensorSpec([config.batch_size, config.num_views, dim], tf.float32)

@@ -99,7 +99,11 @@ class PretrainConfig(RunConfig):
     nesterov: bool = setting(False, "Nesterov momentum, for sgd and lars.")
     weight_decay: float = setting(1e-4, "Decay of kernels, per step.", at_least=0, at_most=1)
     clip_norm: float | None = setting(
-        None, "Largest norm of the whole gradient (none: no clipping).", kind=float, above=0
+        None,
+        "Largest norm of the whole gradient (none: no clipping).",
+        kind=float,
+        above=0,
+        at_most=1e30,
     )
     schedule: str = setting(
         "cosine",
@@ -186,7 +190,10 @@ class PretrainConfig(RunConfig):
     def decay_points(self) -> tuple[float, ...]:
         """`decay_epochs` as numbers."""
         try:
-            return tuple(float(part) for part in self.decay_epochs.split(",") if part.strip())
+            points = tuple(float(part) for part in self.decay_epochs.split(",") if part.strip())
+            if not all(0 < point < 1e7 for point in points):
+                raise ValueError
+            return points
         except ValueError:
             raise UserError(
                 f"decay_epochs must be numbers with commas between. Received: "

@@ -1,8 +1,12 @@
 """Devices: which strategy to train under, and the global batch inside a replica."""
 
+import contextlib
 import functools
 import json
 import os
+import signal
+import sys
+import threading
 from collections.abc import Callable
 
 import tensorflow as tf
@@ -52,14 +56,30 @@ def _mirrored(devices: tuple[str, ...]) -> tf.distribute.Strategy:
 
 @functools.cache
 def _multi_worker() -> tf.distribute.Strategy:
+    print("joining the workers of TF_CONFIG; this waits until all of them run", file=sys.stderr)
     try:
-        return tf.distribute.MultiWorkerMirroredStrategy()
+        with _deadly_signals():
+            return tf.distribute.MultiWorkerMirroredStrategy()
     except (tf.errors.OpError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(
             f"the workers of TF_CONFIG could not be joined: {reason} Start all of them, with the "
             "same cluster and an index each."
         ) from error
+
+
+@contextlib.contextmanager
+def _deadly_signals():
+    """SIGTERM and Ctrl-C end the process at once: TensorFlow waits where no handler runs."""
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGINT):
+            before[number] = signal.signal(number, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @functools.cache
@@ -81,9 +101,12 @@ def check_cluster(text: str) -> None:
     try:
         config = json.loads(text)
         cluster, task = config["cluster"], config["task"]
-        sound = task["type"] in ("worker", "chief")
-        sound = sound and 0 <= int(task["index"]) < len(cluster[task["type"]])
-    except (ValueError, KeyError, TypeError):
+        sound = set(cluster) <= {"worker", "chief"} and isinstance(task["index"], int)
+        sound = sound and all(isinstance(tasks, list) for tasks in cluster.values())
+        hosts = [host for tasks in cluster.values() for host in tasks]
+        sound = sound and all(0 < int(host.rpartition(":")[2]) < 2**16 for host in hosts)
+        sound = sound and 0 <= task["index"] < len(cluster[task["type"]])
+    except (ValueError, KeyError, TypeError, AttributeError):
         sound = False
     if not sound:
         raise UserError(f"TF_CONFIG must describe the cluster. Received: {text!r}. {advice}")

@@ -27,6 +27,8 @@ from supcon_tf.manifest import manifest, resumption
 STAGES = ("pretrain", "classifier")
 _SPLITS = ("train", "test")
 _LOCK = ".lock"
+# Where a stage that is overwritten lies until the new one has begun, and the list of its files.
+_ASIDE, _MOVED = f"{TEMPORARY_PREFIX}old", ".moved"
 _locks: dict[Path, int] = {}  # Open files, by run directory: one lock a process.
 _JSON = ("metrics.json", "history.json", "manifest.json", "config.json")
 # What is derived from each stage and removed when it is replaced; what a user put beside it stays.
@@ -113,6 +115,7 @@ class RunDirectory:
         """
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"run_dir is a file. Received: {self.path}. Give another directory.")
+        self._undo_interrupted_overwrite()
         stages = self.stages()
         for name in _JSON:
             self._read(name)
@@ -156,22 +159,43 @@ class RunDirectory:
         Raises:
             UserError: if the directory cannot be written, or the run to resume had other data.
         """
-        continued = config.resume and stage in self.stages()
-        if continued:
-            entry = self._stage_manifest(stage)
-            self.check_same_data(stage, dataset)
-            entry["resumed"] = [*entry.get("resumed", []), resumption()]
-        else:
-            entry = manifest(config.seed, dataset)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock()
+            self.check(stage, config)  # Another process may have been here in between.
+            for left in list(self.path.rglob(f"{TEMPORARY_PREFIX}*")):
+                remove(left)  # Half-written, by a process that was killed.
+            entry = self._entry(stage, config, dataset)
             with self._set_aside(stage if config.overwrite else None):
-                self._update("manifest.json", {stage: entry})
+                # In this order: without a manifest, --overwrite still knows the run.
                 self._update("config.json", {stage: config.to_dict()})
+                self._update("manifest.json", {stage: entry})
         except OSError as error:
             reason = error.strerror or error
             raise UserError(f"cannot write to run_dir {self.path}: {reason}.") from error
+
+    def _entry(self, stage: str, config: RunConfig, dataset: dict) -> dict:
+        """The stage's entry in the manifest: a new one, or that of the run to resume."""
+        if not (config.resume and stage in self.stages()):
+            return manifest(config.seed, dataset)
+        entry = self._stage_manifest(stage)
+        self.check_same_data(stage, dataset)
+        return {**entry, "resumed": [*entry.get("resumed", []), resumption()]}
+
+    def _undo_interrupted_overwrite(self) -> None:
+        """Puts back what a process that was killed while it began to overwrite had moved away."""
+        aside = self.path / _ASIDE
+        if not aside.exists():
+            return
+        self._lock()
+        moved = aside / _MOVED
+        if moved.exists():
+            for name in moved.read_text().splitlines():
+                if (aside / name).exists() or (aside / name).is_symlink():
+                    remove(self.path / name)
+                    (self.path / name).parent.mkdir(parents=True, exist_ok=True)
+                    (aside / name).rename(self.path / name)
+        remove(aside)
 
     def _lock(self) -> None:
         """Keeps other processes from writing into the run as long as this one lives."""
@@ -194,25 +218,27 @@ class RunDirectory:
         if stage is None or not (stage in self.stages() or self.has_finished(stage)):
             yield
             return
-        aside = self.path / f"{TEMPORARY_PREFIX}old"
+        aside = self.path / _ASIDE
         remove(aside)
-        moved = []
+        names = _PRETRAIN_FILES if stage == "pretrain" else _CLASSIFIER_FILES
+        names = [name for name in names if str(Path(name).parent) not in names]
+        aside.mkdir()
+        (aside / _MOVED).write_text("\n".join(names))
         try:
-            for name in _PRETRAIN_FILES if stage == "pretrain" else _CLASSIFIER_FILES:
+            for name in names:
                 file, old = self.path / name, aside / name
                 if file.exists() or file.is_symlink():
                     old.parent.mkdir(parents=True, exist_ok=True)
                     file.rename(old)
-                    moved.append((file, old))
             if stage == "classifier":
                 for name in ("metrics.json", "history.json"):
                     self._update(name, {}, drop=("classifier", "test", "export"))
             yield
         except BaseException:
-            for file, old in reversed(moved):
-                remove(file)
-                old.rename(file)
+            self._undo_interrupted_overwrite()
             raise
+        # From here on the old run is given up; a kill while it is removed brings nothing back.
+        (aside / _MOVED).unlink()
         remove(aside)
 
     def _stage_manifest(self, stage: str) -> dict:

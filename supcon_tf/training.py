@@ -6,12 +6,14 @@ import io
 import math
 import random
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from supcon_tf import checkpoints
@@ -112,11 +114,23 @@ def fit(
         found = checkpoints.newest(run.checkpoints(stage)) if is_chief(strategy) else None
         step = agreed(strategy, found.step if found else 0)
         state = checkpoints.restore(run.checkpoints(stage), step, model)
+        if saving.best_metric and is_chief(strategy):
+            _forget_lost(state.history, saving.best_metric, run.checkpoints(stage), steps_per_epoch)
         if state.step < epochs * steps_per_epoch:
             loop = _Loop(model, run, stage, epochs, steps_per_epoch, saving, state)
             loop.run(make_stream, at_epoch_end, watch, stop)
         stop.check()
     return state.history
+
+
+def _forget_lost(history, metric, folder, steps_per_epoch):
+    """Takes epochs whose checkpoint is gone out of the choice of the best one, and says so."""
+    kept = checkpoints.steps(folder)
+    while (best := best_epoch(history, metric)) is not None:
+        if (best + 1) * steps_per_epoch in kept:
+            return
+        print(f"the checkpoint of the best epoch, {best + 1}, is gone", file=sys.stderr)
+        history[metric][best] = None
 
 
 def train_function(model: keras.Model):
@@ -228,6 +242,12 @@ class _Loop:
 
     def _save(self):
         state, protect = self.state, None
+        if not all(np.isfinite(np.sum(weight)) for weight in self.model.get_weights()):
+            raise UserError(
+                f"weights of the model are not finite at step {state.step} of {self.stage}; the "
+                f"checkpoint of step {self.saved} is the last good one. Lower learning_rate, or "
+                "check the encoder's file."
+            )
         state.seconds = 0.0
         if state.step % self.steps_per_epoch:
             state.seconds = time.monotonic() - self.started

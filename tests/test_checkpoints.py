@@ -1,5 +1,6 @@
 """Checkpoints: whole or not there, the newest sound one counts."""
 
+import json
 import shutil
 
 import keras
@@ -106,6 +107,36 @@ def _damage(checkpoint, damage):
     if damage == "flip":
         content[-100] ^= 1
     file.write_bytes(content[: len(content) // 2] if damage != "flip" else content)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"step": 10**6},
+        {"step": True},
+        {"step": -1},
+        {"history": {"loss": "abc"}},
+        {"history": {"loss": [1.0], "accuracy": []}},
+        {"history": {"loss": 1}},
+        {"seconds": "x"},
+        {"seconds": -1.0},
+    ],
+    ids=str,
+)
+def test_an_absurd_state_is_passed_over(tmp_path, change):
+    for step in (2, 3):
+        checkpoints.save(tmp_path, State(step), model())
+    file = tmp_path / "000000003/state.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+    assert checkpoints.newest(tmp_path) == State(2)
+
+
+def test_what_is_no_checkpoint_is_left_alone(tmp_path):
+    checkpoints.save(tmp_path, State(2), model())
+    (tmp_path / "9x").mkdir()
+    (tmp_path / "notes.txt").write_text("")
+    checkpoints.save(tmp_path, State(3), model(), keep=1)
+    assert names(tmp_path) == ["000000003", "9x", "notes.txt"]
 
 
 def test_no_checkpoint_starts_at_the_beginning(tmp_path):

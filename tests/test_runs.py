@@ -6,7 +6,7 @@ import sys
 import keras
 import pytest
 
-from supcon_tf import ClassifierConfig, MomentumSGD, PretrainConfig, UserError
+from supcon_tf import ClassifierConfig, MomentumSGD, PretrainConfig, UserError, runs
 from supcon_tf.files import write_json, writing
 from supcon_tf.runs import RunDirectory
 
@@ -209,3 +209,66 @@ def test_a_corrupted_model_or_config_is_named(tmp_path):
     (run.path / "config.json").write_text("{")
     with pytest.raises(UserError, match=r"cannot read .*config.json"):
         run.stages()
+
+
+def test_an_overwrite_that_was_killed_is_undone(tmp_path):
+    """Wherever the kill fell: everything of the old run is where it was."""
+    code = """
+import os, pathlib, sys
+from supcon_tf import PretrainConfig
+from supcon_tf.runs import RunDirectory
+
+config = PretrainConfig(run_dir=sys.argv[1], overwrite=True, seed=5)
+run = RunDirectory(config.run_dir)
+renames, rename = [], pathlib.Path.rename
+
+def dying(self, target):
+    if len(renames) == int(sys.argv[2]):
+        os._exit(9)
+    renames.append(self)
+    return rename(self, target)
+
+pathlib.Path.rename = dying
+run.begin("pretrain", config, {"name": "d", "train": {"examples": 8}, "test": {"examples": 2}})
+os._exit(0)
+"""
+    run, config = begun(tmp_path)
+    (run.path / "encoder.keras").write_text("encoder")
+    for stage in ("pretrain", "classifier"):
+        (run.path / "checkpoints" / stage).mkdir(parents=True)
+        (run.path / "checkpoints" / stage / "file").write_text(stage)
+
+    def content():
+        files = [path for path in run.path.rglob("*") if path.is_file() and path.name != ".lock"]
+        return {str(path.relative_to(run.path)): path.read_bytes() for path in files}
+
+    before = content()
+    os.close(runs._locks.pop(run.path.resolve()))
+    for place in range(20):
+        killed = subprocess.run([sys.executable, "-W", "ignore", "-c", code, run.path, str(place)])
+        if killed.returncode == 0:
+            break
+        run.check("pretrain", config.replace(resume=True))
+        assert content() == before
+        os.close(runs._locks.pop(run.path.resolve()))
+    assert place >= 3
+    assert run.stages()["pretrain"]["seed"] == 5
+    assert set(content()) == {"config.json", "manifest.json"}
+
+
+def test_what_a_killed_process_left_half_written_is_removed(tmp_path):
+    run, config = begun(tmp_path)
+    left = run.path / "checkpoints/pretrain/.writing-123-000000001"
+    left.mkdir(parents=True)
+    run.begin("pretrain", config.replace(resume=True), DATASET)
+    assert not left.exists()
+
+
+def test_what_another_process_began_in_between_is_not_taken_over(tmp_path):
+    late = PretrainConfig(run_dir=str(tmp_path / "run"), seed=2)
+    run = RunDirectory(late.run_dir)
+    run.check("pretrain", late)
+    begun(tmp_path, seed=1)
+    with pytest.raises(UserError, match="already holds a pretrain stage"):
+        run.begin("pretrain", late, DATASET)
+    assert run.stages()["pretrain"]["seed"] == 1

@@ -1,5 +1,7 @@
 """Stages as a whole: what they refuse, leave behind and continue."""
 
+import itertools
+import json
 import shutil
 import signal
 
@@ -9,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 import supcon_tf
-from supcon_tf import ClassifierConfig, PretrainConfig, UserError, checkpoints
+from supcon_tf import ClassifierConfig, PretrainConfig, UserError, checkpoints, training
 from supcon_tf.evaluation import extract_features
 from supcon_tf.progress import Progress
 from supcon_tf.runs import RunDirectory
@@ -36,9 +38,17 @@ def weights(run_dir, name="encoder"):
         ({"dataset": "folder:/nowhere", "data_dir": ""}, "not found. Received: '/nowhere'"),
         ({"compile": "on", "strategy": "mirrored"}, "compile=on is for one replica"),
         ({"micro_batch_size": 100}, "must divide each replica's 128 images. Received: 100"),
+        ({"method": "simclr", "num_views": 1}, "simclr needs two views .*Received: num_views=1"),
+        ({"schedule": "exponential", "decay_epochs": "inf"}, "must be numbers .*Received: 'inf'"),
+        ({"schedule": "step", "decay_epochs": "nan"}, "must be numbers .*Received: 'nan'"),
+        (
+            {"schedule": "step", "decay_epochs": "2", "warmup_epochs": 3},
+            "decay_epochs must be above the 3 epochs of warm-up. Received: '2'",
+        ),
+        ({"clip_norm": 1e39}, "clip_norm must be .* at most 1e.30. Received: 1e.39"),
         ({"validation_epochs": 2}, "validation_epochs needs a validation set"),
         ({"best_metric": "loss", "queue_size": 512}, "best_metric loss favours the first epochs"),
-        ({"num_views": 3, "method": "npairs"}, "method npairs: .*Received: 3"),
+        ({"num_views": 3, "method": "npairs"}, r"method npairs: .*Received: shape .128, 3, 128."),
         ({"queue_size": 100}, "queue_size must hold a batch of 256 embeddings. Received: 100"),
         ({"queue_size": 4096, "method": "triplet"}, "triplet takes no memory queue"),
         ({"best_metric": "top1"}, "best_metric must be one of .*Received: 'top1'"),
@@ -271,15 +281,70 @@ def test_two_replicas_pretrain_like_one_and_resume(small_config, tmp_path, monke
         np.testing.assert_allclose(left, right, rtol=1e-3, atol=1e-4)
 
 
-def test_a_loss_that_is_not_finite_stops_and_keeps_what_was_good(small_config, tmp_path):
+def test_a_loss_that_is_not_finite_stops_and_keeps_what_was_good(
+    small_config, finished_run, tmp_path, monkeypatch
+):
+    train_function = training.train_function
+
+    def failing(model):
+        train, steps = train_function(model), itertools.count(1)
+
+        def step(batches):
+            values = train(batches)
+            return {**values, "loss": np.nan} if next(steps) == 14 else values
+
+        return step
+
+    config = PretrainConfig(run_dir=str(tmp_path / "run"), **small_config)
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "train_function", failing)
+        with pytest.raises(
+            UserError, match=r"the loss is nan at step 14 \(epoch 2\) .* of step 10 are kept"
+        ):
+            supcon_tf.pretrain(config)
+    assert checkpoints.newest(tmp_path / "run/checkpoints/pretrain").step == 10
+    supcon_tf.pretrain(config.replace(resume=True))
+    for left, right in zip(weights(config.run_dir), weights(finished_run), strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+def test_a_rate_that_is_far_too_high_ends_without_an_encoder(small_config, tmp_path):
     settings = {**small_config, "learning_rate": 1000.0, "momentum": 0.99, "warmup_epochs": 0}
     config = PretrainConfig(run_dir=str(tmp_path / "run"), method="cross_entropy", **settings)
-    with pytest.raises(
-        UserError, match=r"the loss is nan at step \d+ \(epoch 2\) .* of step 10 are kept"
-    ):
+    with pytest.raises(UserError, match=r"(nan|not finite) at step \d+ .*Lower learning_rate"):
         supcon_tf.pretrain(config)
     assert not (tmp_path / "run" / "encoder.keras").exists()
-    assert checkpoints.newest(tmp_path / "run/checkpoints/pretrain").step == 10
+
+
+def test_weights_that_are_not_finite_are_not_kept(small_config, tmp_path):
+    """ReLU hides them from the loss."""
+    images = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(8, 3, name="conv")(images)
+    encoder = keras.Model(images, keras.layers.GlobalAveragePooling2D()(x))
+    kernel, bias = encoder.get_layer("conv").get_weights()
+    kernel[0, 0, 0, 0] = np.nan
+    encoder.get_layer("conv").set_weights([kernel, bias])
+    encoder.save(tmp_path / "broken.keras")
+    settings = {**small_config, "encoder": str(tmp_path / "broken.keras")}
+    del settings["width_multiplier"]
+    with pytest.raises(UserError, match="not finite at step"):
+        supcon_tf.pretrain(PretrainConfig(run_dir=str(tmp_path / "run"), **settings))
+    assert list((tmp_path / "run").rglob("*.h5")) == []
+
+
+def test_a_lost_best_checkpoint_is_said_and_another_taken(small_config, tmp_path, capsys):
+    settings = {**small_config, "epochs": 4, "best_metric": "loss", "keep_checkpoints": 3}
+    config = PretrainConfig(run_dir=str(tmp_path / "run"), **settings)
+    supcon_tf.pretrain(config)
+    folder = tmp_path / "run/checkpoints/pretrain"
+    newest = folder / "000000040"
+    state = json.loads((newest / "state.json").read_text())
+    state["history"]["loss"] = [0.5, 3.0, 2.0, 4.0]  # The first epoch's checkpoint is not there.
+    (newest / "state.json").write_text(json.dumps(state))
+    (tmp_path / "run/encoder.keras").unlink()
+    metrics = supcon_tf.pretrain(config.replace(resume=True))
+    assert "the checkpoint of the best epoch, 1, is gone" in capsys.readouterr().err
+    assert metrics["best_epoch"] == 3
 
 
 def test_collapse_is_said(small_config, tmp_path, capsys):
