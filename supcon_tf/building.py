@@ -18,11 +18,19 @@ HEAD_DIM = 128
 
 
 def schedule_of(config: PretrainConfig, steps: int):
-    """The learning-rate schedule; `steps` an epoch."""
+    """The learning-rate schedule, of the update's number.
+
+    Args:
+        config: the settings.
+        steps: steps an epoch.
+
+    Raises:
+        ValueError: if the settings do not make a schedule.
+    """
     rate = config.learning_rate
     if config.scale_learning_rate:
         rate = scaled_rate(rate, config.batch_size)
-    warmup = config.epochs / 16 if config.warmup_epochs is None else config.warmup_epochs
+    warmup = config.warmup_length()
     total = config.epochs * steps
     return make_schedule(
         config.schedule,
@@ -54,7 +62,20 @@ def optimizer_of(config: PretrainConfig, steps: int):
 
 
 def build_networks(config: PretrainConfig, dataset: ImageDataset, precision: str = "float32"):
-    """The encoder of a configuration as it is trained, and a maker of its projection head."""
+    """The encoder of a configuration as it is trained, and a maker of its projection head.
+
+    Args:
+        config: the settings.
+        dataset: the data, for the size of its images.
+        precision: as `training_copy`.
+
+    Returns:
+        A model from float32 [B, S, S, 3] in [0, 1] to features float32 [B, F], and a function
+        without arguments that makes a `ProjectionHead`.
+
+    Raises:
+        UserError: if the encoder cannot be built for that size.
+    """
     hidden = HEAD_DIM if config.projection_hidden_dim is None else config.projection_hidden_dim
     dims = (hidden,) if hidden else ()
     encoder = build_encoder(

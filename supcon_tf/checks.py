@@ -65,7 +65,7 @@ def _check_schedule(config: PretrainConfig) -> None:
         )
     if any(b <= a for a, b in zip((0.0, *points), points, strict=False)):
         raise UserError(f"decay_epochs must rise from above 0. Received: {config.decay_epochs!r}.")
-    warmup = config.epochs / 16 if config.warmup_epochs is None else config.warmup_epochs
+    warmup = config.warmup_length()
     if config.schedule == "step" and points[0] <= warmup:
         raise UserError(
             f"decay_epochs must be above the {warmup:g} epochs of warm-up. Received: "

@@ -187,8 +187,12 @@ class PretrainConfig(RunConfig):
         if "temperature" in self.method_args:
             raise UserError("method_args must not hold temperature; use the setting temperature.")
 
+    def warmup_length(self) -> float:
+        """Epochs of warm-up: as given, or a sixteenth of all."""
+        return self.epochs / 16 if self.warmup_epochs is None else self.warmup_epochs
+
     def decay_points(self) -> tuple[float, ...]:
-        """`decay_epochs` as numbers."""
+        """`decay_epochs` as numbers; raises `UserError` unless they are, between 0 and 1e7."""
         try:
             points = tuple(float(part) for part in self.decay_epochs.split(",") if part.strip())
             if not all(0 < point < 1e7 for point in points):

@@ -173,11 +173,9 @@ def distribute_stream(
     """
     if num_workers(strategy) == 1:
         stream = make_stream(0, 1)
-        return (
-            stream
-            if strategy.num_replicas_in_sync == 1
-            else (strategy.experimental_distribute_dataset(stream))
-        )
+        if strategy.num_replicas_in_sync == 1:
+            return stream
+        return strategy.experimental_distribute_dataset(stream)
 
     def of_worker(context):
         stream = make_stream(context.input_pipeline_id, context.num_input_pipelines)

@@ -103,7 +103,9 @@ class RunDirectory:
         return (self.path / model).exists()
 
     def check(self, stage: str, config: RunConfig) -> None:
-        """Refuses, without writing, a stage that would collide with what is there.
+        """Refuses a stage that would collide with what is there.
+
+        Nothing is written, but what a killed process left of an overwrite is put back.
 
         Args:
             stage: "pretrain" or "classifier".

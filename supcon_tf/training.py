@@ -104,7 +104,7 @@ def fit(
         One value per epoch for each metric, for `learning_rate` and for `seconds`.
 
     Raises:
-        UserError: if the loss is no longer finite, or no checkpoint is sound.
+        UserError: if the loss or the weights are no longer finite, or no checkpoint is sound.
         SystemExit: after SIGTERM, once a checkpoint is written.
         KeyboardInterrupt: after Ctrl-C, once a checkpoint is written.
     """

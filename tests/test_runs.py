@@ -3,10 +3,10 @@ import os
 import subprocess
 import sys
 
-import keras
 import pytest
+from test_checkpoints import model
 
-from supcon_tf import ClassifierConfig, MomentumSGD, PretrainConfig, UserError, runs
+from supcon_tf import ClassifierConfig, PretrainConfig, UserError, runs
 from supcon_tf.files import write_json, writing
 from supcon_tf.runs import RunDirectory
 
@@ -19,13 +19,6 @@ def begun(tmp_path, **changes):
     run.check("pretrain", config)
     run.begin("pretrain", config, DATASET)
     return run, config
-
-
-def model():
-    built = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
-    built.compile(optimizer=MomentumSGD(0.1), loss="mse")
-    built.optimizer.build(built.trainable_variables)
-    return built
 
 
 def test_writing_is_all_or_nothing(tmp_path):

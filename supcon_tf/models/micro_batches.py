@@ -84,12 +84,16 @@ def _unrolled(step, start, stop, state):
 
 def _state(model):
     """What encoding changes: batch norm's moving statistics, the seeds of dropout."""
-    metrics = {id(variable) for metric in model.metrics for variable in metric.variables}
+    averages = [
+        variable for _, average in model.averaged_networks() for variable in average.weights
+    ]
+    queue = getattr(model, "queue", None)
+    spared = {id(variable) for variable in (*averages, *(queue.variables if queue else ()))}
     return [
         variable
         for layer in model.layers
         for variable in layer.non_trainable_variables
-        if id(variable) not in metrics and layer is not getattr(model, "queue", None)
+        if id(variable) not in spared
     ]
 
 
