@@ -52,10 +52,7 @@ def pretrain(config: PretrainConfig) -> dict:
         print("this worker trains too; the first one shows the progress", file=sys.stderr)
     if chief:
         run.check("pretrain", config)
-        dataset = from_config(config)
-    agreed(strategy, 0)  # The others wait until the chief has prepared the data.
-    if not chief:
-        dataset = from_config(config)
+    dataset = _open_dataset(config, strategy)
     for check in data_checks(config, dataset, strategy.num_replicas_in_sync):
         check()
     steps = dataset.train.num_examples // config.batch_size
@@ -82,6 +79,16 @@ def pretrain(config: PretrainConfig) -> dict:
         watch=_CollapseWatch(config, model),
     )
     return _finish(run, config, dataset, model, history, steps) if chief else {}
+
+
+def _open_dataset(config, strategy):
+    """The data set; several workers wait until the chief has prepared it."""
+    if not is_chief(strategy):
+        agreed(strategy, 0)
+        return from_config(config)
+    dataset = from_config(config)
+    agreed(strategy, 0)
+    return dataset
 
 
 def _say_what_is_left_out(dataset):

@@ -1,5 +1,6 @@
 """The training stream: batches of views, a function of the seed and the step."""
 
+import dataclasses
 from collections.abc import Callable
 
 import tensorflow as tf
@@ -46,71 +47,90 @@ def training_views(
     Raises:
         ValueError: if the batch is larger than the training split, or not a multiple of the shares.
     """
-    split = dataset.train
-    steps = split.num_examples // batch_size
+    steps = dataset.train.num_examples // batch_size
     if not steps:
         raise ValueError(
-            f"batch_size must be at most the {split.num_examples} training images. Received: "
-            f"{batch_size}."
+            f"batch_size must be at most the {dataset.train.num_examples} training images. "
+            f"Received: {batch_size}."
         )
     if batch_size % share.count:
         raise ValueError(
             f"batch_size must be a multiple of the {share.count} shares. Received: {batch_size}."
         )
-    size = batch_size // share.count
-    image_size_px, side = dataset.image_size_px, dataset.native_size_px
-
-    def one_epoch(shuffle_seed, skipped):
-        skipped = tf.cast(skipped, tf.int64)
-        records = split.records(
-            shuffle_seed, skipped * batch_size, mine if share.count > 1 else None
-        )
-        return records.take((steps - skipped) * size)
-
-    def mine(place):
-        return (place % batch_size) // size == share.index
-
-    def place_of(index):
-        """The place in the order of all images of the example that is made here as number index."""
-        return index // size * batch_size + share.index * size + index % size
-
-    def crops_of_one(index, record):
-        encoded, label = record
-        image = shrink(decode(encoded), image_size_px)[None]
-        seed_of_image = _seed(1, place_of(index))
-        return random_crops(image, num_views, image_size_px, augmentation, seed_of_image), label
-
-    def decoded(index, record):
-        encoded, label = record
-        image = tf.ensure_shape(decode(encoded), [side, side, 3])
-        return image, label
-
-    def views(step, batch):
-        images, labels = batch
-        if side:
-            images = tf.cast(images, tf.float32) / 255.0
-            seed_of_step = _seed(1, step)
-            images = random_crops(
-                images, num_views, image_size_px, augmentation, seed_of_step, share
-            )
-        else:
-            images = tf.reshape(images, [-1, image_size_px, image_size_px, 3])
-        images = recolor(images, augmentation, _seed(2, step), share)
-        shape = [size, num_views, image_size_px, image_size_px, 3]
-        return tf.reshape(images, shape), labels
-
-    def _seed(purpose, index):
-        return tf.random.fold_in(tf.constant([seed, purpose], tf.int64), index)
-
+    maker = _ViewMaker(dataset, augmentation, num_views, batch_size, seed, share)
     records = chain_epochs(
-        one_epoch, seed=seed, first_step=first_step, steps_per_epoch=steps, epochs=epochs
+        maker.records, seed=seed, first_step=first_step, steps_per_epoch=steps, epochs=epochs
     )
-    examples = records.enumerate(first_step * size).map(
-        decoded if side else crops_of_one, num_parallel_calls=tf.data.AUTOTUNE
+    one_size = dataset.native_size_px is not None
+    examples = records.enumerate(first_step * maker.size).map(
+        maker.decoded if one_size else maker.crops_of_one, num_parallel_calls=tf.data.AUTOTUNE
     )
-    batches = examples.batch(size, drop_remainder=True).enumerate(first_step)
-    stream = batches.map(views, num_parallel_calls=tf.data.AUTOTUNE)
+    batches = examples.batch(maker.size, drop_remainder=True).enumerate(first_step)
+    stream = batches.map(maker.views, num_parallel_calls=tf.data.AUTOTUNE)
     return sharding_off(stream).prefetch(tf.data.AUTOTUNE)
+
+
+@dataclasses.dataclass(frozen=True)
+class _ViewMaker:
+    """The steps from records to views; images of one size are cropped as a batch.
+
+    Attributes are the arguments of `training_views`.
+    """
+
+    dataset: ImageDataset
+    augmentation: Augmentation
+    num_views: int
+    batch_size: int
+    seed: int
+    share: Share
+
+    @property
+    def size(self):
+        """Images that are made here, of each batch."""
+        return self.batch_size // self.share.count
+
+    def _seed(self, purpose, index):
+        return tf.random.fold_in(tf.constant([self.seed, purpose], tf.int64), index)
+
+    def records(self, shuffle_seed, skipped):
+        """This share of an epoch's whole batches, without the first `skipped` of them."""
+        split = self.dataset.train
+        skipped = tf.cast(skipped, tf.int64)
+        keep = self._is_mine if self.share.count > 1 else None
+        records = split.records(shuffle_seed, skipped * self.batch_size, keep)
+        return records.take((split.num_examples // self.batch_size - skipped) * self.size)
+
+    def _is_mine(self, place):
+        return (place % self.batch_size) // self.size == self.share.index
+
+    def _place_of(self, index):
+        """The place in the order of all images of the example that is made here as number index."""
+        within = self.share.index * self.size + index % self.size
+        return index // self.size * self.batch_size + within
+
+    def decoded(self, index, record):
+        """An image of the data set's own size, uint8 [S, S, 3]."""
+        encoded, label = record
+        side = self.dataset.native_size_px
+        return tf.ensure_shape(decode(encoded), [side, side, 3]), label
+
+    def crops_of_one(self, index, record):
+        """The crops of an image of any size, float32 [V, S, S, 3]."""
+        encoded, label = record
+        side, seed = self.dataset.image_size_px, self._seed(1, self._place_of(index))
+        image = shrink(decode(encoded), side)[None]
+        return random_crops(image, self.num_views, side, self.augmentation, seed), label
+
+    def views(self, step, batch):
+        """Views float32 [b, V, S, S, 3] of a batch of images, or of their crops; and its labels."""
+        images, labels = batch
+        side, seed = self.dataset.image_size_px, self._seed(1, step)
+        if self.dataset.native_size_px is not None:
+            images = tf.cast(images, tf.float32) / 255.0
+            images = random_crops(images, self.num_views, side, self.augmentation, seed, self.share)
+        images = tf.reshape(images, [-1, side, side, 3])
+        images = recolor(images, self.augmentation, self._seed(2, step), self.share)
+        return tf.reshape(images, [self.size, self.num_views, side, side, 3]), labels
 
 
 def chain_epochs(
