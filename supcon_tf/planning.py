@@ -19,8 +19,6 @@ from supcon_tf.config import PretrainConfig
 from supcon_tf.data.datasets import from_config
 from supcon_tf.distribute import check_cluster, make_strategy
 from supcon_tf.errors import UserError
-from supcon_tf.estimates import chance_alone as chance_alone
-from supcon_tf.estimates import expected_positives as expected_positives
 from supcon_tf.estimates import format_bytes
 from supcon_tf.methods import build_model
 from supcon_tf.plan_rows import (
