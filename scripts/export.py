@@ -18,7 +18,9 @@ def main(config):
     scores = export(config)
     print(export_table(scores))
     print(f"bundle: {scores['path']}")
-    print(f"next: python scripts/predict.py --model={Path(scores['path']).parent} IMAGE ...")
+    model = Path(scores["path"]).parent
+    print(f"next: python scripts/predict.py --model={model} IMAGE ...")
+    print(f"or:   python scripts/serve.py --model_dir={model}")
 
 
 if __name__ == "__main__":

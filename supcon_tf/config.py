@@ -267,7 +267,9 @@ class ExportConfig(Config):
         1e-4, "Largest probability difference to Keras, of the float32 exports.", above=0
     )
     max_int8_loss: float = setting(
-        0.05, "A smaller TFLite model that loses more of top-1, as a share, is left out.", at_least=0
+        0.05,
+        "A smaller TFLite model that loses more of top-1, as a share, is left out.",
+        at_least=0,
     )
 
 
@@ -291,7 +293,9 @@ RUNTIMES = ("saved_model", "float32", "float16", "dynamic", "int8")
 class ServeConfig(Config):
     """Serving of an exported model over HTTP and gRPC."""
 
-    model_dir: str = setting("", "Exported model: saved_models/NAME, whose newest version is served.")
+    model_dir: str = setting(
+        "", "Exported model: saved_models/NAME, whose newest version is served."
+    )
     host: str = setting("127.0.0.1", "Address to listen on (0.0.0.0: every network).")
     http_port: int = setting(8080, "Port of HTTP (0: any free one).", at_least=0, at_most=65535)
     grpc_port: int | None = setting(

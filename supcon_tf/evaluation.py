@@ -81,18 +81,19 @@ def knn_predict(
     """
     if not 1 <= neighbors <= len(train_labels):
         raise ValueError(f"neighbors must be from 1 to {len(train_labels)}. Received: {neighbors}.")
-    gallery = _unit(train_features)
+    gallery = unit_rows(train_features)
     votes = np.eye(int(train_labels.max()) + 1, dtype=np.float32)[train_labels]  # [N, C]
     predictions = []
     for start in range(0, len(features), _QUERY_BLOCK):
-        similarity = _unit(features[start : start + _QUERY_BLOCK]) @ gallery.T  # [block, N]
+        similarity = unit_rows(features[start : start + _QUERY_BLOCK]) @ gallery.T  # [block, N]
         nearest = np.argpartition(-similarity, neighbors - 1, axis=1)[:, :neighbors]
         weights = np.exp((np.take_along_axis(similarity, nearest, axis=1) - 1.0) / 0.07)
         predictions.append((weights[:, :, None] * votes[nearest]).sum(axis=1).argmax(axis=1))
     return np.concatenate(predictions)
 
 
-def _unit(rows):
+def unit_rows(rows: np.ndarray) -> np.ndarray:
+    """Rows [N, F] scaled to unit norm, float32; a row of zeros stays."""
     rows = np.asarray(rows, np.float32)
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
 

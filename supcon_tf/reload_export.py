@@ -2,50 +2,81 @@
 
     python -I reload_export.py BUNDLE IMAGES_TFRECORD OUTPUT_NPZ
 
-The TFRecord holds encoded images. Writes the probabilities float32 [N, C] of each export. Importing
-the package that made the bundle is an error here.
+The TFRecord holds encoded images. Writes, for the SavedModel and each TFLite model, the
+probabilities float32 [N, C] and the median time for one image in milliseconds. Importing the
+package that made the bundle is an error here.
 """
 
+import statistics
 import sys
+import time
+import warnings
 from pathlib import Path
 
-sys.modules["supcon_tf"] = None  # Importing it now fails.
+import numpy as np
+import tensorflow as tf
+from ai_edge_litert.interpreter import Interpreter
 
-import numpy as np  # noqa: E402
-import tensorflow as tf  # noqa: E402
-from ai_edge_litert.interpreter import Interpreter  # noqa: E402
-
-BATCH = 64
+BATCH, TIMED = 64, 50
 
 
-def run_tflite(path, images):
+def open_tflite(path):
+    """An interpreter; TensorFlow's own where the model has operators that LiteRT lacks."""
+    try:
+        interpreter = Interpreter(model_path=str(path))
+        interpreter.allocate_tensors()
+    except (RuntimeError, ValueError):
+        warnings.filterwarnings("ignore", "(?s).*tf.lite.Interpreter is deprecated")
+        interpreter = tf.lite.Interpreter(model_path=str(path))
+    return interpreter
+
+
+def run_tflite(interpreter, images):
     """Probabilities float32 [B, C] for images float32 [B, S, S, 3] in [0, 1]."""
-    interpreter = Interpreter(model_path=str(path))
-    source, target = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
-    interpreter.resize_tensor_input(source["index"], images.shape)
-    interpreter.allocate_tensors()
-    if source["dtype"] == np.uint8:
+    run = interpreter.get_signature_runner("classify")
+    if run.get_input_details()["images"]["dtype"] == np.uint8:
         images = np.rint(images * 255).astype(np.uint8)
-    interpreter.set_tensor(source["index"], images)
-    interpreter.invoke()
-    outputs = interpreter.get_tensor(target["index"])
-    if target["dtype"] == np.uint8:
-        scale, zero_point = target["quantization"]
+    outputs = run(images=images)["probabilities"]
+    if outputs.dtype == np.uint8:
+        scale, zero_point = run.get_output_details()["probabilities"]["quantization"]
         outputs = (outputs.astype(np.float32) - zero_point) * scale
     return outputs
 
 
+def median_ms(function, argument):
+    """Median time of a call, after one that is not counted."""
+    seconds = []
+    for _ in range(TIMED + 1):
+        started = time.perf_counter()
+        function(argument)
+        seconds.append(time.perf_counter() - started)
+    return 1000 * statistics.median(seconds[1:])
+
+
 def main(bundle, records, output):
     """Runs every export on every image."""
+    sys.modules["supcon_tf"] = None  # Importing it now fails.
     signatures = tf.saved_model.load(bundle).signatures
+    models = {
+        f"tflite_{path.stem}": open_tflite(path)
+        for path in sorted((Path(bundle) / "tflite").iterdir())
+    }
     found = {}
     for encoded in tf.data.TFRecordDataset(records).batch(BATCH):
         served = signatures["serving_bytes"](encoded=encoded)["probabilities"].numpy()
         found.setdefault("saved_model", []).append(served)
         images = signatures["preprocess"](encoded=encoded)["images"].numpy()
-        for path in sorted((Path(bundle) / "tflite").iterdir()):
-            found.setdefault(f"tflite_{path.stem}", []).append(run_tflite(path, images))
-    np.savez(output, **{name: np.concatenate(batches) for name, batches in found.items()})
+        for name, model in models.items():
+            found.setdefault(name, []).append(run_tflite(model, images))
+    found = {name: np.concatenate(batches) for name, batches in found.items()}
+
+    def classify(one):
+        return signatures["classify"](images=tf.constant(one))["probabilities"].numpy()
+
+    found["ms/saved_model"] = median_ms(classify, images[:1])
+    for name, model in models.items():
+        found[f"ms/{name}"] = median_ms(lambda one, model=model: run_tflite(model, one), images[:1])
+    np.savez(output, **found)
 
 
 if __name__ == "__main__":

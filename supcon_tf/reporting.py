@@ -26,7 +26,8 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([row(header), rule, *(row(line) for line in rows)])
 
 
-def _percent(share: float | None) -> str:
+def percent(share: float | None) -> str:
+    """A share as a percentage with one decimal; empty for None."""
     return "" if share is None else f"{100 * share:.1f} %"
 
 
@@ -41,7 +42,7 @@ def comparison_table(runs: Mapping[str, RunDirectory]) -> str:
         metrics = run.metrics()
         test = metrics["test"]
         seconds = f"{metrics['pretrain']['seconds']:.0f} s"
-        scores = [_percent(test.get(name)) for name in ("top1", "top5", "knn_top1")]
+        scores = [percent(test.get(name)) for name in ("top1", "top5", "knn_top1")]
         rows.append([title, *scores, seconds])
     return format_table(["held-out split", "top-1", "top-5", "k-NN", "training"], rows)
 
@@ -55,13 +56,37 @@ def export_table(scores: Mapping) -> str:
     rows = [
         [
             name.replace("_", " ") + " (left out)" * found.get("left_out", False),
-            _percent(found["top1"]),
-            _percent(found["keras_top1"]),
+            percent(found["top1"]),
+            percent(found["keras_top1"]),
             f"{found['max_difference']:.1e}",
-            f"{found['bytes'] / 1024:.0f} KiB",
+            f"{found['bytes'] / 1024:,.0f} KiB",
+            f"{found['ms']:.2f} ms",
         ]
         for name, found in scores.items()
-        if isinstance(found, Mapping)
+        if isinstance(found, Mapping) and "top1" in found
     ]
-    header = ["exported", "top-1", "Keras top-1", "largest probability difference", "size"]
+    header = [
+        "exported",
+        "top-1",
+        "Keras top-1",
+        "largest probability difference",
+        "size",
+        "one image",
+    ]
     return format_table(header, rows)
+
+
+def added_table(scores: Mapping) -> str:
+    """Held-out scores of a bundle that classes were added to.
+
+    Args:
+        scores: `add_class`'s result.
+    """
+    rows = [
+        ["old classes, before", f"{scores['old_images']:,}", percent(scores["old_top1_before"])],
+        ["old classes", f"{scores['old_images']:,}", percent(scores["old_top1"])],
+        ["new classes", f"{scores['new_images']:,}", percent(scores["new_top1"])],
+    ]
+    for name, top1 in scores["per_class"].items():
+        rows.append([f"  {name}, from {scores['images'][name]} images", "", percent(top1)])
+    return format_table(["held-out images", "number", "top-1"], rows)

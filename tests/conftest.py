@@ -55,6 +55,16 @@ def finished_run(small_config, tmp_path_factory):
     return Path(run_dir)
 
 
+@pytest.fixture(scope="session")
+def exported(finished_run, tmp_path_factory):
+    """The scores of an export of the finished run, `<saved_models>/digits`, and the settings."""
+    folder = tmp_path_factory.mktemp("saved_models")
+    config = supcon_tf.ExportConfig(
+        run_dir=str(finished_run), saved_models_dir=str(folder), name="digits"
+    )
+    return supcon_tf.export(config), folder / "digits", config
+
+
 def write_images(root: Path, classes, per_class, mode="RGB", size=(12, 12), seed=0, level=None):
     """Writes noisy images whose mean brightness tells the class, unless it is given."""
     rng = np.random.default_rng(seed)

@@ -36,6 +36,7 @@ class Split:
         load: turns an element into `(encoded scalar string, label int64 scalar)`.
         shuffle_buffer: elements held while shuffling.
         fingerprint: changes when examples are added, removed or resized.
+        names: of each example in the stored order, such as its file; None for its place in it.
     """
 
     num_examples: int
@@ -43,6 +44,7 @@ class Split:
     load: Callable
     shuffle_buffer: int
     fingerprint: str
+    names: tuple[str, ...] | None = None
 
     def records(self, shuffle_seed=None, skip=0, keep=None) -> tf.data.Dataset:
         """`(encoded, label int32)` of every example, once.
@@ -79,6 +81,21 @@ class Split:
         if limit is None or limit >= self.num_examples:
             return self.records()
         return self.records(shuffle_seed=0).take(limit)
+
+    def spread(self, limit: int) -> "Split":
+        """A split of at most `limit` examples, evenly spread over the stored order, with names."""
+        count = min(limit, self.num_examples)
+        places = np.arange(count) * self.num_examples // count
+        wanted = tf.constant(np.isin(np.arange(self.num_examples), places))
+
+        def elements(seed):
+            numbered = self.elements(None).enumerate()
+            return numbered.filter(lambda place, element: tf.gather(wanted, place)).map(
+                lambda place, element: element
+            )
+
+        names = map(str, places) if self.names is None else (self.names[at] for at in places)
+        return dataclasses.replace(self, num_examples=count, elements=elements, names=tuple(names))
 
     def images(
         self, image_size_px: int, batch_size: int, limit: int | None = None
@@ -210,18 +227,9 @@ def _open_folder(
         splits["train"], splits["validation"] = folder.hold_out(
             path, splits["train"], validation_fraction, seed, "validation_fraction"
         )
-    index_of = {label: index for index, label in enumerate(class_names)}
 
     def split(examples):
-        paths = [str(Path(path) / file) for file, _ in examples]
-        labels = [index_of[label] for _, label in examples]
-        return Split(
-            num_examples=len(examples),
-            elements=lambda seed: tf.data.Dataset.from_tensor_slices((paths, labels)),
-            load=lambda file, label: (tf.io.read_file(file), label),
-            shuffle_buffer=len(examples),
-            fingerprint=folder.fingerprint(path, examples),
-        )
+        return folder_split(path, examples, class_names)
 
     return ImageDataset(
         name=name,
@@ -232,6 +240,29 @@ def _open_folder(
         image_size_px=image_size_px or DEFAULT_IMAGE_SIZE_PX,
         bad_images=tuple(bad),
         validation=split(splits["validation"]) if validation_fraction else None,
+    )
+
+
+def folder_split(
+    path: str, examples: Sequence[folder.Example], class_names: Sequence[str]
+) -> Split:
+    """A split of image files.
+
+    Args:
+        path: the folder that the files' names are relative to.
+        examples: file name and class name of each.
+        class_names: name of each label.
+    """
+    index_of = {label: index for index, label in enumerate(class_names)}
+    paths = [str(Path(path) / file) for file, _ in examples]
+    labels = [index_of[label] for _, label in examples]
+    return Split(
+        num_examples=len(examples),
+        elements=lambda seed: tf.data.Dataset.from_tensor_slices((paths, labels)),
+        load=lambda file, label: (tf.io.read_file(file), label),
+        shuffle_buffer=len(examples),
+        fingerprint=folder.fingerprint(path, examples),
+        names=tuple(file for file, _ in examples),
     )
 
 

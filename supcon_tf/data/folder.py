@@ -49,7 +49,7 @@ def read_folder(
     splits = _list_splits(path, root, holdout_fraction)
     class_names = _check_classes(path, splits)
     examples = [example for split in splits.values() for example in split]
-    bad = list(_check_images(root, examples) if bad_images is None else bad_images)
+    bad = list(check_images(root, examples) if bad_images is None else bad_images)
     if bad and not skip_bad_images:
         more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
         raise UserError(
@@ -71,7 +71,7 @@ def read_folder(
 
 def _list_splits(path: str, root: Path, holdout_fraction: float | None):
     if not (root / "train").is_dir():
-        return {"all": _list_classes(root, "")}
+        return {"all": list_classes(root, "")}
     if not (root / "test").is_dir():
         raise UserError(f"{path} has train/ but no test/. Add test/, or move the classes up.")
     if holdout_fraction is not None:
@@ -79,7 +79,7 @@ def _list_splits(path: str, root: Path, holdout_fraction: float | None):
             f"holdout_fraction is for a folder without train/ and test/. Received: "
             f"{holdout_fraction}. Leave it out."
         )
-    return {name: _list_classes(root, name) for name in ("train", "test")}
+    return {name: list_classes(root, name) for name in ("train", "test")}
 
 
 def fingerprint(path: str, examples: list[Example]) -> str:
@@ -90,8 +90,12 @@ def fingerprint(path: str, examples: list[Example]) -> str:
     return digest.hexdigest()
 
 
-def _list_classes(root: Path, split: str) -> list[Example]:
-    """The image files under each class folder, at any depth, in a fixed order."""
+def list_classes(root: Path, split: str = "") -> list[Example]:
+    """The image files under each class folder of `root / split`, at any depth, in a fixed order.
+
+    Raises:
+        UserError: if a class folder holds none.
+    """
     examples = []
     for folder in sorted((root / split).iterdir()):
         if not folder.is_dir() or folder.name.startswith("."):
@@ -166,8 +170,8 @@ def hold_out(path, examples, fraction, seed, setting="holdout_fraction"):
     return sorted(rest), sorted(held)
 
 
-def _check_images(root: Path, examples: list[Example]) -> list[str]:
-    """The names of the files that do not decode, as training would decode them."""
+def check_images(root: Path, examples: list[Example]) -> list[str]:
+    """The names of the files under `root` that do not decode, as training would decode them."""
 
     def is_bad(example):
         try:

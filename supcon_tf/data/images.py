@@ -2,7 +2,10 @@
 
 import tensorflow as tf
 
+from supcon_tf.data.headers import image_size as image_size
+
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png")
+_EXIF_ENTRIES, _ORIENTATION_TAG = 512, 0x0112
 
 
 def decode(encoded: tf.Tensor) -> tf.Tensor:
@@ -10,7 +13,8 @@ def decode(encoded: tf.Tensor) -> tf.Tensor:
 
     Args:
         encoded: scalar string: JPEG, PNG, BMP, or GIF (its first frame). Grey is repeated to three
-            channels, and an alpha channel is dropped.
+            channels, an alpha channel is dropped, and of 16 bits the upper 8 are kept. A JPEG is
+            turned upright by its EXIF orientation.
 
     Returns:
         uint8 [H, W, 3].
@@ -20,7 +24,69 @@ def decode(encoded: tf.Tensor) -> tf.Tensor:
     """
     image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
     image.set_shape([None, None, 3])
-    return image
+    orientation = exif_orientation(encoded)
+    return tf.cond(orientation == 1, lambda: image, lambda: _upright(image, orientation))
+
+
+def _upright(image, orientation):
+    """Undoes an EXIF orientation, 2 to 8, of uint8 [H, W, 3]."""
+
+    def turned(image, orientations, turn):
+        wanted = tf.reduce_any(orientation == orientations)
+        return tf.cond(wanted, lambda: turn(image), lambda: image)
+
+    image = turned(image, [5, 6, 7, 8], lambda image: tf.transpose(image, [1, 0, 2]))
+    image = turned(image, [2, 3, 6, 7], lambda image: image[:, ::-1])
+    return turned(image, [3, 4, 7, 8], lambda image: image[::-1])
+
+
+@tf.function(input_signature=[tf.TensorSpec([], tf.string)])
+def exif_orientation(encoded: tf.Tensor) -> tf.Tensor:
+    """The EXIF orientation of a JPEG.
+
+    Args:
+        encoded: scalar string, an image of any format.
+
+    Returns:
+        int32 scalar from 1 (upright) to 8; 1 for other formats, or where it is missing or broken.
+
+    Reference:
+        CIPA DC-008-2019, "Exif 2.32", section 4.6.
+    """
+    is_jpeg = tf.strings.substr(encoded, 0, 3) == b"\xff\xd8\xff"
+    return tf.cond(is_jpeg, lambda: _jpeg_orientation(encoded), lambda: 1)
+
+
+def _jpeg_orientation(encoded):
+    """Looks at the first segment or, behind JFIF's, the second, where the standard wants Exif."""
+    nothing = tf.constant(bytes(16))  # So that every place looked at is there.
+    head = tf.strings.join([tf.strings.substr(encoded, 0, 6), nothing])
+    head = tf.cast(tf.io.decode_raw(head, tf.uint8)[:6], tf.int32)
+    segment = tf.where(head[3] == 0xE0, 4 + 256 * head[4] + head[5], 2)
+    segment = tf.minimum(segment, tf.strings.length(encoded))
+    segment = tf.strings.join([tf.strings.substr(encoded, segment, 2**16 + 2), nothing])
+    marked = tf.strings.substr(segment, 0, 2) == b"\xff\xe1"
+    is_exif = marked & (tf.strings.substr(segment, 4, 4) == b"Exif")
+    return tf.cond(is_exif, lambda: _exif_value(segment), lambda: 1)
+
+
+def _exif_value(segment):
+    """The orientation from the TIFF structure that begins 10 bytes into an Exif segment."""
+    content = tf.cast(tf.io.decode_raw(segment, tf.uint8), tf.int32)
+    little = content[10] == ord("I")
+
+    def number(at):  # Two bytes, in the order that the file has chosen; zeros beyond the end.
+        first, second = tf.unstack(
+            tf.gather(content, tf.minimum([at, at + 1], tf.size(content) - 1))
+        )
+        return tf.where(little, first + 256 * second, 256 * first + second)
+
+    # The upper half of the 32-bit offset is zero, as the segment is shorter than 2**16.
+    directory = 10 + number(10 + tf.where(little, 4, 6))
+    entries = directory + 2 + 12 * tf.range(tf.minimum(number(directory), _EXIF_ENTRIES))
+    values = tf.boolean_mask(number(entries + 8), number(entries) == _ORIENTATION_TAG)
+    value = tf.concat([values, [1]], axis=0)[0]
+    return tf.where((value >= 1) & (value <= 8), value, 1)
 
 
 def is_readable(encoded: bytes) -> bool:
@@ -31,8 +97,8 @@ def is_readable(encoded: bytes) -> bool:
     Args:
         encoded: the content of a file.
     """
-    if encoded[:2] == b"BM" and _has_colour_palette(encoded):
-        return False  # TensorFlow takes the palette's indices for grey levels.
+    if has_colour_palette(encoded):
+        return False
     try:
         decode(tf.constant(encoded))
     except (tf.errors.OpError, ValueError):
@@ -40,8 +106,16 @@ def is_readable(encoded: bytes) -> bool:
     return True
 
 
-def _has_colour_palette(bmp: bytes) -> bool:
-    """Whether a BMP of at most 8 bits a pixel has a palette other than the grey levels in order."""
+def has_colour_palette(bmp: bytes) -> bool:
+    """Whether these bytes are a BMP of up to 8 bits a pixel with another palette than grey levels.
+
+    TensorFlow takes the palette's indices for grey levels, so such an image is refused.
+
+    Args:
+        bmp: the content of a file of any kind.
+    """
+    if bmp[:2] != b"BM":
+        return False
     header, bits = int.from_bytes(bmp[14:18], "little"), int.from_bytes(bmp[28:30], "little")
     if bits > 8:
         return False
@@ -65,7 +139,16 @@ def preprocess(image: tf.Tensor, image_size_px: int) -> tf.Tensor:
     top, left = (height - side) // 2, (width - side) // 2
     square = image[..., top : top + side, left : left + side, :]
     resized = tf.image.resize(square, [image_size_px, image_size_px], antialias=True)
-    return tf.clip_by_value(resized / 255.0, 0.0, 1.0)
+    return tf.clip_by_value(to_unit(resized), 0.0, 1.0)
+
+
+def to_unit(pixels: tf.Tensor) -> tf.Tensor:
+    """Pixels in [0, 255] as float32 in [0, 1].
+
+    Not by division, which TensorFlow replaces in some graphs and not in others, with another last
+    bit.
+    """
+    return tf.cast(pixels, tf.float32) * tf.constant(1.0 / 255.0)
 
 
 def shrink(image: tf.Tensor, image_size_px: int) -> tf.Tensor:
@@ -83,4 +166,4 @@ def shrink(image: tf.Tensor, image_size_px: int) -> tf.Tensor:
     size = tf.cast(tf.shape(image)[:2], tf.float32)
     scale = tf.minimum(1.0, 2.0 * image_size_px / tf.reduce_min(size))
     target = tf.cast(tf.math.ceil(size * scale), tf.int32)
-    return tf.image.resize(image, target, antialias=True) / 255.0
+    return to_unit(tf.image.resize(image, target, antialias=True))

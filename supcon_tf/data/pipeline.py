@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from supcon_tf.data.augment import WHOLE, Augmentation, Share, random_crops, recolor
 from supcon_tf.data.datasets import ImageDataset
-from supcon_tf.data.images import decode, shrink
+from supcon_tf.data.images import decode, shrink, to_unit
 
 # Far apart, so that the seeds of neighbouring runs do not meet.
 _EPOCH_STRIDE = 1_000_003
@@ -126,7 +126,7 @@ class _ViewMaker:
         images, labels = batch
         side, seed = self.dataset.image_size_px, self._seed(1, step)
         if self.dataset.native_size_px is not None:
-            images = tf.cast(images, tf.float32) / 255.0
+            images = to_unit(images)
             images = random_crops(images, self.num_views, side, self.augmentation, seed, self.share)
         images = tf.reshape(images, [-1, side, side, 3])
         images = recolor(images, self.augmentation, self._seed(2, step), self.share)

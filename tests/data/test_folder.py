@@ -75,7 +75,7 @@ def test_images_checked_before_are_not_decoded_again(image_folder, monkeypatch):
     def fail(*arguments):
         raise AssertionError
 
-    monkeypatch.setattr(folder, "_check_images", fail)
+    monkeypatch.setattr(folder, "check_images", fail)
     found = folder.read_folder(str(image_folder), None, 0, True, ["dark/003.png"])
     assert found[2] == ["dark/003.png"]
     assert sum(map(len, found[1].values())) == 39

@@ -3,9 +3,9 @@ import io
 import numpy as np
 import pytest
 import tensorflow as tf
-from PIL import Image
+from PIL import Image, ImageOps
 
-from supcon_tf.data.images import decode, is_readable, preprocess, shrink
+from supcon_tf.data.images import decode, exif_orientation, is_readable, preprocess, shrink
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (9, 14, 3), dtype=np.uint8)
 
@@ -88,3 +88,61 @@ def test_shrink_stops_at_twice_the_crop_and_never_enlarges():
     large = np.zeros((100, 150, 3), np.uint8)
     assert shrink(large, 16).shape == (32, 48, 3)
     np.testing.assert_allclose(shrink(PIXELS, 16), PIXELS / np.float32(255), rtol=1e-6)
+
+
+def jpeg(orientation=None, little=True, **options):
+    exif = Image.Exif()
+    exif.endian = "<" if little else ">"
+    exif[0x010F] = "maker"
+    if orientation is not None:
+        exif[0x0112] = orientation
+    buffer = io.BytesIO()
+    Image.fromarray(PIXELS).save(buffer, "JPEG", exif=exif, quality=95, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("little", [True, False])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_jpegs_are_turned_upright(orientation, little):
+    encoded = jpeg(orientation, little)
+    assert exif_orientation(tf.constant(encoded)) == orientation
+    stored = Image.fromarray(decode(tf.constant(jpeg())).numpy())
+    stored.getexif()[0x0112] = orientation
+    expected = np.asarray(ImageOps.exif_transpose(stored))
+    assert expected.shape == ((14, 9, 3) if orientation >= 5 else (9, 14, 3))
+    np.testing.assert_array_equal(decode(tf.constant(encoded)), expected)
+
+
+@pytest.mark.parametrize("orientation", [None, 0, 9, 65535])
+def test_a_missing_or_wrong_orientation_is_none(orientation):
+    assert exif_orientation(tf.constant(jpeg(orientation))) == 1
+
+
+def test_orientation_is_found_before_and_behind_jfif():
+    encoded = jpeg(6)
+    start = encoded.index(b"\xff\xe1")
+    assert encoded[2:4] == b"\xff\xe0"  # Pillow puts JFIF first.
+    assert exif_orientation(tf.constant(encoded[:2] + encoded[start:])) == 6
+
+
+def test_broken_exif_is_passed_over():
+    encoded = jpeg(6)
+    at = encoded.index(b"Exif")
+    for offset in range(30):
+        for value in (0, 255):
+            broken = bytearray(encoded)
+            broken[at + offset] = value
+            assert 1 <= exif_orientation(tf.constant(bytes(broken))) <= 8
+    for length in (0, 1, 3, 5, 20, 24, 30, 40, 50):
+        assert exif_orientation(tf.constant(encoded[:length])) in (1, 6)
+
+
+def test_other_formats_have_no_orientation():
+    assert exif_orientation(encoded(PIXELS)) == 1
+    assert exif_orientation(encoded(PIXELS, kind="GIF")) == 1
+
+
+def test_sixteen_bits_keep_their_upper_eight():
+    levels = np.random.default_rng(1).integers(0, 2**16, (9, 14), dtype=np.uint16)
+    image = decode(encoded(levels))
+    np.testing.assert_array_equal(image[..., 0], levels >> 8)

@@ -1,0 +1,22 @@
+"""Adds classes to an exported model from a few images each, without training.
+
+python scripts/add_class.py --model=saved_models/digits --images=new_classes
+"""
+
+import _flags
+
+from supcon_tf.config import AddClassConfig
+
+
+def main(config):
+    """Writes the next version and prints what old and new classes score."""
+    from supcon_tf.adding import add_class
+    from supcon_tf.reporting import added_table
+
+    scores = add_class(config)
+    print(added_table(scores))
+    print(f"bundle: {scores['path']}")
+
+
+if __name__ == "__main__":
+    _flags.run(main, AddClassConfig, __doc__)

@@ -1,0 +1,309 @@
+"""Reading bundles: what `export` wrote, checked before it is loaded."""
+
+import csv
+import hashlib
+import io
+import re
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
+
+from supcon_tf.data.images import has_colour_palette
+from supcon_tf.errors import UserError
+from supcon_tf.files import read_json, sha256
+from supcon_tf.tflite import TfliteModel
+
+SUMS = "SHA256SUMS"
+THUMBNAILS, INDEX_IMAGES = "index/thumbnails.zip", "index/images.csv"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_VERSION = re.compile("[1-9][0-9]{0,9}")
+# What reads or writes files, runs Python or reaches other machines has no place in a served graph.
+_FORBIDDEN = re.compile(
+    r"PyFunc|ReadFile|WriteFile|MatchingFiles|Dataset|ReaderV?2?$|ReaderRead|FromTextFile"
+    r"|Rpc|RemoteCall|^_?(Send|Recv|HostSend|HostRecv)$|LoadAndRemap|^Restore(Slice)?$|^Save(Slices)?$"
+)
+_SAVER = re.compile(r"SaveV2|MergeV2Checkpoints|RestoreV2|ShardedFilename")
+_SAVER_FUNCTION = re.compile(r"__inference__?traced_(save|restore)_")
+
+
+class InvalidImage(UserError):
+    """Bytes or pixels that are no image; what was wrong with them is the message."""
+
+
+def check_name(name: str) -> str:
+    """Returns a model's name.
+
+    Raises:
+        UserError: if it is not of letters, digits, dots, dashes and underscores.
+    """
+    if not _NAME.fullmatch(name):
+        raise UserError(
+            f"name must be letters, digits, dots, dashes and underscores. Received: {name!r}. "
+            "Pass --name."
+        )
+    return name
+
+
+def find_versions(folder: Path) -> list[int]:
+    """The versions of a model in `<saved_models>/<name>`, oldest first; links are passed over."""
+    if not folder.is_dir():
+        return []
+    found = (path for path in folder.iterdir() if _VERSION.fullmatch(path.name))
+    return sorted(int(path.name) for path in found if path.is_dir() and not path.is_symlink())
+
+
+def newest_bundle(model: str) -> Path:
+    """The version directory to load.
+
+    Args:
+        model: a version directory, or `<saved_models>/<name>`, whose newest version is taken.
+
+    Raises:
+        UserError: if there is no SavedModel.
+    """
+    if not model:
+        raise UserError("no model given. Pass --model=saved_models/NAME.")
+    folder = Path(model)
+    if (folder / "saved_model.pb").is_file():
+        return folder
+    found = [folder / str(version) for version in find_versions(folder)]
+    found = [path for path in found if (path / "saved_model.pb").is_file()]
+    if not found:
+        raise UserError(
+            f"model holds no exported SavedModel. Received: {model!r}. Give a directory that "
+            "export.py wrote, such as saved_models/NAME."
+        )
+    return found[-1]
+
+
+def write_sums(bundle: Path) -> None:
+    """Writes SHA256SUMS over every file of a bundle, as `sha256sum --check` reads it."""
+    lines = [f"{sha256(bundle / name)}  {name}\n" for name in _files(bundle)]
+    (bundle / SUMS).write_text("".join(lines), "utf-8")
+
+
+def _files(bundle: Path) -> list[str]:
+    paths = (path for path in bundle.rglob("*") if path.is_symlink() or not path.is_dir())
+    return sorted(path.relative_to(bundle).as_posix() for path in paths if path.name != SUMS)
+
+
+def check_sums(bundle: Path) -> None:
+    """Compares every file of a bundle with SHA256SUMS.
+
+    Raises:
+        UserError: if a file is missing, changed, a link, or not listed.
+    """
+    advice = "Export it again, or copy it anew."
+    try:
+        lines = (bundle / SUMS).read_text("utf-8").splitlines()
+        sums = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
+    except (OSError, ValueError) as error:
+        raise UserError(f"bundle {bundle} has no readable {SUMS}. {advice}") from error
+    present = set(_files(bundle))
+    for name in sorted({*sums, *present}):
+        if name not in present:
+            raise UserError(f"bundle {bundle} lacks {name}. {advice}")
+        if name not in sums:
+            raise UserError(f"bundle {bundle} holds {name}, which is not of it. {advice}")
+        path = bundle / name
+        if path.is_symlink() or not path.is_file() or sha256(path) != sums[name]:
+            raise UserError(f"bundle {bundle} is damaged: {name} has another SHA-256. {advice}")
+
+
+def check_graph(bundle: Path) -> None:
+    """Refuses a SavedModel whose graph reads or writes files, or runs Python.
+
+    Raises:
+        UserError: naming the operator.
+    """
+    content = saved_model_pb2.SavedModel()
+    try:
+        content.ParseFromString((bundle / "saved_model.pb").read_bytes())
+    except Exception as error:  # DecodeError, of whichever protobuf is installed.
+        raise UserError(f"bundle {bundle} is damaged: saved_model.pb cannot be read.") from error
+    for function, operator in _operators(content):
+        of_saver = not function or _SAVER_FUNCTION.match(function)
+        if _FORBIDDEN.search(operator) or (_SAVER.search(operator) and not of_saver):
+            raise UserError(
+                f"bundle {bundle} is refused: its graph has the operator {operator}, which an "
+                "exported model has no use for. Export it again from its run."
+            )
+
+
+def _operators(content) -> Iterator[tuple[str, str]]:
+    for graph in (meta.graph_def for meta in content.meta_graphs):
+        yield from (("", node.op) for node in graph.node)
+        for function in graph.library.function:
+            yield from ((function.signature.name, node.op) for node in function.node_def)
+
+
+class Bundle:
+    """A loaded bundle; nothing of it changes, and any thread may call it.
+
+    Attributes:
+        path: version directory.
+        name, version: as in its metadata.
+        class_names: C names.
+        image_size_px: side S of the images that the encoder takes.
+        num_neighbors: k of `nearest`; 0 without an index.
+        metadata, metrics: content of the JSON files.
+        runtime: what computes `classify`.
+        model: the loaded SavedModel.
+    """
+
+    def __init__(self, path: Path, runtime: str):
+        self.path, self.runtime = path, runtime
+        self.metadata = read_json(path / "metadata.json")
+        self.metrics = read_json(path / "metrics.json")
+        self.name, self.version = str(self.metadata["name"]), int(self.metadata["version"])
+        names = (path / "labels.txt").read_text("utf-8").removesuffix("\n").split("\n")
+        self.class_names = tuple(names)
+        self.model = tf.saved_model.load(str(path))
+        self._signatures = self.model.signatures
+        images = self._signatures["classify"].structured_input_signature[1]["images"]
+        self.image_size_px = int(images.shape[1])
+        outputs = self._signatures["classify"].structured_outputs
+        if outputs["probabilities"].shape[1] != len(names) or self.metadata["class_names"] != names:
+            raise UserError(f"bundle {path} is damaged: labels.txt does not fit. Export it again.")
+        self.num_neighbors = 0
+        if "nearest" in self._signatures:
+            found = self._signatures["nearest"].structured_outputs
+            self.num_neighbors = int(found["neighbor_ids"].shape[1])
+        self._tflite = None
+        if runtime != "saved_model":
+            self._tflite = TfliteModel(_tflite_file(path, runtime))
+
+    def decode(self, encoded: bytes) -> np.ndarray:
+        """Decodes and preprocesses an image.
+
+        Args:
+            encoded: JPEG, PNG, BMP or GIF.
+
+        Returns:
+            float32 [S, S, 3] in [0, 1].
+
+        Raises:
+            InvalidImage: if the bytes are no such image.
+        """
+        if has_colour_palette(encoded):
+            raise InvalidImage("BMP images with a colour palette are not supported. Send a PNG.")
+        try:
+            found = self._signatures["preprocess"](encoded=tf.constant([encoded]))
+        except (tf.errors.OpError, ValueError) as error:
+            raise InvalidImage(
+                "the bytes are no whole JPEG, PNG, BMP or GIF image. Check the file."
+            ) from error
+        return found["images"].numpy()[0]
+
+    def scale(self, pixels: np.ndarray) -> np.ndarray:
+        """Preprocesses pixels.
+
+        Args:
+            pixels: [H, W, 3], uint8 or float in [0, 255].
+
+        Returns:
+            float32 [S, S, 3] in [0, 1].
+        """
+        images = tf.constant(np.asarray(pixels, np.float32)[None])
+        return self._signatures["scale"](images=images)["images"].numpy()[0]
+
+    def classify(self, images: np.ndarray) -> dict[str, Any]:
+        """Classifies preprocessed images.
+
+        Args:
+            images: float32 [B, S, S, 3] in [0, 1].
+
+        Returns:
+            `class_id` int32 [B], `class_name` (B names), `probabilities` float32 [B, C] and
+            `embeddings` float32 [B, F], unit norm.
+        """
+        if self._tflite is not None:
+            found = self._tflite(images)
+        else:
+            found = self._signatures["classify"](images=tf.constant(images))
+            found = {name: value.numpy() for name, value in found.items()}
+        class_id = found["probabilities"].argmax(axis=1).astype(np.int32)
+        names = [self.class_names[index] for index in class_id]
+        return {"class_id": class_id, "class_name": names, **found}
+
+    def nearest(self, embeddings: np.ndarray) -> dict[str, Any]:
+        """The nearest images of the index, as `servable.Servable.nearest` gives them.
+
+        Args:
+            embeddings: float32 [B, F], unit norm.
+
+        Returns:
+            NumPy arrays; `neighbor_class_names` are lists of k names.
+
+        Raises:
+            UserError: if the bundle has no index.
+        """
+        if not self.num_neighbors:
+            raise UserError(f"model {self.name} has no index of neighbours.")
+        found = self._signatures["nearest"](embeddings=tf.constant(embeddings))
+        found = {name: value.numpy() for name, value in found.items()}
+        labels = found["neighbor_labels"]
+        found["neighbor_class_names"] = [[self.class_names[at] for at in row] for row in labels]
+        return found
+
+    def thumbnail(self, row: int) -> bytes | None:
+        """The picture of a row of the index, a JPEG; None where there is none."""
+        try:
+            with zipfile.ZipFile(self.path / THUMBNAILS) as archive:
+                return archive.read(f"{row}.jpg")
+        except (OSError, KeyError, zipfile.BadZipFile):
+            return None
+
+    def index_images(self) -> list[dict[str, str]]:
+        """`id` and `class` of each row of the index; empty without one."""
+        path = self.path / INDEX_IMAGES
+        if not path.exists():
+            return []
+        return list(csv.DictReader(io.StringIO(path.read_text("utf-8"), newline="")))
+
+
+def _tflite_file(path: Path, precision: str) -> Path:
+    file = path / "tflite" / f"{precision}.tflite"
+    if not file.is_file():
+        there = sorted(found.stem for found in (path / "tflite").glob("*.tflite"))
+        raise UserError(
+            f"bundle {path} has no {precision} model. Received: runtime={precision!r}. It has "
+            f"{', '.join(['saved_model', *there])}."
+        )
+    return file
+
+
+def load_bundle(path: Path, runtime: str = "saved_model") -> Bundle:
+    """Checks a bundle's sums and its graph, and loads it.
+
+    Args:
+        path: version directory.
+        runtime: one of `config.RUNTIMES`: what computes `Bundle.classify`.
+
+    Raises:
+        UserError: if anything about it is wrong.
+    """
+    check_sums(path)
+    check_graph(path)
+    try:
+        return Bundle(path, runtime)
+    except UserError:
+        raise
+    except Exception as error:  # A bundle that is not ours fails in many ways inside TensorFlow.
+        raise UserError(
+            f"bundle {path} cannot be loaded ({type(error).__name__}). Export it again."
+        ) from error
+
+
+def identity(path: Path) -> str:
+    """Changes when a file of a bundle is added, removed, resized or touched; nothing is read."""
+    digest = hashlib.sha256()
+    for file in sorted(path.rglob("*")):
+        status = file.lstat()
+        digest.update(f"{file}\0{status.st_size}\0{status.st_mtime_ns}\n".encode(errors="replace"))
+    return digest.hexdigest()

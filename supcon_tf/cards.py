@@ -1,0 +1,139 @@
+"""Model cards: what a model is, how it scores and where it ends, for people."""
+
+import datetime
+from collections.abc import Mapping
+
+from supcon_tf.reporting import export_table, format_table, percent
+
+_WORST_CLASSES = 5
+
+
+def model_card(metadata: Mapping, metrics: Mapping) -> str:
+    """A bundle's MODEL_CARD.md.
+
+    Args:
+        metadata: content of metadata.json.
+        metrics: content of metrics.json.
+
+    Reference:
+        Mitchell et al. 2019, "Model Cards for Model Reporting".
+    """
+    title = f"# {metadata['name']}, version {metadata['version']}"
+    sections = [
+        ("What it does", _purpose(metadata)),
+        ("Data", _data(metadata)),
+        ("Recipe", _recipe(metadata)),
+        ("Scores", _scores(metrics)),
+        ("Calibration", _calibration(metrics)),
+        ("Limits", _limits(metadata, metrics)),
+    ]
+    if "added" in metadata:
+        sections.insert(1, ("Added classes", _added(metadata["added"])))
+    body = "\n\n".join(f"## {heading}\n\n{text}" for heading, text in sections)
+    return f"{title}\n\n{body}\n"
+
+
+def _purpose(metadata):
+    names = metadata["class_names"]
+    shown = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+    steps = "; ".join(metadata["preprocessing"].values())
+    side = metadata["image_size_px"]
+    return (
+        f"Classifies an image as one of {len(names)} classes: {shown}.\n\n"
+        f"Images are seen as {side} x {side} pixels: {steps}. All of it is part of the graph."
+    )
+
+
+def _data(metadata):
+    dataset = metadata["training"]["pretrain"]["dataset"]
+    rows = [
+        [split, f"{dataset[split]['examples']:,}", dataset[split]["fingerprint"][:16]]
+        for split in ("train", "test")
+    ]
+    table = format_table(["split", "images", "fingerprint"], rows)
+    left_out = len(dataset.get("bad_images", []))
+    note = f"\n\nUnreadable images left out: {left_out}." if left_out else ""
+    return f"{dataset['name']}\n\n{table}{note}"
+
+
+def _recipe(metadata):
+    settings = metadata["settings"]["pretrain"]
+    rows = [[name, f"{value}"] for name, value in settings.items() if value not in (None, "", {})]
+    made = metadata["training"]["pretrain"]
+    versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
+    return (
+        f"{format_table(['setting', 'value'], rows)}\n\nCommit {made['git_commit']}; {versions}. "
+        f"Trained {made['started']}, exported {metadata['export']['started']}."
+    )
+
+
+def _scores(metrics):
+    test, lines = metrics.get("test"), []
+    if test:
+        lines.append(
+            f"k-NN top-1 on {test['images']:,} held-out images: {percent(test['knn_top1'])}."
+        )
+        per_class = {name: share for name, share in test.get("per_class", {}).items() if share}
+        worst = sorted(per_class.items(), key=lambda item: item[1])[:_WORST_CLASSES]
+        if worst:
+            shown = ", ".join(f"{name} {percent(share)}" for name, share in worst)
+            lines.append(f"Lowest top-1 by class: {shown}.")
+    if "added" in metrics:
+        lines.append(
+            f"With the added classes, held-out images: old classes "
+            f"{percent(metrics['added']['old_top1'])}, new classes "
+            f"{percent(metrics['added']['new_top1'])}."
+        )
+    return "\n\n".join([export_table(metrics["export"]), *lines])
+
+
+def _calibration(metrics):
+    found = metrics["export"]["calibration"]
+    how = (
+        f"Temperature {found['temperature']:.3f}, fitted on the validation images."
+        if found["fitted_on"]
+        else "The temperature was not fitted (1): the run set no validation images aside "
+        "(--validation_fraction)."
+    )
+    columns = {"temperature 1": "_uncalibrated", "as exported": ""}
+    if "ece_uncalibrated" not in found:
+        del columns["temperature 1"]
+    errors = {"expected calibration error": "ece", "negative log likelihood, nats": "nll"}
+    rows = [
+        [name, *(f"{found[key + ending]:.4f}" for ending in columns.values())]
+        for name, key in errors.items()
+    ]
+    table = format_table(["held-out images", *columns], rows)
+    return f"{how}\n\n{table}"
+
+
+def _limits(metadata, metrics):
+    lines = [
+        "Every image is given one of the classes above, also one that shows none of them; the "
+        "out-of-distribution score of `neighbors` tells how unusual it is, and not whether the "
+        "class is right.",
+        "The scores hold for images like the held-out ones. Other cameras, countries, seasons or "
+        "crops were not tried, and neither was fairness between groups of people.",
+        "The bundle holds names"
+        + (" and small pictures" if metadata["settings"]["export"]["thumbnails"] else "")
+        + " of training images; share it only with those who may see them."
+        if metadata["neighbors"]
+        else "The bundle holds no training images.",
+    ]
+    index = metrics["export"]["index"]
+    if index:
+        share = percent(index["held_out_above_0.95"])
+        lines.insert(
+            1, f"{share} of the held-out images have an out-of-distribution score above 0.95."
+        )
+    return "\n".join(f"* {line}" for line in lines)
+
+
+def _added(added):
+    rows = [[name, f"{count}"] for name, count in added["images"].items()]
+    day = datetime.date.fromisoformat(added["started"][:10])
+    return (
+        f"Added {day} to version {added['from_version']} by nearest prototype, without "
+        "training:\n\n"
+        f"{format_table(['class', 'images'], rows)}"
+    )

@@ -1,0 +1,78 @@
+"""What an image's header claims, read before anything is decoded."""
+
+import struct
+
+_JPEG_WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD9)}
+_JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+
+
+def image_size(encoded: bytes) -> tuple[int, int] | None:
+    """Width and height that a decoder will make room for.
+
+    Args:
+        encoded: JPEG, PNG, BMP or GIF. The frames of a GIF count one below the other, because the
+            decoder reads all of them.
+
+    Returns:
+        Width and height in pixels; None if the header is of no such image or is cut off.
+    """
+    try:
+        for magic, size in _SIZES.items():
+            if encoded.startswith(magic):
+                return size(encoded)
+    except (struct.error, IndexError):
+        return None
+    return None
+
+
+def _png(encoded):
+    return struct.unpack_from(">II", encoded, 16)
+
+
+def _bmp(encoded):
+    if struct.unpack_from("<I", encoded, 14)[0] == 12:
+        return struct.unpack_from("<HH", encoded, 18)
+    width, height = struct.unpack_from("<ii", encoded, 18)
+    return abs(width), abs(height)
+
+
+def _jpeg(encoded):
+    at = 2
+    while True:
+        if encoded[at] != 0xFF:
+            return None
+        marker = encoded[at + 1]
+        if marker == 0xFF or marker in _JPEG_WITHOUT_LENGTH:  # Padding, or a marker by itself.
+            at += 1 if marker == 0xFF else 2
+            continue
+        if marker in _JPEG_FRAMES:
+            height, width = struct.unpack_from(">HH", encoded, at + 5)
+            return width, height
+        if marker in (0xD9, 0xDA):  # The picture begins, or ends, without a frame header.
+            return None
+        at += 2 + struct.unpack_from(">H", encoded, at + 2)[0]
+
+
+def _gif(encoded):
+    width, pixels = struct.unpack_from("<H", encoded, 6)[0], 0
+    at = 13 + _gif_colours(encoded[10])
+    while at < len(encoded) and encoded[at] != 0x3B:
+        if encoded[at] == 0x2C:  # A frame: place, size, colours, code size, data.
+            frame_width, frame_height = struct.unpack_from("<HH", encoded, at + 5)
+            width, pixels = max(width, frame_width), pixels + frame_width * frame_height
+            at += 11 + _gif_colours(encoded[at + 9])
+        elif encoded[at] == 0x21:  # An extension: kind, data.
+            at += 2
+        else:
+            break
+        while at < len(encoded) and encoded[at]:
+            at += 1 + encoded[at]
+        at += 1
+    return (width, -(-pixels // width)) if pixels else None
+
+
+def _gif_colours(flags):
+    return 3 << ((flags & 7) + 1) if flags & 0x80 else 0
+
+
+_SIZES = {b"\x89PNG\r\n\x1a\n": _png, b"BM": _bmp, b"\xff\xd8": _jpeg, b"GIF8": _gif}

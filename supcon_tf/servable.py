@@ -1,0 +1,212 @@
+"""The graph of an exported model: preprocessing, encoder, head, and the index of neighbours."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from supcon_tf.data.images import decode, preprocess
+
+
+@dataclasses.dataclass(frozen=True)
+class Head:
+    """From features to probabilities: a linear classifier and, beside it, added classes.
+
+    Attributes:
+        kernel: float32 [F, C].
+        bias: float32 [C].
+        temperature: divides the logits.
+        prototypes: float32 [C + A, F], unit norm: the mean direction of each class, the A added
+            ones last; None while nothing was added.
+        prototype_scale: factor on their cosines.
+    """
+
+    kernel: np.ndarray
+    bias: np.ndarray
+    temperature: float = 1.0
+    prototypes: np.ndarray | None = None
+    prototype_scale: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Index:
+    """Training images to find neighbours among.
+
+    Attributes:
+        embeddings: float32 [N, F], unit norm.
+        labels: int32 [N].
+        distances: float32 [M], ascending: the distance (1 - cosine) to the k-th neighbour of
+            images of the training distribution.
+        neighbors: k.
+    """
+
+    embeddings: np.ndarray
+    labels: np.ndarray
+    distances: np.ndarray
+    neighbors: int
+
+
+class Servable(tf.Module):
+    """What `tf.saved_model.load` gives back, but for the Python code.
+
+    Args:
+        encode: from images float32 [B, S, S, 3] in [0, 1] to features float32 [B, F].
+        variables: what `encode` reads.
+        head: the classifier.
+        index: the index, or None.
+        class_names: C + A names.
+        image_size_px: S.
+    """
+
+    def __init__(
+        self,
+        encode: Callable,
+        variables: Sequence[tf.Variable],
+        head: Head,
+        index: Index | None,
+        class_names: Sequence[str],
+        image_size_px: int,
+    ):
+        super().__init__()
+        self.encode, self.encoder_variables = encode, list(variables)
+        self.kernel, self.bias = _constant(head.kernel), _constant(head.bias)
+        self.temperature = _constant(np.float32(head.temperature))
+        self.has_prototypes, self.has_index = head.prototypes is not None, index is not None
+        if self.has_prototypes:
+            self.prototypes = _constant(head.prototypes)
+            self.prototype_scale = _constant(np.float32(head.prototype_scale))
+        if self.has_index:
+            self.index_embeddings = _constant(index.embeddings)
+            self.index_labels = _constant(index.labels.astype(np.int32))
+            self.index_distances = _constant(index.distances)
+            self.neighbors = min(index.neighbors, len(index.labels))
+        self.class_names = list(class_names)
+        self.image_size_px = image_size_px
+
+    def probabilities(self, features: tf.Tensor) -> tf.Tensor:
+        """Probabilities float32 [B, C + A] for features [B, F].
+
+        A softmax over the cosines to all prototypes gives each added class its share; the trained
+        classes divide what is left as the trained classifier does.
+        """
+        trained = tf.nn.softmax((features @ self.kernel + self.bias) / self.temperature)
+        if not self.has_prototypes:
+            return trained
+        cosines = _unit(features) @ tf.transpose(self.prototypes)
+        shares = tf.nn.softmax(self.prototype_scale * cosines)  # [B, C + A]
+        count = self.kernel.shape[1]
+        left = tf.reduce_sum(shares[:, :count], axis=1, keepdims=True)
+        return tf.concat([left * trained, shares[:, count:]], axis=1)
+
+    def classify(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
+        """`probabilities` and unit-norm `embeddings` of images [B, S, S, 3] in [0, 1]."""
+        features = self.encode(images)
+        return {"probabilities": self.probabilities(features), "embeddings": _unit(features)}
+
+    def outputs(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
+        """As `classify`, with `class_id` int32 [B] and `class_name` string [B]."""
+        found = self.classify(images)
+        class_id = tf.argmax(found["probabilities"], axis=1, output_type=tf.int32)
+        name = tf.gather(tf.constant(self.class_names), class_id)
+        return {"class_id": class_id, "class_name": name, **found}
+
+    def nearest(self, embeddings: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The nearest images of the index.
+
+        Args:
+            embeddings: float32 [B, F], unit norm.
+
+        Returns:
+            `neighbor_ids` int32 [B, k] (rows of the index), `neighbor_labels` int32 [B, k],
+            `neighbor_class_names` string [B, k], `similarities` float32 [B, k] (cosines), and
+            `out_of_distribution` float32 [B]: the share of images of the training distribution
+            that are nearer to their k-th neighbour.
+
+        Reference:
+            Sun et al. 2022, "Out-of-Distribution Detection with Deep Nearest Neighbors". Differs:
+            the distance is given as its rank among the known ones.
+        """
+        cosines = tf.matmul(embeddings, self.index_embeddings, transpose_b=True)
+        found = tf.math.top_k(cosines, self.neighbors)
+        labels = tf.gather(self.index_labels, found.indices)
+        distance = 1.0 - found.values[:, -1]
+        rank = tf.searchsorted(self.index_distances, distance)
+        count = tf.size(self.index_distances)
+        return {
+            "neighbor_ids": found.indices,
+            "neighbor_labels": labels,
+            "neighbor_class_names": tf.gather(tf.constant(self.class_names), labels),
+            "similarities": found.values,
+            "out_of_distribution": tf.cast(rank / count, tf.float32),
+        }
+
+    def decode_all(self, encoded: tf.Tensor) -> tf.Tensor:
+        """Images float32 [B, S, S, 3] in [0, 1] of encoded ones, string [B]."""
+        size = self.image_size_px
+        return tf.map_fn(
+            lambda one: preprocess(decode(one), size),
+            encoded,
+            fn_output_signature=tf.TensorSpec([size, size, 3], tf.float32),
+        )
+
+    def signatures(self) -> dict[str, Callable]:
+        """The signatures by name, traced."""
+        size, width = self.image_size_px, self.kernel.shape[0]
+        encoded = tf.TensorSpec([None], tf.string, name="encoded")
+        pixels = tf.TensorSpec([None, None, None, 3], tf.float32, name="images")
+        raw = tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")
+        ready = tf.TensorSpec([None, size, size, 3], tf.float32, name="images")
+        embeddings = tf.TensorSpec([None, width], tf.float32, name="embeddings")
+
+        def from_pixels(images):
+            return self.outputs(preprocess(images, size))
+
+        def embed(encoded):
+            return self.classify(self.decode_all(encoded))["embeddings"]
+
+        functions = {
+            "serving_default": (from_pixels, pixels),
+            "serving_uint8": (from_pixels, raw),
+            "serving_bytes": (lambda encoded: self.outputs(self.decode_all(encoded)), encoded),
+            "embed": (lambda encoded: {"embeddings": embed(encoded)}, encoded),
+            "preprocess": (lambda encoded: {"images": self.decode_all(encoded)}, encoded),
+            "scale": (lambda images: {"images": preprocess(images, size)}, pixels),
+            "classify": (self.classify, ready),
+        }
+        if self.has_index:
+            functions["neighbors"] = (lambda encoded: self.nearest(embed(encoded)), encoded)
+            functions["nearest"] = (self.nearest, embeddings)
+        return {
+            name: tf.function(function, input_signature=[spec])
+            for name, (function, spec) in functions.items()
+        }
+
+    def save(self, folder: Path) -> None:
+        """Writes the SavedModel into a folder."""
+        tf.saved_model.save(self, str(folder), signatures=self.signatures())
+
+
+def of_keras(
+    encoder: keras.Model, head: Head, index: Index | None, class_names: Sequence[str]
+) -> Servable:
+    """The servable of an encoder from images [B, S, S, 3] in [0, 1] to features [B, F]."""
+    size = encoder.input_shape[1]
+
+    @tf.function(input_signature=[tf.TensorSpec([None, size, size, 3], tf.float32, name="images")])
+    def encode(images):
+        return tf.cast(encoder(images, training=False), tf.float32)
+
+    variables = [variable.value for variable in encoder.variables]
+    return Servable(encode, variables, head, index, class_names, size)
+
+
+def _constant(value):
+    """A variable rather than a constant of the graph, which may not exceed 2 GB."""
+    return tf.Variable(value, trainable=False)
+
+
+def _unit(rows):
+    return tf.math.l2_normalize(rows, axis=1)

@@ -1,0 +1,69 @@
+import io
+import struct
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from supcon_tf.data.headers import image_size
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (9, 14, 3), dtype=np.uint8)
+
+
+def saved(kind, mode="RGB", **options):
+    buffer = io.BytesIO()
+    Image.fromarray(PIXELS).convert(mode).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "encoded",
+    [
+        saved("PNG"),
+        saved("PNG", "P"),
+        saved("BMP"),
+        saved("BMP", "L"),
+        saved("JPEG"),
+        saved("JPEG", "L", progressive=True),
+        saved("JPEG", exif=b"Exif\0\0" + bytes(300)),
+        saved("GIF"),
+    ],
+)
+def test_size_of_every_format(encoded):
+    assert image_size(encoded) == (14, 9)
+
+
+def test_frames_of_a_gif_add_up():
+    frames = [Image.fromarray(np.full((5, 6, 3), level, np.uint8)) for level in (0, 100, 200)]
+    buffer = io.BytesIO()
+    frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:])
+    assert image_size(buffer.getvalue()) == (6, 15)
+
+
+def test_a_gif_frame_larger_than_its_screen_counts():
+    encoded = bytearray(saved("GIF"))
+    at = encoded.index(b"\x2c\0\0\0\0")
+    struct.pack_into("<HH", encoded, at + 5, 60000, 50000)
+    assert image_size(bytes(encoded)) == (60000, 50000)
+
+
+def test_a_header_may_claim_anything():
+    encoded = bytearray(saved("PNG"))
+    struct.pack_into(">II", encoded, 16, 100_000, 100_000)
+    assert image_size(bytes(encoded)) == (100_000, 100_000)
+    encoded = bytearray(saved("BMP"))
+    struct.pack_into("<ii", encoded, 18, 70_000, -80_000)  # Stored from the top down.
+    assert image_size(bytes(encoded)) == (70_000, 80_000)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "JPEG", "GIF"])
+def test_cut_off_headers_are_no_image_and_no_error(kind):
+    encoded = saved(kind)
+    known = [image_size(encoded[:length]) for length in range(len(encoded))]
+    assert known[:8] == [None] * 8
+    assert set(known[8:]) <= {None, (14, 9)}
+
+
+@pytest.mark.parametrize("content", [b"", b"GIF8", b"\xff\xd8\xff", b"RIFF0000WEBP", b"text"])
+def test_other_content_is_none(content):
+    assert image_size(content) is None

@@ -1,0 +1,187 @@
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from supcon_tf import UserError, load_bundle
+from supcon_tf.bundles import (
+    InvalidImage,
+    check_graph,
+    check_sums,
+    find_versions,
+    identity,
+    newest_bundle,
+    write_sums,
+)
+
+
+@pytest.fixture(scope="module")
+def bundle(exported):
+    return load_bundle(exported[1] / "1")
+
+
+@pytest.fixture
+def copy(exported, tmp_path):
+    """A bundle to damage."""
+    return shutil.copytree(exported[1] / "1", tmp_path / "digits" / "1")
+
+
+@pytest.fixture(scope="module")
+def encoded(digits):
+    return [encoded.numpy() for encoded, _ in digits.test.records().take(6)]
+
+
+def test_the_newest_version_is_found(tmp_path):
+    for name in ("1", "9", "10", "0", "007", "x", ".writing-1-11"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "saved_model.pb").touch()
+    (tmp_path / "12").symlink_to(tmp_path / "1")
+    assert find_versions(tmp_path) == [1, 9, 10]
+    assert newest_bundle(str(tmp_path)) == tmp_path / "10"
+    assert newest_bundle(str(tmp_path / "9")) == tmp_path / "9"
+    assert find_versions(tmp_path / "nowhere") == []
+
+
+def test_composed_steps_equal_the_signatures(bundle, encoded):
+    images = np.stack([bundle.decode(one) for one in encoded])
+    found = bundle.classify(images)
+    served = bundle.model.signatures["serving_bytes"](encoded=tf.constant(encoded))
+    np.testing.assert_array_equal(found["class_id"], served["class_id"])
+    assert found["class_name"] == [name.decode() for name in served["class_name"].numpy()]
+    for name in ("probabilities", "embeddings"):
+        np.testing.assert_allclose(found[name], served[name], atol=1e-6)
+    near = bundle.nearest(found["embeddings"])
+    served = bundle.model.signatures["neighbors"](encoded=tf.constant(encoded))
+    np.testing.assert_array_equal(near["neighbor_ids"], served["neighbor_ids"])
+    names = [[name.decode() for name in row] for row in served["neighbor_class_names"].numpy()]
+    assert near["neighbor_class_names"] == names
+
+
+def test_pixels_and_files_are_seen_alike(bundle, encoded):
+    for one in encoded:
+        pixels = tf.io.decode_png(one, channels=3).numpy()
+        np.testing.assert_array_equal(bundle.scale(pixels), bundle.decode(one))
+        np.testing.assert_array_equal(bundle.scale(pixels.astype(float)), bundle.decode(one))
+
+
+@pytest.mark.parametrize("runtime", ["float32", "float16", "dynamic", "int8"])
+def test_every_runtime_classifies(bundle, exported, encoded, runtime):
+    images = np.stack([bundle.decode(one) for one in encoded])
+    found = load_bundle(exported[1] / "1", runtime).classify(images)
+    expected = bundle.classify(images)
+    tolerance = {"float32": 1e-5, "float16": 0.01, "dynamic": 0.1, "int8": 0.1}[runtime]
+    np.testing.assert_allclose(found["probabilities"], expected["probabilities"], atol=tolerance)
+    np.testing.assert_allclose(found["embeddings"], expected["embeddings"], atol=tolerance)
+    assert found["probabilities"].dtype == np.float32
+
+
+def test_thumbnails_and_names_of_the_index(bundle, digits):
+    rows = bundle.index_images()
+    assert len(rows) == 1347
+    labels = digits.train.labels()
+    assert [row["class"] for row in rows] == [digits.class_names[label] for label in labels]
+    encoded, _ = next(iter(digits.train.records().skip(500)))
+    thumbnail = tf.io.decode_jpeg(bundle.thumbnail(500)).numpy().astype(int)
+    assert np.abs(thumbnail - tf.io.decode_png(encoded, channels=3).numpy()).mean() < 8
+    assert bundle.thumbnail(1347) is None
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"\x89PNG\r\n\x1a\nhalf"])
+def test_what_is_no_image_is_refused(bundle, content):
+    with pytest.raises(InvalidImage, match="no whole JPEG, PNG, BMP or GIF"):
+        bundle.decode(content)
+
+
+def test_sums_are_those_of_sha256sum(copy):
+    listed = (copy / "SHA256SUMS").read_text().splitlines()
+    names = {line.split("  ")[1] for line in listed}
+    assert {"saved_model.pb", "labels.txt", "tflite/int8.tflite", "index/thumbnails.zip"} <= names
+    assert "SHA256SUMS" not in names
+    if shutil.which("sha256sum"):
+        import subprocess
+
+        subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=copy, check=True)
+
+
+DAMAGE = {
+    "changed": (lambda b: (b / "labels.txt").write_text("0\n"), "labels.txt has another SHA-256"),
+    "missing": (lambda b: (b / "metrics.json").unlink(), "lacks metrics.json"),
+    "added": (lambda b: (b / "more.txt").touch(), "holds more.txt, which is not of it"),
+    "no sums": (lambda b: (b / "SHA256SUMS").unlink(), "no readable SHA256SUMS"),
+    "broken sums": (lambda b: (b / "SHA256SUMS").write_text("x\n"), "no readable SHA256SUMS"),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGE)
+def test_a_bundle_whose_sums_do_not_match_is_refused(copy, case):
+    damage, message = DAMAGE[case]
+    check_sums(copy)
+    before = identity(copy)
+    damage(copy)
+    assert identity(copy) != before
+    with pytest.raises(UserError, match=f"{message}.*Export it again"):
+        load_bundle(copy)
+
+
+def test_a_link_in_a_bundle_is_refused(copy, tmp_path):
+    shutil.move(copy / "labels.txt", tmp_path / "elsewhere.txt")
+    (copy / "labels.txt").symlink_to(tmp_path / "elsewhere.txt")
+    with pytest.raises(UserError, match="labels.txt"):
+        check_sums(copy)
+
+
+def test_damage_under_new_sums_is_named(copy):
+    (copy / "labels.txt").write_text("0\n1\n")
+    write_sums(copy)
+    with pytest.raises(UserError, match="labels.txt does not fit"):
+        load_bundle(copy)
+    (copy / "metadata.json").write_text("{")
+    write_sums(copy)
+    with pytest.raises(UserError, match="metadata.json"):
+        load_bundle(copy)
+    (copy / "saved_model.pb").write_bytes(b"\xff")
+    write_sums(copy)
+    with pytest.raises(UserError, match="saved_model.pb cannot be read"):
+        load_bundle(copy)
+
+
+def test_a_runtime_that_is_not_there_is_named(copy):
+    (copy / "tflite/int8.tflite").unlink()
+    write_sums(copy)
+    with pytest.raises(UserError, match="no int8 model.*saved_model, dynamic, float16, float32"):
+        load_bundle(copy, "int8")
+
+
+class _Reads(tf.Module):
+    @tf.function(input_signature=[tf.TensorSpec([], tf.string)])
+    def __call__(self, path):
+        return tf.io.read_file(path)
+
+
+class _Writes(tf.Module):
+    @tf.function(input_signature=[tf.TensorSpec([], tf.string)])
+    def __call__(self, path):
+        tf.raw_ops.SaveV2(
+            prefix=path, tensor_names=["a"], shape_and_slices=[""], tensors=[tf.constant(1)]
+        )
+        return path
+
+
+@pytest.mark.parametrize(("module", "operator"), [(_Reads, "ReadFile"), (_Writes, "SaveV2")])
+def test_graphs_that_touch_files_are_refused(tmp_path, module, operator):
+    made = module()
+    tf.saved_model.save(made, str(tmp_path), signatures=made.__call__)
+    with pytest.raises(UserError, match=f"has the operator {operator}"):
+        check_graph(tmp_path)
+
+
+def test_graphs_that_run_python_are_refused(tmp_path):
+    made = tf.Module()
+    made.run = tf.function(
+        lambda x: tf.numpy_function(np.sin, [x], tf.float32),
+        input_signature=[tf.TensorSpec([], tf.float32)],
+    )
+    tf.saved_model.save(made, str(tmp_path))
+    with pytest.raises(UserError, match="has the operator PyFunc"):
+        check_graph(tmp_path)
