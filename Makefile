@@ -26,7 +26,7 @@ $(INSTALLED): setup.cfg pyproject.toml requirements.lock .ci/setup
 
 # Pins for every supported Python; needs uv (pip install uv).
 lock:
-	uv pip compile setup.cfg --extra dev --universal --python-version 3.10 \
+	uv pip compile setup.cfg --extra dev --extra serve --universal --python-version 3.10 \
 	    --constraint .ci/lock-constraints.txt --no-header --no-annotate --upgrade -o requirements.lock
 
 clean:

@@ -53,6 +53,11 @@ def export_table(scores: Mapping) -> str:
     Args:
         scores: `export`'s result.
     """
+    compared = {
+        name: found
+        for name, found in scores.items()
+        if isinstance(found, Mapping) and "top1" in found
+    }
     rows = [
         [
             name.replace("_", " ") + " (left out)" * found.get("left_out", False),
@@ -62,9 +67,11 @@ def export_table(scores: Mapping) -> str:
             f"{found['bytes'] / 1024:,.0f} KiB",
             f"{found['ms']:.2f} ms",
         ]
-        for name, found in scores.items()
-        if isinstance(found, Mapping) and "top1" in found
+        for name, found in compared.items()
     ]
+    if "keras_ms" in scores:
+        top1 = percent(next(iter(compared.values()))["keras_top1"])
+        rows.insert(0, ["Keras", top1, top1, "", "", f"{scores['keras_ms']:.2f} ms"])
     header = [
         "exported",
         "top-1",
