@@ -174,6 +174,8 @@ class Bundle:
         if "nearest" in self._signatures:
             found = self._signatures["nearest"].structured_outputs
             self.num_neighbors = int(found["neighbor_ids"].shape[1])
+        thumbnails = path / THUMBNAILS
+        self._thumbnails = zipfile.ZipFile(thumbnails) if thumbnails.exists() else None
         self._tflite = None
         if runtime != "saved_model":
             self._tflite = TfliteModel(_tflite_file(path, runtime))
@@ -193,12 +195,11 @@ class Bundle:
         if has_colour_palette(encoded):
             raise InvalidImage("BMP images with a colour palette are not supported. Send a PNG.")
         try:
-            found = self._signatures["preprocess"](encoded=tf.constant([encoded]))
+            return self.model.preprocess_one(tf.constant(encoded)).numpy()
         except (tf.errors.OpError, ValueError) as error:
             raise InvalidImage(
                 "the bytes are no whole JPEG, PNG, BMP or GIF image. Check the file."
             ) from error
-        return found["images"].numpy()[0]
 
     def scale(self, pixels: np.ndarray) -> np.ndarray:
         """Preprocesses pixels.
@@ -254,9 +255,8 @@ class Bundle:
     def thumbnail(self, row: int) -> bytes | None:
         """The picture of a row of the index, a JPEG; None where there is none."""
         try:
-            with zipfile.ZipFile(self.path / THUMBNAILS) as archive:
-                return archive.read(f"{row}.jpg")
-        except (OSError, KeyError, zipfile.BadZipFile):
+            return self._thumbnails.read(f"{row}.jpg") if self._thumbnails else None
+        except KeyError:
             return None
 
     def index_images(self) -> list[dict[str, str]]:

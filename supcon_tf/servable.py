@@ -85,6 +85,13 @@ class Servable(tf.Module):
             self.neighbors = min(index.neighbors, len(index.labels))
         self.class_names = list(class_names)
         self.image_size_px = image_size_px
+        # `preprocess` for one image, without the cost of its loop.
+        self.preprocess_one = tf.function(
+            self._preprocess_one, input_signature=[tf.TensorSpec([], tf.string)]
+        )
+
+    def _preprocess_one(self, encoded):
+        return preprocess(decode(encoded), self.image_size_px)
 
     def probabilities(self, features: tf.Tensor) -> tf.Tensor:
         """Probabilities float32 [B, C + A] for features [B, F].
@@ -147,7 +154,7 @@ class Servable(tf.Module):
         """Images float32 [B, S, S, 3] in [0, 1] of encoded ones, string [B]."""
         size = self.image_size_px
         return tf.map_fn(
-            lambda one: preprocess(decode(one), size),
+            self._preprocess_one,
             encoded,
             fn_output_signature=tf.TensorSpec([size, size, 3], tf.float32),
         )

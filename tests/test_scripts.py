@@ -17,7 +17,18 @@ from conftest import ROOT, write_images
 import supcon_tf
 from supcon_tf.runs import RunDirectory
 
-SCRIPTS = ("pretrain", "train_classifier", "evaluate", "export", "predict", "demo", "write_digits")
+SCRIPTS = (
+    "pretrain",
+    "train_classifier",
+    "evaluate",
+    "export",
+    "add_class",
+    "serve",
+    "predict",
+    "demo",
+    "write_digits",
+)
+_WITHOUT_RUN = ("predict", "demo", "add_class", "serve")
 
 BAD_INPUT = {
     "unknown flag": (["pretrain", "--epoch=3"], "Unknown command line flag 'epoch'"),
@@ -52,6 +63,10 @@ BAD_INPUT = {
     "nothing to export": (["export"], "has no pretrained encoder"),
     "no model": (["predict", "--model=nowhere", "README.md"], "no exported SavedModel"),
     "model not given": (["predict", "README.md"], "no model given. Pass --model"),
+    "nothing to add to": (["add_class", "--model=nowhere"], "no exported SavedModel"),
+    "nothing to serve": (["serve", "--model_dir=nowhere"], "has no version of a model"),
+    "no model to serve": (["serve"], "no model given. Pass --model_dir"),
+    "port of another kind": (["serve", "--model_dir=x", "--http_port=99999"], "at most 65535"),
     "no image": (["predict", "--model=nowhere"], "no image given"),
     "no such image": (["predict", "--model=nowhere", "none.png"], "image not found"),
 }
@@ -81,7 +96,7 @@ def bad_input_results(script, data_dir, inputs, tmp_path_factory):
 
     def one(arguments):
         name, *flags = (argument.format(inputs=inputs) for argument in arguments)
-        if name not in ("predict", "demo") and not any("--run_dir" in flag for flag in flags):
+        if name not in _WITHOUT_RUN and not any("--run_dir" in flag for flag in flags):
             flags += [f"--run_dir={folder / 'run'}"]
         if name == "pretrain" and not any("folder:" in flag for flag in flags):
             flags += [f"--data_dir={data_dir}"]

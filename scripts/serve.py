@@ -1,0 +1,23 @@
+"""Serves an exported model over HTTP (with a page at /) and gRPC, until SIGTERM or Ctrl-C.
+
+python scripts/serve.py --model_dir=saved_models/digits
+"""
+
+import signal
+import sys
+
+import _flags
+
+from supcon_tf.config import ServeConfig
+
+
+def main(config):
+    """Serves; the exit status is 0 after SIGTERM, which ends it as it should."""
+    from supcon_tf.serving import serve
+
+    if serve(config) == signal.SIGINT:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    _flags.run(main, ServeConfig, __doc__)

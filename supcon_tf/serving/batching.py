@@ -1,0 +1,210 @@
+"""Requests in flight are classified together, and none of them fails for another's sake."""
+
+import asyncio
+import collections
+import dataclasses
+import logging
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol
+
+import numpy as np
+
+from supcon_tf.errors import UserError
+from supcon_tf.serving import measures
+from supcon_tf.serving.answers import Row, rows_of
+from supcon_tf.serving.faults import BadRequestError, BusyError, ModelFailedError
+from supcon_tf.serving.instances import Instance, image_size
+
+_BIG_PIXELS = 2**22  # Larger images are decoded one at a time, so that memory stays bounded.
+_log = logging.getLogger("supcon_tf.serving")
+
+
+class Classifier(Protocol):
+    """What the batcher needs of a `supcon_tf.bundles.Bundle`."""
+
+    def decode(self, encoded: bytes) -> np.ndarray: ...  # noqa: D102
+    def scale(self, pixels: np.ndarray) -> np.ndarray: ...  # noqa: D102
+    def classify(self, images: np.ndarray) -> dict[str, Any]: ...  # noqa: D102
+    def nearest(self, embeddings: np.ndarray) -> dict[str, Any]: ...  # noqa: D102
+
+
+@dataclasses.dataclass(eq=False)
+class _Waiting:
+    """One image on its way; `result` is its row, or why there is none."""
+
+    bundle: Classifier
+    wants_neighbors: bool
+    result: asyncio.Future
+    arrived: float
+    image: np.ndarray | None = None
+    counted: bool = True
+
+
+class Batcher:
+    """Decodes images one by one and classifies those that wait together.
+
+    While one batch is computed the next one gathers, so that nobody waits for a batch to fill
+    unless asked to. All methods are called from one event loop.
+
+    Args:
+        max_batch_size: images computed at once.
+        max_queue: images that may wait; a request beyond is refused at once.
+        wait_seconds: how long a batch that is not full waits for more.
+    """
+
+    def __init__(self, max_batch_size: int, max_queue: int, wait_seconds: float = 0.0):
+        self._max_batch_size, self._max_queue = max_batch_size, max_queue
+        self._wait_seconds = wait_seconds
+        self._queue: collections.deque[_Waiting] = collections.deque()
+        self._queued = 0  # Images admitted that no batch has taken yet.
+        self._worker: asyncio.Task | None = None
+        self._model = ThreadPoolExecutor(1, "model")
+        self._decoders = ThreadPoolExecutor(min(4, os.cpu_count() or 1), "decode")
+        self._big_decoder = ThreadPoolExecutor(1, "decode-big")
+
+    @property
+    def queued(self) -> int:
+        """Images that wait, or are being decoded."""
+        return self._queued
+
+    async def run(
+        self, bundle: Classifier, instances: Sequence[Instance], wants_neighbors: bool = False
+    ) -> list[Row]:
+        """Classifies the instances of one request.
+
+        Args:
+            bundle: computes it, even if another version is served meanwhile.
+            instances: bytes of image files, or pixels [H, W, 3].
+            wants_neighbors: whether the nearest training images are wanted too.
+
+        Returns:
+            One row an instance: what `Bundle.classify` and `Bundle.nearest` give, by name.
+
+        Raises:
+            BusyError: if the queue has no room for all of them.
+            BadRequestError: if one of them is no image.
+            ModelFailedError: if the model fails on a batch that has one of them.
+        """
+        if self._queued + len(instances) > self._max_queue:
+            raise BusyError(
+                f"{self._queued} images wait already; at most {self._max_queue} may (max_queue). "
+                "Try again in a second."
+            )
+        self._count(len(instances))
+        loop = asyncio.get_running_loop()
+        waiting = [
+            _Waiting(bundle, wants_neighbors, loop.create_future(), loop.time()) for _ in instances
+        ]
+        tasks = [
+            self._one(item, instance, f"instance {index}")
+            for index, (item, instance) in enumerate(zip(waiting, instances, strict=True))
+        ]
+        try:
+            found = await asyncio.gather(*tasks, return_exceptions=True)
+        finally:
+            for item in waiting:  # Of a request that was cancelled before its tasks began.
+                self._uncount(item)
+        for result in found:
+            if isinstance(result, BaseException):
+                raise result
+        return found
+
+    def close(self) -> None:
+        """Ends the threads once they are idle."""
+        for pool in (self._model, self._decoders, self._big_decoder):
+            pool.shutdown(wait=False)
+
+    def _count(self, images: int) -> None:
+        self._queued += images
+        measures.QUEUE.set(self._queued)
+
+    def _uncount(self, item: _Waiting) -> None:
+        if item.counted:
+            item.counted = False
+            self._count(-1)
+
+    async def _one(self, item: _Waiting, instance: Instance, where: str) -> Row:
+        try:
+            item.image = await self._prepare(item.bundle, instance, where)
+            self._queue.append(item)
+            if self._worker is None or self._worker.done():
+                self._worker = asyncio.create_task(self._work())
+            return await item.result
+        finally:
+            self._uncount(item)
+
+    async def _prepare(self, bundle: Classifier, instance: Instance, where: str) -> np.ndarray:
+        """An instance as the encoder takes it: float32 [S, S, 3]."""
+        encoded = isinstance(instance, bytes)
+        width, height = image_size(instance) or (0, 0) if encoded else instance.shape[:2]
+        pool = self._big_decoder if width * height > _BIG_PIXELS else self._decoders
+        prepare = bundle.decode if encoded else bundle.scale
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(pool, prepare, instance)
+        except UserError as error:
+            raise BadRequestError(f"{where}: {error}") from error
+        except Exception as error:
+            _log.exception("%s could not be decoded", where)
+            raise ModelFailedError(
+                f"{where} could not be decoded; the server's log says why."
+            ) from error
+
+    async def _work(self) -> None:
+        """Computes batches until none waits."""
+        while self._queue:
+            await self._gather()
+            if batch := self._take():
+                await self._compute(batch)
+
+    async def _gather(self) -> None:
+        loop = asyncio.get_running_loop()
+        until = self._queue[0].arrived + self._wait_seconds
+        while len(self._queue) < self._max_batch_size and (left := until - loop.time()) > 0:
+            await asyncio.sleep(min(left, 0.001))
+
+    def _take(self) -> list[_Waiting]:
+        """The images that wait the longest and are of one version, fewer than a batch perhaps."""
+        batch, others = [], []
+        while self._queue and len(batch) < self._max_batch_size:
+            item = self._queue.popleft()
+            if item.result.done():  # Nobody waits for it any more.
+                continue
+            same = not batch or item.bundle is batch[0].bundle
+            (batch if same else others).append(item)
+        self._queue.extendleft(reversed(others))
+        for item in batch:
+            self._uncount(item)
+        return batch
+
+    async def _compute(self, batch: list[_Waiting]) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            rows = await loop.run_in_executor(self._model, _classify, batch)
+        except Exception:
+            _log.exception("the model failed on a batch of %d images", len(batch))
+            failure = ModelFailedError("the model failed on this batch; the server's log says why.")
+            rows = [failure] * len(batch)
+        for item, row in zip(batch, rows, strict=True):
+            if item.result.done():
+                continue
+            if isinstance(row, Exception):
+                item.result.set_exception(row)
+            else:
+                item.result.set_result(row)
+
+
+def _classify(batch: Sequence[_Waiting]) -> list[Row]:
+    bundle = batch[0].bundle
+    found = bundle.classify(np.stack([item.image for item in batch]))
+    rows = rows_of(found, len(batch))
+    wanted = [index for index, item in enumerate(batch) if item.wants_neighbors]
+    if wanted:
+        nearest = rows_of(bundle.nearest(found["embeddings"][wanted]), len(wanted))
+        for index, row in zip(wanted, nearest, strict=True):
+            rows[index].update(row)
+    measures.BATCHES.observe(len(batch))
+    measures.IMAGES.inc(len(batch))
+    return rows

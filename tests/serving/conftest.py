@@ -1,0 +1,48 @@
+"""One server that most tests ask, and what they compare its answers with."""
+
+import shutil
+
+import grpc
+import pytest
+from serving import fakes
+
+from supcon_tf import serving
+from supcon_tf.bundles import load_bundle
+
+
+@pytest.fixture(scope="session")
+def served_bundle(exported):
+    """The version directory of an exported bundle."""
+    return exported[1] / "1"
+
+
+@pytest.fixture(scope="session")
+def bundle(served_bundle):
+    return load_bundle(served_bundle)
+
+
+@pytest.fixture(scope="session")
+def server(served_bundle, tmp_path_factory):
+    """A server of version 1, over HTTP and gRPC."""
+    folder = tmp_path_factory.mktemp("served") / "digits"
+    shutil.copytree(served_bundle, folder / served_bundle.name)
+    flags = ["--max_request_mb=2", "--max_image_megapixels=5", "--max_queue=64"]
+    with fakes.serving(folder, *flags, grpc=True) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def messages():
+    """KServe's protobuf messages; it would read pytest's command line while it is imported."""
+    serving._import_kserve()
+    from kserve.protocol.grpc import grpc_predict_v2_pb2
+
+    return grpc_predict_v2_pb2
+
+
+@pytest.fixture
+def stub(server, messages):
+    from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
+
+    with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+        yield GRPCInferenceServiceStub(channel)

@@ -1,0 +1,493 @@
+"""The server as its clients meet it: three protocols, every kind of bad input, and its page."""
+
+import contextlib
+import json
+import os
+import re
+import socket
+import struct
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import numpy as np
+import pytest
+from serving.fakes import base64_of, huge_png, picture
+
+PREDICT, INFER = "/v1/models/digits:predict", "/v2/models/digits/infer"
+FILES = {
+    "png": picture(),
+    "jpeg": picture("JPEG", (31, 17)),
+    "grey": picture(mode="L", size=(8, 8)),
+    "gif": picture("GIF"),
+    "bmp": picture("BMP", (5, 9)),
+    "rgba": picture(mode="RGBA"),
+}
+PIXELS = np.random.default_rng(3).integers(0, 256, (9, 14, 3), np.uint8)
+TRUNCATED = picture("JPEG", (64, 64))[:-900]
+
+
+@pytest.fixture(scope="module")
+def expected(bundle):
+    """What the bundle gives in this process, for each file and then for the pixels."""
+    images = [bundle.decode(content) for content in FILES.values()] + [bundle.scale(PIXELS)]
+    found = bundle.classify(np.stack(images))
+    return {**found, **bundle.nearest(found["embeddings"])}
+
+
+@pytest.fixture(scope="module")
+def instances():
+    return [{"b64": base64_of(content)} for content in FILES.values()] + [PIXELS.tolist()]
+
+
+def check(rows, expected):
+    for name, values in expected.items():
+        found = [row[name] for row in rows if name in row]
+        if not found:
+            continue
+        if np.asarray(values).dtype.kind == "f":
+            np.testing.assert_allclose(found, values, rtol=1e-4, atol=1e-5)
+        else:
+            np.testing.assert_array_equal(found, values)
+
+
+def test_v1_gives_what_the_bundle_gives(server, instances, expected):
+    status, answer = server.predict(*instances)
+    assert status == 200
+    assert set(answer["predictions"][0]) == {
+        "class_id",
+        "class_name",
+        "probabilities",
+        "embeddings",
+    }
+    check(answer["predictions"], expected)
+    status, answer = server.predict(*instances, signature_name="neighbors")
+    assert set(answer["predictions"][0]) == {
+        "neighbor_ids",
+        "neighbor_labels",
+        "neighbor_class_names",
+        "similarities",
+        "out_of_distribution",
+    }
+    check(answer["predictions"], expected)
+    path = "/v1/models/digits/versions/1:predict"
+    status, answer = server.ask(path, {"instances": instances, "signature_name": "embed"})
+    assert set(answer["predictions"][0]) == {"embeddings"}
+    check(answer["predictions"], expected)
+
+
+def test_v2_gives_what_the_bundle_gives(server, expected):
+    data = [base64_of(content) for content in FILES.values()]
+    tensor = {"name": "encoded", "datatype": "BYTES", "shape": [len(data)], "data": data}
+    status, answer = server.ask(INFER, {"id": "7", "inputs": [tensor]})
+    assert status == 200
+    assert (answer["model_name"], answer["model_version"], answer["id"]) == ("digits", "1", "7")
+    outputs = {
+        output["name"]: np.reshape(output["data"], output["shape"]) for output in answer["outputs"]
+    }
+    for name, values in outputs.items():
+        check([{name: value} for value in values], {name: expected[name][:-1]})
+
+
+def test_v2_gives_binary_tensors(server, expected):
+    header = json.dumps(
+        {
+            "inputs": [
+                {
+                    "name": "images",
+                    "datatype": "UINT8",
+                    "shape": [1, *PIXELS.shape],
+                    "parameters": {"binary_data_size": PIXELS.size},
+                }
+            ],
+            "outputs": [{"name": "probabilities", "parameters": {"binary_data": True}}],
+        }
+    ).encode()
+    headers = {"Inference-Header-Content-Length": str(len(header))}
+    with server.connect() as connection:
+        connection.request("POST", INFER, header + PIXELS.tobytes(), headers)
+        answer = connection.getresponse()
+        length = int(answer.headers["Inference-Header-Content-Length"])
+        content = answer.read()
+    assert json.loads(content[:length])["outputs"][0]["shape"] == [1, 10]
+    values = np.frombuffer(content[length:], "<f4")
+    np.testing.assert_allclose(values, expected["probabilities"][-1], rtol=1e-4, atol=1e-5)
+
+
+def infer_request(messages, raw=None, version="", name="digits", shape=None, **fields):
+    contents = list(FILES.values())
+    shape = [len(contents)] if shape is None else shape
+    tensor = messages.ModelInferRequest.InferInputTensor(
+        name=fields.pop("input", "encoded"), datatype=fields.pop("datatype", "BYTES"), shape=shape
+    )
+    if raw is None:
+        tensor.contents.bytes_contents.extend(fields.pop("contents", contents))
+    request = messages.ModelInferRequest(
+        model_name=name, model_version=version, id="7", inputs=[tensor]
+    )
+    if raw is not None:
+        request.raw_input_contents.append(raw)
+    if "signature" in fields:
+        request.parameters["signature_name"].string_param = fields["signature"]
+    return request
+
+
+def test_grpc_gives_what_the_bundle_gives(stub, messages, expected):
+    answer = stub.ModelInfer(infer_request(messages, version="1"))
+    assert (answer.model_version, answer.id) == ("1", "7")
+    outputs = {output.name: output for output in answer.outputs}
+    values = np.reshape(outputs["probabilities"].contents.fp32_contents, (-1, 10))
+    check(
+        [{"probabilities": row} for row in values],
+        {"probabilities": expected["probabilities"][:-1]},
+    )
+    names = [name.decode() for name in outputs["class_name"].contents.bytes_contents]
+    assert names == expected["class_name"][:-1]
+    raw = b"".join(struct.pack("<I", len(content)) + content for content in FILES.values())
+    answer = stub.ModelInfer(infer_request(messages, raw, signature="neighbors"))
+    assert answer.outputs[0].name == "neighbor_ids"
+    ids = np.frombuffer(answer.raw_output_contents[0], "<i4").reshape(answer.outputs[0].shape)
+    np.testing.assert_array_equal(ids, expected["neighbor_ids"][:-1])
+
+
+def test_grpc_tells_about_the_model(stub, messages):
+    assert stub.ServerReady(messages.ServerReadyRequest()).ready
+    assert stub.ModelReady(messages.ModelReadyRequest(name="digits", version="1")).ready
+    about = stub.ModelMetadata(messages.ModelMetadataRequest(name="digits"))
+    assert list(about.versions) == ["1"]
+    assert [tensor.name for tensor in about.inputs] == ["encoded", "images"]
+
+
+def test_many_clients_get_their_own_answers(server, bundle):
+    files = [picture(seed=seed, size=(10 + seed, 12)) for seed in range(16)]
+    images = np.stack([bundle.decode(content) for content in files])
+    expected = bundle.classify(images)["probabilities"]
+
+    def client(start):
+        with server.connect() as connection:
+            for at in [(start + step) % 16 for step in range(16)]:
+                body = {"b64": base64_of(files[at])}
+                status, answer = server.predict(body, connection=connection)
+                assert status == 200
+                found = answer["predictions"][0]["probabilities"]
+                np.testing.assert_allclose(found, expected[at], rtol=1e-4, atol=1e-5)
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(client, range(16)))
+    assert "supcon_queue_images 0.0" in server.ask("/metrics")[1].decode()
+
+
+PNG = base64_of(FILES["png"])
+BAD_V1 = {
+    "not JSON": (b"instances", 400, "the body is not JSON"),
+    "no body": (b"", 400, "the body is not JSON"),
+    "NaN": (b'{"instances": [[[[NaN, 1, 2]]]]}', 400, "JSON has no NaN"),
+    "infinite": (b'{"instances": [[[[1e999, 1, 2]]]]}', 400, "number is infinity"),
+    "no instances": ({"instance": []}, 400, "has no instances"),
+    "empty list": ({"instances": []}, 400, "at least one image"),
+    "wrong shape": ({"instances": [[1, 2, 3]]}, 400, "[height, width, 3]"),
+    "ragged": ({"instances": [[[[1, 2, 3]], [[1]]]]}, 400, "ragged"),
+    "no image": (
+        {"instances": [{"b64": PNG}, {"b64": base64_of(b"x" * 99)}]},
+        400,
+        "instance 1 is no",
+    ),
+    "truncated JPEG": (
+        {"instances": [{"b64": base64_of(TRUNCATED)}]},
+        400,
+        "instance 0: the bytes are no whole",
+    ),
+    "truncated PNG": (
+        {"instances": [{"b64": base64_of(FILES["png"][:200])}]},
+        400,
+        "instance 0: the bytes are no whole",
+    ),
+    "huge": ({"instances": [{"b64": base64_of(huge_png())}]}, 400, "100000 x 100000 pixels"),
+    "large": ({"instances": [{"b64": base64_of(huge_png(3000, 2000))}]}, 400, "most 5 million"),
+    "signature": ({"instances": [{"b64": PNG}], "signature_name": "x"}, 400, "Received: 'x'"),
+    "many": ({"instances": [{"b64": PNG}] * 65}, 413, "65 instances; at most 64"),
+    "too large": (b" " * 2_000_001, 413, "larger than 2 MB (max_request_mb)"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_V1)
+def test_v1_refuses_bad_input_with_one_sentence(server, case):
+    body, status, message = BAD_V1[case]
+    before = len(server.lines)
+    found, answer = server.ask(PREDICT, body)
+    assert found == status, answer
+    assert message in answer["error"]
+    assert set(answer) == {"error"}
+    server.wait_for(lambda: len(server.lines) > before)
+    time.sleep(0.02)
+    assert len(server.lines) - before == 1  # No traceback.
+    assert f" {status}: " in server.lines[-1]
+
+
+def tensor(**changes):
+    base = {"name": "images", "datatype": "UINT8", "shape": [1, 1, 1, 3], "data": [1, 2, 3]}
+    return {"inputs": [{**base, **changes}]}
+
+
+BAD_V2 = {
+    "not JSON": (b"x", 400, "the body is not JSON"),
+    "no inputs": ({}, 400, "inputs must be a list"),
+    "inputs": ({"inputs": 3}, 400, "inputs must be a list"),
+    "claims too much": (tensor(shape=[1, 9**9, 9**9, 3]), 400, "pixels"),
+    "too few": (tensor(shape=[1, 2, 2, 3]), 400, "the shape [1, 2, 2, 3] needs 12"),
+    "datatype": (tensor(datatype="FP16"), 400, "Received: 'FP16'"),
+    "level": (tensor(data=[1, 2, 300]), 400, "[0, 255]. Received: 300.0"),
+    "no image": (
+        tensor(name="encoded", datatype="BYTES", shape=[1], data=["AAAA"]),
+        400,
+        "no JPEG",
+    ),
+    "signature": ({**tensor(), "parameters": {"signature_name": 3}}, 400, "Received: 3"),
+    "too large": (b" " * 2_000_001, 413, "larger than 2 MB"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_V2)
+def test_v2_refuses_bad_input_with_one_sentence(server, case):
+    body, status, message = BAD_V2[case]
+    found, answer = server.ask(INFER, body)
+    assert found == status, answer
+    assert message in answer["error"]
+
+
+BAD_GRPC = {
+    "model": ({"name": "x"}, "NOT_FOUND", "no model 'x' here"),
+    "version": ({"version": "2"}, "NOT_FOUND", "version '2' of digits is not served"),
+    "no image": ({"contents": [b"x"], "shape": [1]}, "INVALID_ARGUMENT", "no JPEG"),
+    "truncated": ({"contents": [TRUNCATED], "shape": [1]}, "INVALID_ARGUMENT", "no whole"),
+    "huge": ({"contents": [huge_png()], "shape": [1]}, "INVALID_ARGUMENT", "pixels"),
+    "shape": ({"shape": [99]}, "INVALID_ARGUMENT", "at most 64"),
+    "negative": ({"shape": [-1]}, "INVALID_ARGUMENT", "whole numbers"),
+    "datatype": ({"datatype": "FP64"}, "INVALID_ARGUMENT", "Received: 'FP64'"),
+    "input": ({"input": "x"}, "INVALID_ARGUMENT", "named encoded or images"),
+    "raw": ({"raw": b"123"}, "INVALID_ARGUMENT", "ends within the length"),
+    "signature": ({"signature": "x"}, "INVALID_ARGUMENT", "Received: 'x'"),
+    "too large": ({"raw": bytes(2_100_000)}, "RESOURCE_EXHAUSTED", "larger"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_GRPC)
+def test_grpc_refuses_bad_input_with_one_sentence(stub, messages, case):
+    arguments, code, message = BAD_GRPC[case]
+    with pytest.raises(grpc.RpcError) as raised:
+        stub.ModelInfer(infer_request(messages, **arguments))
+    assert raised.value.code().name == code, raised.value.details()
+    assert message in raised.value.details()
+
+
+def test_grpc_refuses_what_is_no_message_and_to_unload(server, stub, messages):
+    with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+        call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        with pytest.raises(grpc.RpcError) as raised:
+            call(b"\xff\xff\xff")
+        assert raised.value.code().name == "INVALID_ARGUMENT"
+        with pytest.raises(grpc.RpcError) as raised:
+            channel.unary_unary("/inference.GRPCInferenceService/Other")(b"")
+        assert raised.value.code().name == "UNIMPLEMENTED"
+    for method, request in (
+        (stub.RepositoryModelUnload, messages.RepositoryModelUnloadRequest),
+        (stub.RepositoryModelLoad, messages.RepositoryModelLoadRequest),
+    ):
+        with pytest.raises(grpc.RpcError) as raised:
+            method(request(model_name="digits"))
+        assert raised.value.code().name == "PERMISSION_DENIED"
+    assert server.ask("/v1/models/digits")[0] == 200
+
+
+ADDRESSES = {
+    ("GET", "/v1/models/other"): 404,
+    ("GET", "/v1/models/digits/versions/2"): 404,
+    ("GET", "/v1/models/digits/versions/../../../etc/passwd"): 404,
+    ("GET", "/v1/models/..%2f..%2fetc/metadata"): 404,
+    ("POST", "/v1/models/other:predict"): 404,
+    ("POST", "/v1/models/digits/versions/01:predict"): 404,
+    ("POST", "/v1/models/digits/versions/%00:predict"): 404,
+    ("POST", "/v1/models/digits:explain"): 404,
+    ("POST", "/v2/models/other/infer"): 404,
+    ("POST", "/v2/models/digits/versions/2/infer"): 404,
+    ("GET", "/v2/models/digits/versions/2"): 404,
+    ("GET", "/v2/models/digits/versions/2/ready"): 404,
+    ("GET", "/v2/models/other"): 404,
+    ("POST", "/v2/repository/models/digits/unload"): 403,
+    ("POST", "/v2/repository/models/digits/load"): 403,
+    ("GET", "/v1/models/digits/thumbnails/1000000"): 404,
+    ("GET", "/v1/models/digits/thumbnails/-1"): 400,
+    ("GET", "/v1/models/digits/thumbnails/1e3"): 400,
+    ("GET", "/v1/models/digits/thumbnails/%D9%A3"): 400,
+    ("GET", "/v1/models/digits/thumbnails/01"): 400,
+    ("GET", "/v1/models/digits/thumbnails/..%2f..%2fmetadata"): 404,
+    ("DELETE", "/v1/models/digits"): 405,
+    ("GET", "/v1/models/digits:predict"): 404,
+    ("PUT", "/v2/models/digits/infer"): 405,
+    ("TRACE", "/"): 405,
+    ("OPTIONS", "*"): 404,
+    ("GET", "/docs"): 404,
+}
+
+
+@pytest.mark.parametrize(("method", "path"), ADDRESSES)
+def test_other_addresses_are_refused(server, method, path):
+    status, answer = server.ask(path, b"{}" if method == "POST" else None, method=method)
+    assert status == ADDRESSES[method, path], answer
+    assert set(answer) == {"error"}
+
+
+def test_it_tells_about_itself(server, bundle):
+    assert server.ask("/v1/models") == (200, {"models": ["digits"]})
+    assert server.ask("/v1/models/digits") == (200, {"name": "digits", "ready": True})
+    assert server.ask("/v1/models/digits/versions/1")[0] == 200
+    assert server.ask("/v2/health/live") == (200, {"live": True})
+    assert server.ask("/v2/health/ready") == (200, {"ready": True})
+    assert server.ask("/v2/models/digits/versions/1/ready")[0] == 200
+    status, about = server.ask("/v1/models/digits/metadata")
+    assert status == 200
+    assert about["model_spec"] == {"name": "digits", "version": "1"}
+    assert tuple(about["metadata"]["class_names"]) == bundle.class_names
+    assert about["metadata"]["image_size_px"] == bundle.image_size_px
+    assert about["metadata"]["neighbors"] == bundle.num_neighbors
+    assert about["metrics"] == bundle.metrics
+    assert about["refused_versions"] == {}
+    shapes = {
+        tensor["name"]: tensor["shape"] for tensor in server.ask("/v2/models/digits")[1]["outputs"]
+    }
+    assert shapes["probabilities"] == [-1, 10]
+    assert shapes["similarities"] == [-1, bundle.num_neighbors]
+
+
+def test_the_page_and_its_pictures(server, bundle):
+    status, content = server.ask("/")
+    assert status == 200
+    assert content.startswith(b"<!doctype html>")
+    assert server.ask("/", method="HEAD") == (200, b"")
+    assert server.ask("/v1/models/digits/thumbnails/0?version=1") == (200, bundle.thumbnail(0))
+
+
+def test_metrics_have_no_names_that_clients_invent(server):
+    server.ask("/v1/models/invented-by-a-client:predict", {})
+    server.predict({"b64": PNG})
+    text = server.ask("/metrics")[1].decode()
+    assert 'supcon_model_version{model_name="digits"} 1.0' in text
+    assert 'request_predict_seconds_count{model_name="digits"}' in text
+    assert re.search(r'supcon_requests_total\{route="v1_predict",status="200"\} \d', text)
+    assert re.search(r"supcon_batch_images_count \d", text)
+    assert "invented" not in text
+
+
+def raw_http(server, content, pause=0.0):
+    """What comes back on a connection that sends these bytes."""
+    with socket.create_connection(("127.0.0.1", server.http_port), 20) as connection:
+        for part in content if isinstance(content, list) else [content]:
+            connection.sendall(part)
+            time.sleep(pause)
+        with contextlib.suppress(OSError):
+            connection.shutdown(socket.SHUT_WR)
+        found = b""
+        with contextlib.suppress(OSError):
+            while part := connection.recv(2**16):
+                found += part
+    return found
+
+
+def post(body=b"", *headers, path=PREDICT):
+    lines = [f"POST {path} HTTP/1.1", "Host: x", f"Content-Length: {len(body)}", *headers]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+ODD_HTTP = {
+    "no HTTP": (b"\x16\x03\x01\x02\x00\x01\x00", [400]),
+    "another protocol": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", [400]),
+    "endless headers": ([b"GET / HTTP/1.1\r\n", b"A: b\r\n" * 40_000], [400]),
+    "long header": ([b"GET / HTTP/1.1\r\nA: ", b"b" * 300_000], [400]),
+    "two lengths": (b"POST / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n12", [400]),
+    "negative length": (b"POST / HTTP/1.1\r\nContent-Length: -1\r\n\r\n", [400]),
+    "gzip": (post(b"\x1f\x8b\x08", "Content-Encoding: gzip"), [415]),
+    "a strange type": (post(b"{}", "Content-Type: text/\xff; x"), [400]),
+    "a cloud event": (
+        post(b"{}", "ce-id: 1", "ce-source: x", "ce-type: y", "ce-specversion: 9"),
+        [400],
+    ),
+    "upgrade": (b"GET / HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n", [200]),
+    "pipelining": (post(b"{}") * 20, [400] * 20),
+    "bad chunk": (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", [400]),
+    "HTTP/1.0": (b"GET /v2/health/live HTTP/1.0\r\n\r\n", [200]),
+}
+
+
+@pytest.mark.parametrize("case", ODD_HTTP)
+def test_odd_http_is_no_trouble(server, case):
+    content, expected = ODD_HTTP[case]
+    found = raw_http(server, content)
+    assert [int(status) for status in re.findall(rb"HTTP/1.1 (\d{3})", found)] == expected, found
+    assert server.ask("/v2/health/ready")[0] == 200
+
+
+def test_expect_continue_is_heard(server):
+    body = json.dumps({"instances": [{"b64": PNG}]}).encode()
+    found = raw_http(server, [post(body, "Expect: 100-continue")[: -len(body)], body], 0.1)
+    assert re.findall(rb"HTTP/1.1 (\d{3})", found) == [b"100", b"200"]
+    lines = f"POST {PREDICT} HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 9000000\r\n\r\n"
+    assert re.findall(rb"HTTP/1.1 (\d{3})", raw_http(server, lines.encode())) == [b"413"]
+
+
+def test_a_large_body_that_is_sent_anyway_hears_why(server):
+    found = raw_http(server, post(bytes(4_000_000)))
+    assert b"413" in found.split(b"\r\n")[0]
+    assert b"max_request_mb" in found
+
+
+def test_health_is_answered_while_large_requests_are_read(server):
+    body = json.dumps({"instances": [np.zeros((420, 430, 3), int).tolist()]}).encode()
+    with ThreadPoolExecutor(4) as pool:
+        large = [pool.submit(server.ask, PREDICT, body) for _ in range(8)]
+        slowest = 0.0
+        while not all(request.done() for request in large):
+            began = time.monotonic()
+            assert server.ask("/v2/health/live")[0] == 200
+            slowest = max(slowest, time.monotonic() - began)
+    assert [request.result()[0] for request in large] == [200] * 8
+    assert slowest < 2
+
+
+def test_clients_that_go_away_leave_nothing(server):
+    body = json.dumps({"instances": [{"b64": PNG}] * 20}).encode()
+    for _ in range(20):
+        with socket.create_connection(("127.0.0.1", server.http_port)) as connection:
+            connection.sendall(post(body))
+        with socket.create_connection(("127.0.0.1", server.http_port)) as connection:
+            connection.sendall(post(body)[:-5])
+    until = time.monotonic() + 20
+    while time.monotonic() < until:
+        text = server.ask("/metrics")[1].decode()
+        if "supcon_queue_images 0.0" in text and "supcon_request_bytes 0.0" in text:
+            break
+        time.sleep(0.1)
+    else:
+        raise AssertionError(text)
+    assert server.predict({"b64": PNG})[0] == 200
+
+
+def test_it_listens_where_it_is_told_to(server):
+    """On 127.0.0.1 only: no socket of the process has the address 0.0.0.0 or [::]."""
+    inodes = set()
+    folder = f"/proc/{server.process.pid}/fd"
+    for name in os.listdir(folder):
+        with contextlib.suppress(OSError):
+            inodes.update(re.findall(r"socket:\[(\d+)\]", os.readlink(f"{folder}/{name}")))
+    listening = []
+    for table in ("tcp", "tcp6"):
+        with open(f"/proc/{server.process.pid}/net/{table}") as file:
+            for fields in (line.split() for line in list(file)[1:]):
+                if fields[3] == "0A" and fields[9] in inodes:
+                    listening.append(fields[1].split(":"))
+    assert {int(port, 16) for _, port in listening} == {server.http_port, server.grpc_port}
+    mapped = "0000000000000000FFFF0000" + "0100007F"  # The same for IPv6.
+    assert {address for address, _ in listening} <= {"0100007F", mapped}
+
+
+def test_no_bad_request_is_an_error_in_the_log(server):
+    assert not [line for line in server.lines if "Traceback" in line or " ERROR " in line]
