@@ -2,32 +2,28 @@
 
 import shutil
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax
 
 from supcon_tf import tflite
 from supcon_tf.bundles import INDEX_IMAGES, THUMBNAILS, Bundle, load_bundle, newest_bundle
 from supcon_tf.calibration import calibration_scores
-from supcon_tf.comparing import compare_exports
-from supcon_tf.config import AddClassConfig, ExportConfig
+from supcon_tf.comparing import check_exports, compare_exports
+from supcon_tf.config import AddClassConfig
 from supcon_tf.data import folder
 from supcon_tf.data.datasets import Split, folder_split
 from supcon_tf.errors import UserError
 from supcon_tf.evaluation import unit_rows
-from supcon_tf.exporting import check_scores, finish_bundle, next_version, tflite_metadata
+from supcon_tf.exporting import finish_bundle, next_version
 from supcon_tf.files import writing
-from supcon_tf.indexing import write_index_images
+from supcon_tf.indexing import index_scores, write_index_images
 from supcon_tf.manifest import resumption
+from supcon_tf.prototypes import fit_scale, mean_directions
 from supcon_tf.servable import Head, Index, Servable
 
-_LOG_SCALE = (np.log(1.0), np.log(1000.0))
-_SCALE_IMAGES = 200  # Of each class, at most.
-_PRECISIONS = tflite.PRECISIONS[:-1]  # int8 would have to be calibrated on the training images.
+_PRECISIONS = tflite.PRECISIONS[:-1]  # Not int8.
 
 
 def add_class(config: AddClassConfig) -> dict:
@@ -35,32 +31,41 @@ def add_class(config: AddClassConfig) -> dict:
 
     A new class is the mean direction of its images' embeddings. The trained classes keep their
     classifier: what the new classes leave of the probability is divided as it says
-    (`Servable.probabilities`).
+    (`Servable.probabilities`). There is no int8 model, which the training images would have to
+    calibrate.
 
     Args:
         config: the settings; `config.images` holds one subfolder of images for each new class.
 
     Returns:
-        `path`, the `images` that each new class was made of, and top-1 on held-out images:
-        `old_top1_before`, `old_top1`, `new_top1` and `per_class` of the new ones.
+        `path`; `learned_from`, images by new class; top-1 on held-out images: `old_top1_before`,
+        `old_top1`, `new_top1` and `per_class` of the new ones, of `old_images` and `new_images`;
+        `calibration` and `index` over all of them; and what `compare_exports` gives on the new.
 
     Raises:
         UserError: if the bundle is unsound or has no index, or the folder's images or class names
             cannot be used.
     """
-    bundle = load_bundle(newest_bundle(config.model))
-    if not bundle.num_neighbors:
-        raise UserError(
-            f"{bundle.path} has no index, which says where its classes lie. Export it with "
-            "--index_images above 0."
-        )
+    bundle = load_bundle(newest_bundle(config.model).resolve())
+    _check_index(bundle)
     support, held_out, names = _new_images(config, bundle)
-    target = next_version(str(bundle.path.parent.parent), bundle.path.parent.name, ExportConfig())
+    target = next_version(bundle.path.parent)
     with writing(target) as temporary:
         print(f"adding {', '.join(names)} in {target}", file=sys.stderr)
         temporary.mkdir(parents=True)
         scores = _write(temporary, target, bundle, support, held_out, names, config)
     return {"path": str(target), **scores}
+
+
+def _check_index(bundle: Bundle) -> None:
+    """Refuses a bundle that does not say where each of its classes lies."""
+    labels = bundle.model.index_labels.numpy() if bundle.num_neighbors else ()
+    missing = sorted(set(range(len(bundle.class_names))) - set(labels))
+    if missing:
+        raise UserError(
+            f"the index of {bundle.path} has no image of class {bundle.class_names[missing[0]]!r}. "
+            "Export it again with more --index_images."
+        )
 
 
 def _new_images(config: AddClassConfig, bundle: Bundle) -> tuple[Split, Split, list[str]]:
@@ -96,26 +101,29 @@ def _write(path, target, bundle: Bundle, support: Split, held_out: Split, names,
     servable.save(path)
     _extend_index(path, bundle, support, class_names)
     metadata = _metadata(bundle, target, names, support, config)
-    _write_tflite(path, metadata)
+    exported = bundle.metadata["settings"]["export"]
+    tflite.write_all(path, metadata, _PRECISIONS, select_ops=exported["tflite_select_ops"])
     new = _Scored(servable, *_features(bundle, held_out, config.batch_size))
+    compared = compare_exports(path, held_out, held_out.num_examples, new.probabilities, new.labels)
+    check_exports(path, compared, exported["max_difference"], exported["max_tflite_loss"])
     with np.load(bundle.path / "held_out.npz") as arrays:
         old = _Scored(servable, arrays["features"], arrays["labels"])
-    compared = compare_exports(path, held_out, held_out.num_examples, new.probabilities, new.labels)
-    check_scores(compared, ExportConfig().max_difference)
     before = _Scored(_with_head(bundle, _old_head(bundle), None, bundle.class_names), *old.images)
+    every = [np.concatenate(parts) for parts in zip(old.images, new.images, strict=True)]
+    np.savez(path / "held_out.npz", features=every[0], labels=every[1])
     scores = {
-        "images": metadata["added"]["images"],
+        "learned_from": metadata["added"][-1]["images"],
         "old_images": len(old.labels),
         "new_images": len(new.labels),
         "old_top1_before": before.top1(),
         "old_top1": old.top1(),
         "new_top1": new.top1(),
         "per_class": {name: new.top1(class_names.index(name)) for name in names},
+        "calibration": _calibration(bundle, _Scored(servable, *every)),
+        "index": index_scores(_index_of(servable), every[0]),
+        **compared,
     }
-    every = [np.concatenate(parts) for parts in zip(old.images, new.images, strict=True)]
-    np.savez(path / "held_out.npz", features=every[0], labels=every[1])
-    calibration = _calibration(bundle, _Scored(servable, *every))
-    finish_bundle(path, metadata, _metrics(bundle, compared, calibration, scores))
+    finish_bundle(path, metadata, {**bundle.metrics, "added": scores})
     return scores
 
 
@@ -140,14 +148,6 @@ def _extend_index(path, bundle: Bundle, support: Split, class_names) -> None:
             shutil.copyfile(bundle.path / name, path / name)
     thumbnails, rows = (bundle.path / THUMBNAILS).exists(), len(bundle.index_images())
     write_index_images(path, support, class_names, bundle.image_size_px, thumbnails, rows)
-
-
-def _write_tflite(path, metadata) -> None:
-    (path / "tflite").mkdir()
-    for precision in _PRECISIONS:
-        described = {**tflite_metadata(metadata), "precision": precision}
-        file = path / "tflite" / f"{precision}.tflite"
-        tflite.write(file, tflite.convert(path, precision), described)
 
 
 def _features(bundle: Bundle, split: Split, batch_size: int):
@@ -177,6 +177,15 @@ def _with_head(bundle, head, index, class_names):
     )
 
 
+def _index_of(servable: Servable) -> Index:
+    return Index(
+        servable.index_embeddings.numpy(),
+        servable.index_labels.numpy(),
+        servable.index_distances.numpy(),
+        servable.neighbors,
+    )
+
+
 def _servable(bundle: Bundle, embeddings, labels, class_names) -> Servable:
     """The bundle's encoder and classifier with prototypes of all classes.
 
@@ -191,8 +200,8 @@ def _servable(bundle: Bundle, embeddings, labels, class_names) -> Servable:
     head = _old_head(bundle)
     old = head.prototypes
     if old is None:
-        old = _prototypes(gallery, gallery_labels, range(len(bundle.class_names)))
-    new = _prototypes(embeddings, labels, range(len(old), len(class_names)))
+        old = mean_directions(gallery, gallery_labels, range(len(bundle.class_names)))
+    new = mean_directions(embeddings, labels, range(len(old), len(class_names)))
     prototypes = np.concatenate([old, new])
     scale = fit_scale(prototypes, gallery, gallery_labels, embeddings, labels)
     index = Index(
@@ -203,48 +212,6 @@ def _servable(bundle: Bundle, embeddings, labels, class_names) -> Servable:
     )
     head = Head(head.kernel, head.bias, head.temperature, prototypes, scale)
     return _with_head(bundle, head, index, class_names)
-
-
-def _prototypes(embeddings, labels, classes: Sequence[int]) -> np.ndarray:
-    """The mean direction of each class, float32 [len(classes), F]."""
-    means = [embeddings[labels == label].mean(axis=0) for label in classes]
-    return unit_rows(np.stack(means))
-
-
-def fit_scale(prototypes, gallery, gallery_labels, embeddings, labels) -> float:
-    """The factor on cosines, from 1 to 1000, under which all classes are most likely.
-
-    Every class counts alike. A new image is compared with the prototype of the others of its
-    class, as it would be near its own.
-
-    Args:
-        prototypes: float [C, F], unit norm.
-        gallery: float [N, F], unit norm: training images of the old classes.
-        gallery_labels: int [N].
-        embeddings: float [M, F], unit norm: images of the new classes.
-        labels: int [M].
-    """
-    cosines, targets = [], []
-    for label in np.unique(gallery_labels):
-        rows = gallery[gallery_labels == label][:_SCALE_IMAGES]
-        cosines.append(rows @ prototypes.T)
-        targets += [label] * len(rows)
-    for row, label in zip(embeddings, labels, strict=True):
-        rest = embeddings[labels == label].sum(axis=0) - row
-        if not rest.any():
-            continue  # The only image of its class.
-        found = prototypes @ row
-        found[label] = unit_rows(rest[None])[0] @ row
-        cosines.append(found[None])
-        targets.append(label)
-    cosines, targets = np.concatenate(cosines).astype(np.float64), np.array(targets)
-    weights = 1.0 / np.bincount(targets)[targets]
-
-    def loss(log_scale):
-        likelihood = log_softmax(np.exp(log_scale) * cosines, axis=1)
-        return -np.average(likelihood[np.arange(len(targets)), targets], weights=weights)
-
-    return float(np.exp(minimize_scalar(loss, bounds=_LOG_SCALE, method="bounded").x))
 
 
 def _metadata(bundle: Bundle, target: Path, names, support: Split, config) -> dict:
@@ -263,7 +230,7 @@ def _metadata(bundle: Bundle, target: Path, names, support: Split, config) -> di
         "name": target.parent.name,
         "version": int(target.name),
         "class_names": [*bundle.class_names, *names],
-        "added": added,
+        "added": [*bundle.metadata.get("added", []), added],
     }
 
 
@@ -271,14 +238,8 @@ def _calibration(bundle: Bundle, scored: _Scored) -> dict:
     """Of all held-out images; the temperature is the one that was there."""
     likelihood = np.log(np.maximum(scored.probabilities, 1e-30))
     found = calibration_scores(likelihood, scored.labels, 1.0)
-    before = bundle.metrics["export"]["calibration"]
+    before = bundle.metrics.get("added", bundle.metrics["export"])["calibration"]
     return {
         **{name: found[name] for name in ("nll", "ece")},
         **{name: before[name] for name in ("temperature", "fitted_on")},
     }
-
-
-def _metrics(bundle: Bundle, compared, calibration, scores) -> dict:
-    index = bundle.metrics["export"]["index"]
-    export = {"calibration": calibration, "index": index, **compared}
-    return {**bundle.metrics, "export": export, "added": scores}

@@ -5,34 +5,23 @@ import hashlib
 import io
 import re
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from tensorflow.core.protobuf import saved_model_pb2
 
-from supcon_tf.data.images import has_colour_palette
+from supcon_tf.data.images import InvalidImage as InvalidImage
+from supcon_tf.data.images import invalid_images, refuse_colour_palette
 from supcon_tf.errors import UserError
 from supcon_tf.files import read_json, sha256
+from supcon_tf.graphs import check_graph
 from supcon_tf.tflite import TfliteModel
 
 SUMS = "SHA256SUMS"
 THUMBNAILS, INDEX_IMAGES = "index/thumbnails.zip", "index/images.csv"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _VERSION = re.compile("[1-9][0-9]{0,9}")
-# What reads or writes files, runs Python or reaches other machines has no place in a served graph.
-_FORBIDDEN = re.compile(
-    r"PyFunc|ReadFile|WriteFile|MatchingFiles|Dataset|ReaderV?2?$|ReaderRead|FromTextFile"
-    r"|Rpc|RemoteCall|^_?(Send|Recv|HostSend|HostRecv)$|LoadAndRemap|^Restore(Slice)?$|^Save(Slices)?$"
-)
-_SAVER = re.compile(r"SaveV2|MergeV2Checkpoints|RestoreV2|ShardedFilename")
-_SAVER_FUNCTION = re.compile(r"__inference__?traced_(save|restore)_")
-
-
-class InvalidImage(UserError):
-    """Bytes or pixels that are no image; what was wrong with them is the message."""
 
 
 def check_name(name: str) -> str:
@@ -115,33 +104,6 @@ def check_sums(bundle: Path) -> None:
             raise UserError(f"bundle {bundle} is damaged: {name} has another SHA-256. {advice}")
 
 
-def check_graph(bundle: Path) -> None:
-    """Refuses a SavedModel whose graph reads or writes files, or runs Python.
-
-    Raises:
-        UserError: naming the operator.
-    """
-    content = saved_model_pb2.SavedModel()
-    try:
-        content.ParseFromString((bundle / "saved_model.pb").read_bytes())
-    except Exception as error:  # DecodeError, of whichever protobuf is installed.
-        raise UserError(f"bundle {bundle} is damaged: saved_model.pb cannot be read.") from error
-    for function, operator in _operators(content):
-        of_saver = not function or _SAVER_FUNCTION.match(function)
-        if _FORBIDDEN.search(operator) or (_SAVER.search(operator) and not of_saver):
-            raise UserError(
-                f"bundle {bundle} is refused: its graph has the operator {operator}, which an "
-                "exported model has no use for. Export it again from its run."
-            )
-
-
-def _operators(content) -> Iterator[tuple[str, str]]:
-    for graph in (meta.graph_def for meta in content.meta_graphs):
-        yield from (("", node.op) for node in graph.node)
-        for function in graph.library.function:
-            yield from ((function.signature.name, node.op) for node in function.node_def)
-
-
 class Bundle:
     """A loaded bundle; nothing of it changes, and any thread may call it.
 
@@ -192,14 +154,9 @@ class Bundle:
         Raises:
             InvalidImage: if the bytes are no such image.
         """
-        if has_colour_palette(encoded):
-            raise InvalidImage("BMP images with a colour palette are not supported. Send a PNG.")
-        try:
+        refuse_colour_palette(encoded)
+        with invalid_images():
             return self.model.preprocess_one(tf.constant(encoded)).numpy()
-        except (tf.errors.OpError, ValueError) as error:
-            raise InvalidImage(
-                "the bytes are no whole JPEG, PNG, BMP or GIF image. Check the file."
-            ) from error
 
     def scale(self, pixels: np.ndarray) -> np.ndarray:
         """Preprocesses pixels.

@@ -1,9 +1,8 @@
 """Model cards: what a model is, how it scores and where it ends, for people."""
 
-import datetime
 from collections.abc import Mapping
 
-from supcon_tf.reporting import export_table, format_table, percent
+from supcon_tf.reporting import added_table, export_table, format_table, percent
 
 _WORST_CLASSES = 5
 
@@ -68,27 +67,26 @@ def _recipe(metadata):
 
 
 def _scores(metrics):
-    test, lines = metrics.get("test"), []
+    parts = [export_table(metrics["export"])]
+    test = metrics.get("test")
     if test:
-        lines.append(
+        parts.append(
             f"k-NN top-1 on {test['images']:,} held-out images: {percent(test['knn_top1'])}."
         )
-        per_class = {name: share for name, share in test.get("per_class", {}).items() if share}
-        worst = sorted(per_class.items(), key=lambda item: item[1])[:_WORST_CLASSES]
-        if worst:
-            shown = ", ".join(f"{name} {percent(share)}" for name, share in worst)
-            lines.append(f"Lowest top-1 by class: {shown}.")
+        known = {name: top1 for name, top1 in test.get("per_class", {}).items() if top1 is not None}
+        worst = sorted(known.items(), key=lambda item: item[1])[:_WORST_CLASSES]
+        shown = ", ".join(f"{name} {percent(top1)}" for name, top1 in worst)
+        parts += [f"Lowest top-1 by class: {shown}."] if worst else []
     if "added" in metrics:
-        lines.append(
-            f"With the added classes, held-out images: old classes "
-            f"{percent(metrics['added']['old_top1'])}, new classes "
-            f"{percent(metrics['added']['new_top1'])}."
-        )
-    return "\n\n".join([export_table(metrics["export"]), *lines])
+        added = metrics["added"]
+        parts[0] = f"The trained classes, as they were exported:\n\n{parts[0]}"
+        parts.append(f"This version, with the added classes:\n\n{added_table(added)}")
+        parts.append(f"Its exports on the added classes' images:\n\n{export_table(added)}")
+    return "\n\n".join(parts)
 
 
 def _calibration(metrics):
-    found = metrics["export"]["calibration"]
+    found = metrics.get("added", metrics["export"])["calibration"]
     how = (
         f"Temperature {found['temperature']:.3f}, fitted on the validation images."
         if found["fitted_on"]
@@ -120,7 +118,7 @@ def _limits(metadata, metrics):
         if metadata["neighbors"]
         else "The bundle holds no training images.",
     ]
-    index = metrics["export"]["index"]
+    index = metrics.get("added", metrics["export"])["index"]
     if index:
         share = percent(index["held_out_above_0.95"])
         lines.insert(
@@ -129,11 +127,11 @@ def _limits(metadata, metrics):
     return "\n".join(f"* {line}" for line in lines)
 
 
-def _added(added):
-    rows = [[name, f"{count}"] for name, count in added["images"].items()]
-    day = datetime.date.fromisoformat(added["started"][:10])
-    return (
-        f"Added {day} to version {added['from_version']} by nearest prototype, without "
-        "training:\n\n"
-        f"{format_table(['class', 'images'], rows)}"
-    )
+def _added(additions):
+    rows = [
+        [name, f"{count}", f"{added['from_version']}", added["started"][:10]]
+        for added in additions
+        for name, count in added["images"].items()
+    ]
+    table = format_table(["class", "images", "added to version", "on"], rows)
+    return f"Added by nearest prototype, without training:\n\n{table}"

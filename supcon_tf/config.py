@@ -266,8 +266,8 @@ class ExportConfig(Config):
     max_difference: float = setting(
         1e-4, "Largest probability difference to Keras, of the float32 exports.", above=0
     )
-    max_int8_loss: float = setting(
-        0.05,
+    max_tflite_loss: float = setting(
+        0.01,
         "A smaller TFLite model that loses more of top-1, as a share, is left out.",
         at_least=0,
     )

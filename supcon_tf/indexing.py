@@ -42,6 +42,23 @@ def build_index(
     return Index(gallery, labels.astype(np.int32), np.sort(distances), neighbors)
 
 
+def index_scores(index: Index, features: np.ndarray) -> dict:
+    """How an index sees held-out images.
+
+    Args:
+        index: the index.
+        features: float [M, F] of the held-out images.
+
+    Returns:
+        `images` of the index, and `held_out_above_0.95`, the share of held-out images whose
+        out-of-distribution score is above 0.95.
+    """
+    k = min(index.neighbors, len(index.labels))
+    distances = _kth_distances(unit_rows(features), index.embeddings, k, None)
+    rank = np.searchsorted(index.distances, distances) / len(index.distances)
+    return {"images": len(index.labels), "held_out_above_0.95": float(np.mean(rank > 0.95))}
+
+
 def _kth_distances(queries, gallery, k, own):
     """1 - cosine to the k-th neighbour, float32 [M]; `own` [M] are rows of the gallery to skip."""
     found = []
@@ -79,9 +96,11 @@ def write_index_images(
         for row, (name, label) in enumerate(zip(split.names, split.labels(), strict=True)):
             printable = name.encode("utf-8", "backslashreplace").decode()
             writer.writerow([first_row + row, printable, class_names[label]])
-    if not thumbnails:
-        return
-    side = min(image_size_px, MAX_THUMBNAIL_PX)
+    if thumbnails:
+        _write_thumbnails(bundle, split, min(image_size_px, MAX_THUMBNAIL_PX), first_row)
+
+
+def _write_thumbnails(bundle, split, side, first_row):
     pictures = split.records().map(
         lambda encoded, label: _thumbnail(encoded, side), num_parallel_calls=tf.data.AUTOTUNE
     )

@@ -13,11 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
 
-from supcon_tf.bundles import SUMS, InvalidImage, check_sums, load_bundle, newest_bundle
+from supcon_tf.bundles import SUMS, check_sums, load_bundle, newest_bundle
 from supcon_tf.config import PredictConfig
-from supcon_tf.data.images import EXTENSIONS, decode, is_readable, preprocess
+from supcon_tf.data.images import EXTENSIONS, InvalidImage, decode_checked, preprocess
 from supcon_tf.errors import UserError
 from supcon_tf.remote import RemoteModel
 from supcon_tf.tflite import TfliteModel, read_metadata
@@ -140,18 +139,16 @@ def _open_model(model: str) -> Model:
 def _open_tflite(path: Path) -> Model:
     if not path.is_file():
         raise UserError(f"model not found. Received: {str(path)!r}. Check the path.")
-    bundle = path.resolve().parents[1]
-    if (bundle / SUMS).exists():
-        check_sums(bundle)
+    folder = path.resolve().parent
+    if folder.name == "tflite" and (folder.parent / SUMS).exists():
+        check_sums(folder.parent)
     metadata = read_metadata(path)
     size, names, model = metadata["image_size_px"], metadata["class_names"], TfliteModel(path)
     if model(np.zeros([1, size, size, 3], np.float32))["probabilities"].shape != (1, len(names)):
         raise UserError(f"{path} is damaged: its class names do not fit. Export it again.")
 
     def decode_one(encoded):
-        if not is_readable(encoded):
-            raise InvalidImage("the bytes are no whole JPEG, PNG, BMP or GIF image.")
-        return preprocess(decode(tf.constant(encoded)), size).numpy()
+        return preprocess(decode_checked(encoded), size).numpy()
 
     return names, _local(decode_one, model)
 

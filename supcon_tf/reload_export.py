@@ -7,6 +7,7 @@ probabilities float32 [N, C] and the median time for one image in milliseconds. 
 package that made the bundle is an error here.
 """
 
+import os
 import statistics
 import sys
 import time
@@ -23,11 +24,11 @@ BATCH, TIMED = 64, 50
 def open_tflite(path):
     """An interpreter; TensorFlow's own where the model has operators that LiteRT lacks."""
     try:
-        interpreter = Interpreter(model_path=str(path))
+        interpreter = Interpreter(model_path=str(path), num_threads=os.cpu_count())
         interpreter.allocate_tensors()
     except (RuntimeError, ValueError):
         warnings.filterwarnings("ignore", "(?s).*tf.lite.Interpreter is deprecated")
-        interpreter = tf.lite.Interpreter(model_path=str(path))
+        interpreter = tf.lite.Interpreter(model_path=str(path), num_threads=os.cpu_count())
     return interpreter
 
 

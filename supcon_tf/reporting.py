@@ -48,10 +48,10 @@ def comparison_table(runs: Mapping[str, RunDirectory]) -> str:
 
 
 def export_table(scores: Mapping) -> str:
-    """What each export of a bundle scored against Keras.
+    """What each export of a bundle scored, beside the model it was made of.
 
     Args:
-        scores: `export`'s result.
+        scores: `export`'s or `compare_exports`'s result.
     """
     compared = {
         name: found
@@ -62,7 +62,7 @@ def export_table(scores: Mapping) -> str:
         [
             name.replace("_", " ") + " (left out)" * found.get("left_out", False),
             percent(found["top1"]),
-            percent(found["keras_top1"]),
+            percent(found["model_top1"]),
             f"{found['max_difference']:.1e}",
             f"{found['bytes'] / 1024:,.0f} KiB",
             f"{found['ms']:.2f} ms",
@@ -70,12 +70,12 @@ def export_table(scores: Mapping) -> str:
         for name, found in compared.items()
     ]
     if "keras_ms" in scores:
-        top1 = percent(next(iter(compared.values()))["keras_top1"])
+        top1 = percent(next(iter(compared.values()))["model_top1"])
         rows.insert(0, ["Keras", top1, top1, "", "", f"{scores['keras_ms']:.2f} ms"])
     header = [
         "exported",
         "top-1",
-        "Keras top-1",
+        "top-1 of the model",
         "largest probability difference",
         "size",
         "one image",
@@ -95,5 +95,5 @@ def added_table(scores: Mapping) -> str:
         ["new classes", f"{scores['new_images']:,}", percent(scores["new_top1"])],
     ]
     for name, top1 in scores["per_class"].items():
-        rows.append([f"  {name}, from {scores['images'][name]} images", "", percent(top1)])
+        rows.append([f"  {name}, from {scores['learned_from'][name]} images", "", percent(top1)])
     return format_table(["held-out images", "number", "top-1"], rows)

@@ -109,7 +109,11 @@ class Servable(tf.Module):
         return tf.concat([left * trained, shares[:, count:]], axis=1)
 
     def classify(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
-        """`probabilities` and unit-norm `embeddings` of images [B, S, S, 3] in [0, 1]."""
+        """Classifies images float32 [B, S, S, 3] in [0, 1].
+
+        Returns:
+            `probabilities` float32 [B, C + A], and `embeddings` float32 [B, F] of unit norm.
+        """
         features = self.encode(images)
         return {"probabilities": self.probabilities(features), "embeddings": _unit(features)}
 

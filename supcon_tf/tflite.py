@@ -1,6 +1,7 @@
 """TFLite models: conversion of a bundle's SavedModel, and running them with LiteRT."""
 
 import json
+import os
 import threading
 import warnings
 import zipfile
@@ -16,6 +17,7 @@ from supcon_tf.errors import UserError
 PRECISIONS = RUNTIMES[1:]
 SIGNATURE = "classify"
 _METADATA = "supcon_tf.json"
+_KEPT = ("name", "version", "class_names", "image_size_px", "preprocessing", "temperature")
 
 
 def convert(
@@ -37,17 +39,7 @@ def convert(
     Raises:
         UserError: if an operator is not among those allowed.
     """
-    converter = tf.lite.TFLiteConverter.from_saved_model(str(bundle), signature_keys=[SIGNATURE])
-    ops = tf.lite.OpsSet
-    allowed = [ops.TFLITE_BUILTINS_INT8 if precision == "int8" else ops.TFLITE_BUILTINS]
-    converter.target_spec.supported_ops = allowed + [ops.SELECT_TF_OPS] * select_ops
-    if precision != "float32":
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    if precision == "float16":
-        converter.target_spec.supported_types = [tf.float16]
-    if precision == "int8":
-        converter.representative_dataset = lambda: ({"images": image} for image in representative())
-        converter.inference_input_type = converter.inference_output_type = tf.uint8
+    converter = _converter(bundle, precision, representative, select_ops)
     try:
         with warnings.catch_warnings():
             # The converter's own calibration uses the interpreter that it tells others to leave.
@@ -63,13 +55,28 @@ def convert(
         ) from error
 
 
+def _converter(bundle, precision, representative, select_ops):
+    converter = tf.lite.TFLiteConverter.from_saved_model(str(bundle), signature_keys=[SIGNATURE])
+    ops = tf.lite.OpsSet
+    allowed = [ops.TFLITE_BUILTINS_INT8 if precision == "int8" else ops.TFLITE_BUILTINS]
+    converter.target_spec.supported_ops = allowed + [ops.SELECT_TF_OPS] * select_ops
+    if precision != "float32":
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if precision == "float16":
+        converter.target_spec.supported_types = [tf.float16]
+    if precision == "int8":
+        converter.representative_dataset = lambda: ({"images": image} for image in representative())
+        converter.inference_input_type = converter.inference_output_type = tf.uint8
+    return converter
+
+
 def _missing_operators(message: str) -> str:
     lines = [line.strip() for line in message.splitlines() if line.strip().startswith("tf.")]
     return ", ".join(sorted({line.split("(")[0] for line in lines})) or "not named"
 
 
 def write(path: Path, model: bytes, metadata: Mapping) -> None:
-    """Writes a model with its metadata in a zip archive at its end, where TFLite's tools look.
+    """Writes a model with its metadata in a zip archive at its end, as TFLite's associated files.
 
     Args:
         path: the .tflite file.
@@ -84,6 +91,33 @@ def write(path: Path, model: bytes, metadata: Mapping) -> None:
     with zipfile.ZipFile(path, "a") as archive:
         for name, text in contents.items():
             archive.writestr(zipfile.ZipInfo(name), text)  # At a fixed date.
+
+
+def write_all(
+    bundle: Path,
+    metadata: Mapping,
+    precisions: Iterable[str],
+    *,
+    select_ops: bool,
+    representative: Callable[[], Iterable[np.ndarray]] | None = None,
+) -> None:
+    """Converts a bundle's SavedModel to `tflite/<precision>.tflite`.
+
+    Args:
+        bundle: the folder that is being written; the SavedModel is there.
+        metadata: content of its metadata.json, of which each model keeps what describes it.
+        precisions: which models.
+        select_ops: as in `convert`.
+        representative: as in `convert`.
+
+    Raises:
+        UserError: as `convert`.
+    """
+    (bundle / "tflite").mkdir()
+    kept = {name: metadata[name] for name in _KEPT}
+    for precision in precisions:
+        model = convert(bundle, precision, representative, select_ops=select_ops)
+        write(bundle / f"tflite/{precision}.tflite", model, {**kept, "precision": precision})
 
 
 def read_metadata(path: Path) -> dict:
@@ -119,7 +153,7 @@ class TfliteModel:
         from ai_edge_litert.interpreter import Interpreter
 
         try:
-            self._interpreter = Interpreter(model_path=str(path))
+            self._interpreter = Interpreter(model_path=str(path), num_threads=os.cpu_count())
             self._run = self._interpreter.get_signature_runner(SIGNATURE)
             self._inputs = self._run.get_input_details()["images"]
             self._outputs = self._run.get_output_details()

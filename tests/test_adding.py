@@ -5,10 +5,10 @@ import pytest
 import tensorflow as tf
 
 import supcon_tf
-from supcon_tf import AddClassConfig, UserError, load_bundle
-from supcon_tf.adding import fit_scale
+from supcon_tf import AddClassConfig, UserError, exporting, load_bundle
 from supcon_tf.bundles import find_versions
 from supcon_tf.data.digits import load_images
+from supcon_tf.prototypes import fit_scale
 
 
 def write_class(folder, digit, count, turn=1):
@@ -41,7 +41,7 @@ def added(model, tmp_path_factory):
 def test_old_and_new_classes_are_recognized(added, model):
     scores, _ = added
     assert scores["path"] == str(model / "2")
-    assert scores["images"] == {"turned 4": 14, "turned 7": 14}
+    assert scores["learned_from"] == {"turned 4": 14, "turned 7": 14}
     assert (scores["old_images"], scores["new_images"]) == (450, 12)
     assert scores["new_top1"] >= 0.8
     assert scores["old_top1"] >= scores["old_top1_before"] - 0.05
@@ -74,7 +74,7 @@ def test_the_trained_classes_keep_their_order(added, model, digits):
 def test_the_new_version_says_what_it_is(added, model):
     bundle = load_bundle(model / "2")
     assert bundle.class_names == (*"0123456789", "turned 4", "turned 7")
-    assert bundle.metadata["added"]["from_version"] == 1
+    assert [added["from_version"] for added in bundle.metadata["added"]] == [1]
     assert (bundle.name, bundle.version) == ("digits", 2)
     rows = bundle.index_images()
     assert len(rows) == 1347 + 28
@@ -85,7 +85,11 @@ def test_the_new_version_says_what_it_is(added, model):
     assert "## Added classes" in card
     assert "turned 7" in card
     metrics = json.loads((model / "2/metrics.json").read_text())
-    assert metrics["export"]["saved_model"]["max_difference"] < 1e-5
+    assert metrics["added"]["saved_model"]["max_difference"] < 1e-5
+    assert metrics["added"]["saved_model"]["top1"] == metrics["added"]["new_top1"]
+    assert metrics["added"]["index"]["images"] == 1347 + 28
+    before = json.loads((model / "1/metrics.json").read_text())
+    assert metrics["export"] == before["export"]
     assert {path.stem for path in (model / "2/tflite").iterdir()} == {
         "float32",
         "float16",
@@ -111,6 +115,9 @@ def test_classes_are_added_to_added_ones(added, model, tmp_path):
     assert scores["path"] == str(model / "3")
     assert scores["old_images"] == 462
     bundle = load_bundle(model / "3")
+    assert [added["from_version"] for added in bundle.metadata["added"]] == [1, 2]
+    card = (model / "3/MODEL_CARD.md").read_text()
+    assert all(f"| {name} " in card for name in ("turned 4", "turned 7", "upside down 4"))
     assert bundle.class_names[-3:] == ("turned 4", "turned 7", "upside down 4")
     sizes = [(model / version / "saved_model.pb").stat().st_size for version in "23"]
     assert sizes[1] < 1.1 * sizes[0]  # The earlier graph is not carried along.
@@ -160,3 +167,19 @@ def test_bad_input_is_refused_before_anything_is_written(model, exported, tmp_pa
     (tmp_path / "bad/x/000.png").write_bytes(b"half")
     refused("cannot read image .*000.png", model=str(model), images=str(tmp_path / "bad"))
     assert find_versions(model) == versions
+
+
+def test_a_class_without_images_in_the_index_is_named(exported, tmp_path, monkeypatch):
+    monkeypatch.setattr(exporting.tflite, "PRECISIONS", ("float32",))
+    config = exported[2].replace(saved_models_dir=str(tmp_path / "models"), index_images=4)
+    supcon_tf.export(config)
+    write_class(tmp_path / "new" / "x", 1, 9)
+    settings = {"model": str(tmp_path / "models/digits"), "images": str(tmp_path / "new")}
+    refused("has no image of class .*more --index_images", **settings)
+
+
+def test_inside_the_models_folder(model, added, tmp_path, monkeypatch):
+    """A version named by a relative path alone."""
+    write_class(tmp_path / "bad" / "3", 1, 9)
+    monkeypatch.chdir(model)
+    refused("must be new .*Received: '3'", model="1", images=str(tmp_path / "bad"))

@@ -3,17 +3,18 @@ import shutil
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
 
 from supcon_tf import UserError, load_bundle
 from supcon_tf.bundles import (
     InvalidImage,
-    check_graph,
     check_sums,
     find_versions,
     identity,
     newest_bundle,
     write_sums,
 )
+from supcon_tf.graphs import check_graph
 
 
 @pytest.fixture(scope="module")
@@ -153,35 +154,68 @@ def test_a_runtime_that_is_not_there_is_named(copy):
         load_bundle(copy, "int8")
 
 
-class _Reads(tf.Module):
-    @tf.function(input_signature=[tf.TensorSpec([], tf.string)])
-    def __call__(self, path):
-        return tf.io.read_file(path)
+def _module(function, kind=tf.string):
+    made = tf.Module()
+    made.run = tf.function(function, input_signature=[tf.TensorSpec([], kind)])
+    return made
 
 
-class _Writes(tf.Module):
-    @tf.function(input_signature=[tf.TensorSpec([], tf.string)])
-    def __call__(self, path):
-        tf.raw_ops.SaveV2(
-            prefix=path, tensor_names=["a"], shape_and_slices=[""], tensors=[tf.constant(1)]
-        )
-        return path
+def _save(path):
+    tf.raw_ops.SaveV2(
+        prefix=path, tensor_names=["a"], shape_and_slices=[""], tensors=[tf.constant(1)]
+    )
+    return path
 
 
-@pytest.mark.parametrize(("module", "operator"), [(_Reads, "ReadFile"), (_Writes, "SaveV2")])
-def test_graphs_that_touch_files_are_refused(tmp_path, module, operator):
-    made = module()
-    tf.saved_model.save(made, str(tmp_path), signatures=made.__call__)
+def _restore(path):
+    (found,) = tf.raw_ops.RestoreV2(
+        prefix=path, tensor_names=["a"], shape_and_slices=[""], dtypes=[tf.int32]
+    )
+    return found
+
+
+def _print(text):
+    tf.print(text, output_stream="file:///tmp/printed")
+    return text
+
+
+def _immutable(text):
+    return tf.raw_ops.ImmutableConst(dtype=tf.int32, shape=[1], memory_region_name="/etc/passwd")
+
+
+REACHING = {
+    "ReadFile": _module(tf.io.read_file),
+    "MatchingFiles": _module(tf.io.matching_files),
+    "SaveV2": _module(_save),
+    "RestoreV2": _module(_restore),
+    "PrintV2": _module(_print),
+    "ImmutableConst": _module(_immutable),
+    "PyFunc": _module(lambda x: tf.numpy_function(np.sin, [x], tf.float32), tf.float32),
+    "EagerPyFunc": _module(lambda x: tf.py_function(tf.sin, [x], tf.float32), tf.float32),
+}
+
+
+@pytest.mark.parametrize("operator", REACHING)
+@pytest.mark.parametrize("as_signature", [True, False])
+def test_graphs_that_reach_files_or_python_are_refused(tmp_path, operator, as_signature):
+    made = REACHING[operator]
+    signatures = {"serving_default": made.run} if as_signature else None
+    tf.saved_model.save(made, str(tmp_path), signatures=signatures)
     with pytest.raises(UserError, match=f"has the operator {operator}"):
         check_graph(tmp_path)
 
 
-def test_graphs_that_run_python_are_refused(tmp_path):
-    made = tf.Module()
-    made.run = tf.function(
-        lambda x: tf.numpy_function(np.sin, [x], tf.float32),
-        input_signature=[tf.TensorSpec([], tf.float32)],
-    )
-    tf.saved_model.save(made, str(tmp_path))
-    with pytest.raises(UserError, match="has the operator PyFunc"):
+def test_a_saver_that_a_signature_calls_is_refused(exported, tmp_path):
+    """The functions that save and restore are let through only where nothing else calls them."""
+    content = saved_model_pb2.SavedModel()
+    content.ParseFromString((exported[1] / "1/saved_model.pb").read_bytes())
+    graph = content.meta_graphs[0]
+    nodes = {node.name: node for node in graph.graph_def.node}
+    saver = nodes[graph.saver_def.save_tensor_name.partition(":")[0]]
+    caller = next(f for f in graph.graph_def.library.function if "encode" in f.signature.name)
+    caller.node_def.add(name="extra", op="StatefulPartitionedCall").attr[
+        "f"
+    ].func.name = saver.attr["f"].func.name
+    (tmp_path / "saved_model.pb").write_bytes(content.SerializeToString())
+    with pytest.raises(UserError, match="has the operator (SaveV2|MergeV2Checkpoints)"):
         check_graph(tmp_path)

@@ -3,6 +3,8 @@
 import struct
 
 _JPEG_WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD9)}
+# No real file has so many segments or blocks of less than their usual 255 bytes.
+_MAX_STEPS = 1_000_000
 _JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 
 
@@ -38,7 +40,7 @@ def _bmp(encoded):
 
 def _jpeg(encoded):
     at = 2
-    while True:
+    for _ in range(_MAX_STEPS):
         if encoded[at] != 0xFF:
             return None
         marker = encoded[at + 1]
@@ -51,11 +53,12 @@ def _jpeg(encoded):
         if marker in (0xD9, 0xDA):  # The picture begins, or ends, without a frame header.
             return None
         at += 2 + struct.unpack_from(">H", encoded, at + 2)[0]
+    return None
 
 
 def _gif(encoded):
     width, pixels = struct.unpack_from("<H", encoded, 6)[0], 0
-    at = 13 + _gif_colours(encoded[10])
+    at, steps = 13 + _gif_colours(encoded[10]), 0
     while at < len(encoded) and encoded[at] != 0x3B:
         if encoded[at] == 0x2C:  # A frame: place, size, colours, code size, data.
             frame_width, frame_height = struct.unpack_from("<HH", encoded, at + 5)
@@ -66,8 +69,10 @@ def _gif(encoded):
         else:
             break
         while at < len(encoded) and encoded[at]:
-            at += 1 + encoded[at]
-        at += 1
+            at, steps = at + 1 + encoded[at], steps + 1
+            if steps > _MAX_STEPS:
+                return None
+        at, steps = at + 1, steps + 1
     return (width, -(-pixels // width)) if pixels else None
 
 

@@ -1,8 +1,10 @@
 """Decoding and evaluation preprocessing: one path for training, evaluation and serving."""
 
+import contextlib
+
 import tensorflow as tf
 
-from supcon_tf.data.headers import image_size as image_size
+from supcon_tf.errors import UserError
 
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png")
 _EXIF_ENTRIES, _ORIENTATION_TAG = 512, 0x0112
@@ -89,6 +91,40 @@ def _exif_value(segment):
     return tf.where((value >= 1) & (value <= 8), value, 1)
 
 
+class InvalidImage(UserError):
+    """Bytes or pixels that are no image; what was wrong with them is the message."""
+
+
+@contextlib.contextmanager
+def invalid_images():
+    """Turns what TensorFlow raises about an image's bytes into `InvalidImage`."""
+    try:
+        yield
+    except tf.errors.ResourceExhaustedError:
+        raise  # Not the image's fault.
+    except (tf.errors.OpError, ValueError) as error:
+        raise InvalidImage(
+            "the bytes are no whole JPEG, PNG, BMP or GIF image. Check the file."
+        ) from error
+
+
+def decode_checked(encoded: bytes) -> tf.Tensor:
+    """As `decode`, for bytes that come from outside.
+
+    Args:
+        encoded: the content of a file.
+
+    Returns:
+        uint8 [H, W, 3].
+
+    Raises:
+        InvalidImage: if it is no image, or `decode` would not give its picture.
+    """
+    refuse_colour_palette(encoded)
+    with invalid_images():
+        return decode(tf.constant(encoded))
+
+
 def is_readable(encoded: bytes) -> bool:
     """Whether `decode` gives the picture that the bytes hold.
 
@@ -97,31 +133,36 @@ def is_readable(encoded: bytes) -> bool:
     Args:
         encoded: the content of a file.
     """
-    if has_colour_palette(encoded):
-        return False
     try:
-        decode(tf.constant(encoded))
-    except (tf.errors.OpError, ValueError):
+        decode_checked(encoded)
+    except InvalidImage:
         return False
     return True
 
 
-def has_colour_palette(bmp: bytes) -> bool:
-    """Whether these bytes are a BMP of up to 8 bits a pixel with another palette than grey levels.
+def refuse_colour_palette(encoded: bytes) -> None:
+    """Refuses a BMP of up to 8 bits a pixel whose palette is not the grey levels in order.
 
-    TensorFlow takes the palette's indices for grey levels, so such an image is refused.
+    TensorFlow takes the palette's indices for grey levels.
 
     Args:
-        bmp: the content of a file of any kind.
+        encoded: the content of a file of any kind.
+
+    Raises:
+        InvalidImage: if it is such a BMP.
     """
-    if bmp[:2] != b"BM":
-        return False
-    header, bits = int.from_bytes(bmp[14:18], "little"), int.from_bytes(bmp[28:30], "little")
+    if encoded[:2] != b"BM":
+        return
+    header, bits = (
+        int.from_bytes(encoded[14:18], "little"),
+        int.from_bytes(encoded[28:30], "little"),
+    )
     if bits > 8:
-        return False
-    palette = bmp[14 + header : 14 + header + 4 * 256]
+        return
+    palette = encoded[14 + header : 14 + header + 4 * 256]
     levels = [tuple(palette[at : at + 3]) for at in range(0, len(palette) - 3, 4)]
-    return bits < 8 or levels != [(level,) * 3 for level in range(len(levels))]
+    if bits < 8 or levels != [(level,) * 3 for level in range(len(levels))]:
+        raise InvalidImage("BMP images with a colour palette are not supported. Use PNG.")
 
 
 def preprocess(image: tf.Tensor, image_size_px: int) -> tf.Tensor:
