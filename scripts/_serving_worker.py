@@ -6,7 +6,7 @@ TASK is JSON: `kind` is saved_model, float32, ... int8 with `bundle`; or torch o
 Python needs neither TensorFlow nor this package; `arrays` is an .npz file of the encoder's weights
 ("weight/NAME"), `images` float32 [N, S, S, 3] in [0, 1] and their `embeddings`, which must come
 out. Then a line of JSON says that it is ready, and each line read, a batch size, is answered with
-the milliseconds of one call.
+the `milliseconds` of one call and the `cores` that were busy meanwhile. Each runtime may use all.
 """
 
 import json
@@ -33,6 +33,29 @@ def bundle_runner(task, arrays):
     return lambda images: bundle.classify(images)["embeddings"]
 
 
+def conv_norm(weights, name, stride=1):
+    """A convolution and its batch normalization in PyTorch.
+
+    Args:
+        weights: arrays by their names in Keras.
+        name: of the pair.
+        stride: of the convolution.
+    """
+    import torch
+    from torch import nn
+
+    kernel = weights[f"{name}_conv/kernel"]  # [k, k, in, out]
+    side, _, inputs, outputs = kernel.shape
+    conv = nn.Conv2d(inputs, outputs, side, stride, side // 2, bias=False)
+    norm = nn.BatchNorm2d(outputs, eps=1e-5)
+    conv.weight.data = torch.from_numpy(kernel.transpose(3, 2, 0, 1).copy())
+    norm.weight.data, norm.bias.data, norm.running_mean, norm.running_var = (
+        torch.from_numpy(weights[f"{name}_norm/{part}"])
+        for part in ("gamma", "beta", "moving_mean", "moving_variance")
+    )
+    return nn.Sequential(conv, norm)
+
+
 def torch_network(weights):
     """The same residual network of basic blocks and CIFAR stem in PyTorch.
 
@@ -45,24 +68,13 @@ def torch_network(weights):
     import torch
     from torch import nn
 
-    def conv_norm(name, stride=1):
-        kernel = weights[f"{name}_conv/kernel"]  # [k, k, in, out]
-        side, _, inputs, outputs = kernel.shape
-        conv = nn.Conv2d(inputs, outputs, side, stride, side // 2, bias=False)
-        norm = nn.BatchNorm2d(outputs, eps=1e-5)
-        conv.weight.data = torch.from_numpy(kernel.transpose(3, 2, 0, 1).copy())
-        norm.weight.data, norm.bias.data, norm.running_mean, norm.running_var = (
-            torch.from_numpy(weights[f"{name}_norm/{part}"])
-            for part in ("gamma", "beta", "moving_mean", "moving_variance")
-        )
-        return nn.Sequential(conv, norm)
-
     class Block(nn.Module):
         def __init__(self, name, stride):
             super().__init__()
-            self.first, self.second = conv_norm(f"{name}_1", stride), conv_norm(f"{name}_2")
-            short = f"{name}_shortcut_conv/kernel" in weights
-            self.short = conv_norm(f"{name}_shortcut", stride) if short else nn.Identity()
+            self.first = conv_norm(weights, f"{name}_1", stride)
+            self.second, self.short = conv_norm(weights, f"{name}_2"), nn.Identity()
+            if f"{name}_shortcut_conv/kernel" in weights:
+                self.short = conv_norm(weights, f"{name}_shortcut", stride)
 
         def forward(self, x):
             found = self.second(torch.relu(self.first(x)))
@@ -74,7 +86,7 @@ def torch_network(weights):
     class Encoder(nn.Module):
         def __init__(self):
             super().__init__()
-            self.stem, self.blocks = conv_norm("stem"), nn.Sequential(*blocks)
+            self.stem, self.blocks = conv_norm(weights, "stem"), nn.Sequential(*blocks)
 
         def forward(self, images):
             x = torch.relu(self.stem((images - 0.45) / 0.25))
@@ -113,7 +125,9 @@ def onnxruntime_runner(task, arrays):
             input_names=["images"],
             dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
         )
-        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = len(os.sched_getaffinity(0))
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
     def run(images):
         images = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
@@ -127,14 +141,15 @@ def _weights(arrays):
     return {name.removeprefix(prefix): arrays[name] for name in arrays if name.startswith(prefix)}
 
 
-def milliseconds(run, images):
-    """Median time of a call."""
-    seconds, until = [], time.perf_counter() + _LEAST_SECONDS
-    while len(seconds) < _CALLS or time.perf_counter() < until:
-        started = time.perf_counter()
+def measure(run, images):
+    """Median time of a call, and the cores that were busy: processor time over time."""
+    seconds, started, worked = [], time.perf_counter(), time.process_time()
+    while len(seconds) < _CALLS or time.perf_counter() < started + _LEAST_SECONDS:
+        begun = time.perf_counter()
         run(images)
-        seconds.append(time.perf_counter() - started)
-    return 1000 * statistics.median(seconds)
+        seconds.append(time.perf_counter() - begun)
+    cores = (time.process_time() - worked) / (time.perf_counter() - started)
+    return {"milliseconds": 1000 * statistics.median(seconds), "cores": cores}
 
 
 def main(task):
@@ -152,7 +167,7 @@ def main(task):
     for line in sys.stdin:
         batch = images[np.arange(int(line)) % len(images)]
         run(batch)
-        print(json.dumps(milliseconds(run, batch)), file=answers, flush=True)
+        print(json.dumps(measure(run, batch)), file=answers, flush=True)
 
 
 if __name__ == "__main__":

@@ -7,24 +7,24 @@ time, and TFLite in float32 and int8. Every client sends one image after the oth
 the V1 protocol. Server and clients share the machine. Then each runtime by itself: the encoder on
 images in memory, beside PyTorch and ONNX Runtime where --peer_python has them (residual networks of
 basic blocks with the CIFAR stem). Prints tables and writes results.json. Linux only (it reads
-/proc). Nothing else should run meanwhile. Ends with status 1 if a request failed.
+/proc). Nothing else should run meanwhile. Says whether the servers' memory stayed flat. Ends with
+status 1 if a request failed.
 """
 
 import base64
 import contextlib
 import dataclasses
 import json
-import re
+import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 
 import _flags
 from _contestants import Contestant, hardware
+from _serving_server import PERCENTILES, Server, memory_growth, run_load
 
 from supcon_tf.config import RUNTIMES
 from supcon_tf.errors import UserError
@@ -37,8 +37,6 @@ _SERVERS = {
     "TFLite float32, batches": ["--runtime=float32"],
     "TFLite int8, batches": ["--runtime=int8"],
 }
-_PERCENTILES = (50, 90, 99)
-_START_SECONDS = 120
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,47 +64,6 @@ def numbers(text, name):
     return [int(part) for part in parts]
 
 
-class Server:
-    """A server of the model, on free ports.
-
-    Args:
-        model_dir: the exported model.
-        flags: of serve.py.
-    """
-
-    def __init__(self, model_dir, flags):
-        command = [sys.executable, str(_HERE / "serve.py"), f"--model_dir={model_dir}"]
-        command += ["--http_port=0", "--max_queue=4096", *flags]
-        self.process = subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace"
-        )
-        self.lines, self._ready = [], threading.Event()
-        threading.Thread(target=self._read, daemon=True).start()
-        if not self._ready.wait(_START_SECONDS) or self.url is None:
-            self.close()
-            raise UserError(f"the server did not start: {' '.join(self.lines[-1:]) or 'no output'}")
-
-    def _read(self):
-        self.url = None
-        for line in self.process.stderr:
-            self.lines.append(line.strip())
-            found = re.search(r"http://[^\s/]+", line)
-            if found and self.url is None:
-                self.url = found.group()
-                self._ready.set()
-        self._ready.set()
-
-    def memory(self):
-        """Resident bytes."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return 1024 * int(re.search(r"VmRSS:\s+(\d+)", status).group(1))
-
-    def close(self):
-        """Ends it as an operator would."""
-        self.process.terminate()
-        return self.process.wait(timeout=60)
-
-
 def held_out_images(bundle, count):
     """Encoded held-out images of the data set that the model was trained on."""
     from supcon_tf.config import PretrainConfig
@@ -126,42 +83,21 @@ def write_requests(path, images):
             file.write(json.dumps({"instances": [instance]}) + "\n")
 
 
-def run_load(server, name, requests, concurrency, config):
-    """One load; the result without the single latencies."""
-    task = {
-        "url": f"{server.url}/v1/models/{name}:predict",
-        "requests": str(requests),
-        "concurrency": concurrency,
-        "seconds": config.seconds,
-        "warm_up_seconds": config.warm_up_seconds,
-    }
-    before = server.memory()
-    command = [sys.executable, str(_HERE / "_serving_load.py"), json.dumps(task)]
-    finished = subprocess.run(command, capture_output=True, text=True)
-    if finished.returncode:
-        raise UserError(f"the load could not be run: {finished.stderr.strip().splitlines()[-1]}")
-    found = json.loads(finished.stdout)
-    latencies = sorted(found.pop("latencies_ms"))
-    found["per_second"] = len(latencies) / found["seconds"]
-    for percentile in _PERCENTILES:
-        at = min(len(latencies) - 1, len(latencies) * percentile // 100)
-        found[f"p{percentile}_ms"] = latencies[at] if latencies else None
-    found["memory_before"], found["memory_after"] = before, server.memory()
-    return found
-
-
-def load_servers(config, name, requests):
+def load_servers(config, bundle, requests):
     """Every server under every number of clients, taking turns."""
     results = []
     with contextlib.ExitStack() as stack:
         servers = {}
+        there = runtimes(bundle)
         for title, flags in _SERVERS.items():
+            if any(f"--runtime={kind}" in flags for kind in set(RUNTIMES) - set(there)):
+                continue
             print(f"starting: {title}", file=sys.stderr)
             servers[title] = Server(config.model_dir, flags)
             stack.callback(servers[title].close)
         for concurrency in numbers(config.concurrency, "concurrency"):
             for title, server in servers.items():
-                found = run_load(server, name, requests, concurrency, config)
+                found = run_load(server, bundle.name, requests, concurrency, config)
                 print(
                     f"{title}, {concurrency} clients: {found['per_second']:.0f} a second, errors "
                     f"{found['errors'] or 'none'}",
@@ -172,7 +108,7 @@ def load_servers(config, name, requests):
 
 
 def time_runtimes(config, bundle, images, folder):
-    """Milliseconds of one call by runtime and batch size, medians over rounds that take turns."""
+    """What a call takes by runtime and batch size, medians over rounds that take turns."""
     import numpy as np
 
     arrays = Path(folder) / "arrays.npz"
@@ -184,7 +120,7 @@ def time_runtimes(config, bundle, images, folder):
     np.savez(arrays, images=ready, embeddings=bundle.classify(ready)["embeddings"], **weights)
     contestants, sizes = {}, numbers(config.batch_sizes, "batch_sizes")
     try:
-        for kind in runtimes(config, bundle):
+        for kind in runtimes(bundle) + (["torch", "onnxruntime"] if config.peer_python else []):
             python = config.peer_python if kind in ("torch", "onnxruntime") else sys.executable
             task = {"kind": kind, "bundle": str(bundle.path), "arrays": str(arrays)}
             command = [python, str(_HERE / "_serving_worker.py"), json.dumps(task)]
@@ -198,19 +134,23 @@ def time_runtimes(config, bundle, images, folder):
         for contestant in contestants.values():
             contestant.close()
     return {
-        kind: {str(size): statistics.median(times) for size, times in by_size.items()}
+        kind: {str(size): medians(answers) for size, answers in by_size.items()}
         for kind, by_size in found.items()
     }
 
 
-def runtimes(config, bundle):
-    """What can be timed: the bundle's models and, with --peer_python, its peers."""
-    there = [
+def medians(answers):
+    """By name, the medians of what a contestant answered each time."""
+    return {name: statistics.median(one[name] for one in answers) for name in answers[0]}
+
+
+def runtimes(bundle):
+    """What the bundle has models for."""
+    return [
         name
         for name in RUNTIMES
         if name == "saved_model" or (bundle.path / "tflite" / f"{name}.tflite").exists()
     ]
-    return there + (["torch", "onnxruntime"] if config.peer_python else [])
 
 
 def tables(results):
@@ -218,27 +158,56 @@ def tables(results):
     from supcon_tf.reporting import format_table
 
     header = ["server", "clients", "requests/s"]
-    header += [f"p{percentile}" for percentile in _PERCENTILES]
+    header += [f"p{percentile}" for percentile in PERCENTILES]
     header += ["errors", "memory before", "after"]
     rows = [
         [
             row["server"],
             str(row["clients"]),
             f"{row['per_second']:.0f}",
-            *(f"{row[f'p{percentile}_ms']:.1f} ms" for percentile in _PERCENTILES),
+            *(amount(row[f"p{percentile}_ms"], "ms") for percentile in PERCENTILES),
             str(sum(row["errors"].values())),
             *(f"{row[key] / 2**20:.0f} MiB" for key in ("memory_before", "memory_after")),
         ]
         for row in results["loads"]
-        if row["answers"]
     ]
     sizes = list(next(iter(results["runtimes"].values())))
     alone = [
-        [kind, *(f"{times[size]:.3f} ms" for size in sizes)]
+        [
+            kind,
+            *(f"{times[size]['milliseconds']:.3f} ms" for size in sizes),
+            f"{times[sizes[-1]]['cores']:.1f}",
+        ]
         for kind, times in results["runtimes"].items()
     ]
-    names = ["runtime by itself", *(f"batch of {size}" for size in sizes)]
-    return format_table(header, rows) + "\n\n" + format_table(names, alone)
+    names = ["runtime by itself", *(f"batch of {size}" for size in sizes), "cores busy, last"]
+    lines = [
+        f"memory of {title}: {memory['before'] / 2**20:.0f} MiB, in the end "
+        f"{memory['after'] / 2**20:.0f} MiB; {'flat' if memory['flat'] else 'IT GREW'}"
+        for title, memory in results["memory"].items()
+    ]
+    parts = [format_table(header, rows), "\n".join(lines), format_table(names, alone)]
+    return "\n\n".join(parts)
+
+
+def amount(value, unit):
+    """A number with its unit; a dash where there is none, as when every request failed."""
+    return "-" if value is None else f"{value:.1f} {unit}"
+
+
+def check(config):
+    """Refuses wrong settings before any work.
+
+    Raises:
+        UserError: naming the setting.
+    """
+    for name in ("concurrency", "batch_sizes"):
+        numbers(getattr(config, name), name)
+    if config.peer_python and shutil.which(config.peer_python) is None:
+        raise UserError(
+            f"peer_python must be a program. Received: {config.peer_python!r}. Give the path of a "
+            "Python with torch and onnxruntime."
+        )
 
 
 def main(config):
@@ -246,8 +215,7 @@ def main(config):
     from supcon_tf.bundles import load_bundle, newest_bundle
     from supcon_tf.files import write_json
 
-    for name in ("concurrency", "batch_sizes"):
-        numbers(getattr(config, name), name)
+    check(config)
     bundle = load_bundle(newest_bundle(config.model_dir))
     images = held_out_images(bundle, config.images)
     with tempfile.TemporaryDirectory() as folder:
@@ -255,13 +223,14 @@ def main(config):
         write_requests(requests, images)
         started = time.time()
         alone = time_runtimes(config, bundle, images, folder)
-        loads = load_servers(config, bundle.name, requests)
+        loads = load_servers(config, bundle, requests)
     results = {
         "hardware": hardware(),
         "settings": config.to_dict(),
         "seconds": time.time() - started,
         "model": {"name": bundle.name, "version": bundle.version},
         "loads": loads,
+        "memory": memory_growth(loads),
         "runtimes": alone,
     }
     write_json(Path(config.output_dir) / "results.json", results)

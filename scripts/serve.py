@@ -3,6 +3,7 @@
 python scripts/serve.py --model_dir=saved_models/digits
 """
 
+import os
 import signal
 import sys
 
@@ -15,8 +16,11 @@ def main(config):
     """Serves; the exit status is 0 after SIGTERM, which ends it as it should."""
     from supcon_tf.serving import serve
 
-    if serve(config) == signal.SIGINT:
-        sys.exit(130)
+    number = serve(config)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # The interpreter would wait for threads, such as that of a version that is being loaded.
+    os._exit(130 if number == signal.SIGINT else 0)
 
 
 if __name__ == "__main__":

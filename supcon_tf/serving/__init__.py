@@ -21,16 +21,25 @@ def _import_kserve() -> None:
     try:
         import kserve  # noqa: F401
     except ModuleNotFoundError as error:
-        raise UserError(
-            f"serving needs KServe, and {error.name} is not installed. Run: pip install "
-            "'supcon_tf[serve]'."
-        ) from error
+        raise UserError(_missing(error.name)) from error
     finally:
         sys.argv = arguments
 
 
+def _missing(module: str | None) -> str:
+    if sys.version_info < (3, 11):
+        version = ".".join(map(str, sys.version_info[:2]))
+        return f"serving needs KServe, which needs Python 3.11 or later. This is Python {version}."
+    return (
+        f"serving needs KServe, and {module} is not installed. Run: pip install 'supcon_tf[serve]'."
+    )
+
+
 def serve(config: ServeConfig) -> int:
     """Serves a model until SIGTERM or SIGINT, then ends the requests under way.
+
+    A version that is being loaded at that moment, or a batch that outlasts the time to drain, goes
+    on in its thread, for which the interpreter waits; `scripts/serve.py` ends without it.
 
     Args:
         config: settings.
@@ -43,8 +52,9 @@ def serve(config: ServeConfig) -> int:
     """
     _import_kserve()
     from supcon_tf.serving.connections import bind
+    from supcon_tf.serving.loading import load_version
     from supcon_tf.serving.server import Server
-    from supcon_tf.serving.versions import Versions, load_version
+    from supcon_tf.serving.versions import Versions
 
     def load(path):
         return load_version(path, config.runtime, config.max_batch_size)

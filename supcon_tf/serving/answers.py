@@ -7,21 +7,11 @@ from typing import Any
 import numpy as np
 import orjson
 
-from supcon_tf.serving.protocol import SIGNATURES, Query
+from supcon_tf.serving.outputs import OUTPUTS, SIGNATURES
+from supcon_tf.serving.protocol import Query
 
 Row = dict[str, Any]
-DATATYPES = {
-    "class_id": "INT32",
-    "class_name": "BYTES",
-    "probabilities": "FP32",
-    "embeddings": "FP32",
-    "neighbor_ids": "INT32",
-    "neighbor_labels": "INT32",
-    "neighbor_class_names": "BYTES",
-    "similarities": "FP32",
-    "out_of_distribution": "FP32",
-}
-_DTYPES = {"INT32": np.dtype("<i4"), "FP32": np.dtype("<f4"), "BYTES": np.dtype(object)}
+_NUMBER_BYTES = 12  # Of a number in JSON, about.
 
 
 def rows_of(found: dict[str, Any], count: int) -> list[Row]:
@@ -34,21 +24,44 @@ def rows_of(found: dict[str, Any], count: int) -> list[Row]:
     return [{name: values[index] for name, values in found.items()} for index in range(count)]
 
 
+def estimate_bytes(query: Query, rows: Sequence[Row]) -> int:
+    """About how long an answer will be; all rows are about as long as the first.
+
+    Args:
+        query: what was asked for.
+        rows: one an image, at least one.
+    """
+    values = [rows[0][name] for name in SIGNATURES[query.signature]]
+    return len(rows) * sum(
+        _NUMBER_BYTES * value.size if hasattr(value, "size") else len(str(value))
+        for value in values
+    )
+
+
 def encode_v1(query: Query, rows: Sequence[Row]) -> bytes:
-    """The body of a V1 answer.
+    """The body of a V1 answer, in the format of the request: rows or columns.
 
     Args:
         query: what was asked for.
         rows: one an image.
+
+    Reference:
+        TensorFlow Serving, "RESTful API", predict: the name of a single output is left out.
     """
     names = SIGNATURES[query.signature]
-    predictions = [{name: row[name] for name in names} for row in rows]
-    return orjson.dumps({"predictions": predictions}, option=orjson.OPT_SERIALIZE_NUMPY)
+    if query.columnar:
+        columns = {name: [row[name] for row in rows] for name in names}
+        answer = {"outputs": columns if len(names) > 1 else columns[names[0]]}
+    elif len(names) > 1:
+        answer = {"predictions": [{name: row[name] for name in names} for row in rows]}
+    else:
+        answer = {"predictions": [row[names[0]] for row in rows]}
+    return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 def tensor_of(name: str, rows: Sequence[Row]) -> np.ndarray:
-    """An output of all images: an array of `DATATYPES[name]`; text as objects."""
-    return np.array([row[name] for row in rows], _DTYPES[DATATYPES[name]])
+    """An output of all images: an array; text as objects."""
+    return np.array([row[name] for row in rows], OUTPUTS[name].dtype)
 
 
 def raw_bytes(tensor: np.ndarray) -> bytes:
@@ -70,8 +83,8 @@ def encode_v2(query: Query, rows: Sequence[Row], name: str, version: int) -> tup
     """
     outputs, contents = [], []
     for output, binary in query.outputs:
-        tensor = tensor_of(output, rows)
-        described = {"name": output, "datatype": DATATYPES[output], "shape": list(tensor.shape)}
+        tensor, datatype = tensor_of(output, rows), OUTPUTS[output].datatype
+        described = {"name": output, "datatype": datatype, "shape": list(tensor.shape)}
         if binary:
             contents.append(raw_bytes(tensor))
             described["parameters"] = {"binary_data_size": len(contents[-1])}

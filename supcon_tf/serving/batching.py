@@ -4,6 +4,7 @@ import asyncio
 import collections
 import dataclasses
 import logging
+import math
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -87,13 +88,8 @@ class Batcher:
             BadRequestError: if one of them is no image.
             ModelFailedError: if the model fails on a batch that has one of them.
         """
-        if self._queued + len(instances) > self._max_queue:
-            raise BusyError(
-                f"{self._queued} images wait already; at most {self._max_queue} may (max_queue). "
-                "Try again in a second."
-            )
-        self._count(len(instances))
         loop = asyncio.get_running_loop()
+        self._admit(len(instances))
         waiting = [
             _Waiting(bundle, wants_neighbors, loop.create_future(), loop.time()) for _ in instances
         ]
@@ -116,6 +112,14 @@ class Batcher:
         for pool in (self._model, self._decoders, self._big_decoder):
             pool.shutdown(wait=False)
 
+    def _admit(self, images: int) -> None:
+        if self._queued + images > self._max_queue:
+            raise BusyError(
+                f"{self._queued} images wait already; at most {self._max_queue} may (max_queue). "
+                "Try again in a second."
+            )
+        self._count(images)
+
     def _count(self, images: int) -> None:
         self._queued += images
         measures.QUEUE.set(self._queued)
@@ -137,13 +141,12 @@ class Batcher:
 
     async def _prepare(self, bundle: Classifier, instance: Instance, where: str) -> np.ndarray:
         """An instance as the encoder takes it: float32 [S, S, 3]."""
-        encoded = isinstance(instance, bytes)
-        width, height = image_size(instance) or (0, 0) if encoded else instance.shape[:2]
-        pool = self._big_decoder if width * height > _BIG_PIXELS else self._decoders
-        prepare = bundle.decode if encoded else bundle.scale
         loop = asyncio.get_running_loop()
         try:
-            return await loop.run_in_executor(pool, prepare, instance)
+            image = await loop.run_in_executor(self._decoders, _prepare_small, bundle, instance)
+            if image is None:
+                image = await loop.run_in_executor(self._big_decoder, _prepare, bundle, instance)
+            return image
         except UserError as error:
             raise BadRequestError(f"{where}: {error}") from error
         except Exception as error:
@@ -194,6 +197,16 @@ class Batcher:
                 item.result.set_exception(row)
             else:
                 item.result.set_result(row)
+
+
+def _prepare_small(bundle: Classifier, instance: Instance) -> np.ndarray | None:
+    """As `_prepare`; None for an image that is large once decoded."""
+    size = image_size(instance) if isinstance(instance, bytes) else instance.shape[:2]
+    return None if size and math.prod(size) > _BIG_PIXELS else _prepare(bundle, instance)
+
+
+def _prepare(bundle: Classifier, instance: Instance) -> np.ndarray:
+    return bundle.decode(instance) if isinstance(instance, bytes) else bundle.scale(instance)
 
 
 def _classify(batch: Sequence[_Waiting]) -> list[Row]:

@@ -12,6 +12,7 @@ from supcon_tf.errors import UserError
 
 _MAX_HEADER_BYTES = 2**16
 _HEADER_SECONDS = 30.0
+_STUCK_SECONDS = 30.0  # Within which a client must read something of its answer.
 
 
 def bind(host: str, port: int, flag: str) -> socket.socket:
@@ -44,11 +45,11 @@ def bind(host: str, port: int, flag: str) -> socket.socket:
 
 
 class Connection(HttpToolsProtocol):
-    """A connection that ends if the headers of a request are too long, or take too long."""
+    """A connection that ends if headers are too long or take too long, or nobody reads answers."""
 
     def __init__(self, *arguments: Any, **named: Any):
         super().__init__(*arguments, **named)
-        self._header_bytes, self._deadline = 0, None
+        self._header_bytes, self._deadline, self._stuck = 0, None, None
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         """Waits for the first request."""
@@ -58,6 +59,7 @@ class Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Stops waiting."""
         self._headers_came()
+        self._stop_watching()
         super().connection_lost(exc)
 
     def eof_received(self) -> bool | None:
@@ -90,6 +92,31 @@ class Connection(HttpToolsProtocol):
         """Ends the connection, once what has begun to arrive is answered."""
         if self._deadline is None or not self._header_bytes:
             super().shutdown()
+
+    def pause_writing(self) -> None:
+        """Waits for the client to read."""
+        super().pause_writing()
+        self._watch_reading(self.transport.get_write_buffer_size())
+
+    def resume_writing(self) -> None:
+        """Stops waiting: the client has read nearly all."""
+        self._stop_watching()
+        super().resume_writing()
+
+    def _watch_reading(self, unread: int) -> None:
+        self._stuck = self.loop.call_later(_STUCK_SECONDS, self._check_reading, unread)
+
+    def _check_reading(self, before: int) -> None:
+        unread = self.transport.get_write_buffer_size()
+        if unread < before:
+            self._watch_reading(unread)
+        else:
+            self.transport.abort()
+
+    def _stop_watching(self) -> None:
+        if self._stuck is not None:
+            self._stuck.cancel()
+            self._stuck = None
 
     def _await_headers(self) -> None:
         if self._deadline is None:

@@ -3,11 +3,13 @@
 import itertools
 from typing import Any
 
+import orjson
+
 _SHOWN = 60  # Characters of a received value that a message repeats.
 
 
 class RequestError(Exception):
-    """A request that is not served, through nobody's fault but the request's or the load's.
+    """A request that is not served, through its own fault, the load's, or the model's.
 
     Args:
         message: one sentence: what was wrong, the value received, what to do.
@@ -70,6 +72,18 @@ class StoppingError(RequestError):
     """The server is about to end."""
 
     status = 503
+
+
+def error_answer(status: int, message: str) -> tuple[bytes, dict[str, str]]:
+    """Body and headers of the answer to a request that is not served.
+
+    Args:
+        status: of HTTP.
+        message: as `RequestError` has it.
+    """
+    body = orjson.dumps({"error": message})
+    headers = {"content-type": "application/json", "content-length": str(len(body))}
+    return body, {**headers, "retry-after": "1"} if status == 503 else headers
 
 
 def shown(value: Any) -> str:

@@ -1,5 +1,6 @@
 """The V2 protocol over gRPC."""
 
+import asyncio
 import logging
 from collections.abc import Callable
 from functools import partial
@@ -15,118 +16,62 @@ from kserve.protocol.grpc.interceptors import ExceptionToStatusInterceptor
 from kserve.protocol.grpc.servicer import InferenceServicer
 
 from supcon_tf.errors import UserError
-from supcon_tf.serving import answers, measures, protocol, tensors
-from supcon_tf.serving.faults import BadRequestError, BusyError, ForbiddenError, RequestError
-from supcon_tf.serving.instances import Bounds
-from supcon_tf.serving.limits import Held
-from supcon_tf.serving.model import Answer, Call, ServedDataPlane, ServedModel
+from supcon_tf.serving import measures
+from supcon_tf.serving.faults import (
+    BadRequestError,
+    BusyError,
+    ForbiddenError,
+    RequestError,
+    StoppingError,
+    TooSlowError,
+)
+from supcon_tf.serving.grpc_messages import read_grpc, write_grpc
+from supcon_tf.serving.limits import BODY_SECONDS, HELD_REQUESTS, Held, Share
+from supcon_tf.serving.model import Call, ServedDataPlane
 
 _CONCURRENT_CALLS = 1024
 _CODES = {
     403: StatusCode.PERMISSION_DENIED,
     404: StatusCode.NOT_FOUND,
+    408: StatusCode.DEADLINE_EXCEEDED,
     413: StatusCode.INVALID_ARGUMENT,
     500: StatusCode.INTERNAL,
     503: StatusCode.UNAVAILABLE,
 }
-_CONTENTS = {"BYTES": "bytes_contents", "UINT8": "uint_contents", "FP32": "fp32_contents"}
-_OUTPUT_CONTENTS = {"BYTES": "bytes_contents", "INT32": "int_contents", "FP32": "fp32_contents"}
 _log = logging.getLogger("supcon_tf.serving")
-
-
-def read_grpc(request: Any, bounds: Bounds, can_find_neighbors: bool = True) -> protocol.Query:
-    """Reads a `ModelInferRequest`.
-
-    Args:
-        request: of any content.
-        bounds: of the number of images and of their size.
-        can_find_neighbors: whether the model has an index.
-
-    Raises:
-        RequestError: if anything about it is wrong.
-    """
-    name = None
-    if "signature_name" in request.parameters:
-        name = request.parameters["signature_name"].string_param
-    signature = protocol.read_signature(name, can_find_neighbors)
-    raw = request.raw_input_contents
-    if len(request.inputs) != 1 or len(raw) > 1:
-        raise BadRequestError(
-            f"a request has one input. Received: {len(request.inputs)} inputs, {len(raw)} raw."
-        )
-    tensor = _tensor(request.inputs[0], raw[0] if raw else None)
-    names = [protocol.check_output(output.name, signature) for output in request.outputs]
-    outputs = tuple((name, bool(raw)) for name in names or protocol.SIGNATURES[signature])
-    found = tensors.read_tensor(tensor, bounds)
-    return protocol.Query(signature, found, request.id, outputs, raw=bool(raw))
-
-
-def _tensor(tensor: Any, raw: bytes | None) -> tensors.Tensor:
-    if raw is not None and tensor.HasField("contents"):
-        raise BadRequestError("an input has contents and raw_input_contents. Give one of them.")
-    data = None
-    if raw is None:
-        data = list(getattr(tensor.contents, _CONTENTS.get(tensor.datatype, "bytes_contents")))
-    return tensors.Tensor(tensor.name, tensor.datatype, list(tensor.shape), data, raw)
-
-
-def write_grpc(answer: Answer) -> Any:
-    """Makes a `ModelInferResponse` of what was computed."""
-    query, bundle = answer.query, answer.bundle
-    response = pb.ModelInferResponse(
-        model_name=bundle.name, model_version=str(bundle.version), id=query.request_id
-    )
-    for name, _ in query.outputs:
-        tensor, datatype = answers.tensor_of(name, answer.rows), answers.DATATYPES[name]
-        output = response.outputs.add(name=name, datatype=datatype, shape=tensor.shape)
-        if query.raw:
-            response.raw_output_contents.append(answers.raw_bytes(tensor))
-            continue
-        values = tensor.ravel().tolist()
-        if datatype == "BYTES":
-            values = [text.encode() for text in values]
-        getattr(output.contents, _OUTPUT_CONTENTS[datatype]).extend(values)
-    return response
 
 
 class Servicer(InferenceServicer):
     """KServe's service, with versions, bounds, and without loading by request.
 
     Args:
-        model: answers.
-        dataplane: KServe's way to it.
+        dataplane: KServe's way to the model.
         held: counts the bytes of all requests.
     """
 
-    def __init__(self, model: ServedModel, dataplane: ServedDataPlane, held: Held):
+    def __init__(self, dataplane: ServedDataPlane, held: Held):
         super().__init__(dataplane, None)
-        self._model, self._dataplane, self._held = model, dataplane, held
-
-    def _check(self, name: str, version: str) -> None:
-        self._dataplane.get_model_from_registry(name)
-        self._model.check_version(version)
+        self._dataplane, self._held = dataplane, held
 
     async def ModelReady(self, request, context):  # noqa: N802
         """Whether a model, or its version, is served."""
-        self._check(request.name, request.version)
+        self._dataplane.check(request.name, request.version)
         return await super().ModelReady(request, context)
 
     async def ModelMetadata(self, request, context):  # noqa: N802
         """What a model takes and gives."""
-        self._check(request.name, request.version)
+        self._dataplane.check(request.name, request.version)
         return pb.ModelMetadataResponse(**await self._dataplane.model_metadata(request.name))
 
     async def ModelInfer(self, request, context):  # noqa: N802
         """Predicts."""
         size = request.ByteSize()
-        self._held.take(size)
-        try:
+        with Share(self._held) as share:
+            share.take(size)
             read = partial(read_grpc, request)
-            call = Call(size, request.model_version, read, write_grpc)
+            call = Call(size, request.model_version, read, write_grpc, share)
             response, _ = await self._dataplane.infer(request.model_name, call)
             return response
-        finally:
-            self._held.give_back(size)
 
     async def RepositoryModelLoad(self, request, context):  # noqa: N802
         """Refuses."""
@@ -144,27 +89,47 @@ class StatusInterceptor(ExceptionToStatusInterceptor):
 
     Args:
         count: is called for each call that was answered.
+        is_closing: whether calls are refused from now on.
     """
 
-    def __init__(self, count: Callable[[], None]):
+    def __init__(self, count: Callable[[], None], is_closing: Callable[[], bool]):
         super().__init__()
-        self._count = count
+        self._count, self._is_closing = count, is_closing
+        self._receiving = asyncio.Semaphore(HELD_REQUESTS)
 
     async def intercept_service(self, continuation, handler_call_details):
-        """Wraps what reads a message, whose failure gRPC would call internal."""
+        """Wraps what receives and reads a message, whose failure gRPC would call internal.
+
+        As a stream of one message, the call decides when it is received: gRPC itself would receive
+        those of all calls at once, each as large as allowed, before anything can count them.
+        """
         handler = await super().intercept_service(continuation, handler_call_details)
         if handler is None or handler.unary_unary is None:
             return handler
-        return grpc.unary_unary_rpc_method_handler(
-            handler.unary_unary,
+
+        async def answer(_, context):
+            return await handler.unary_unary(await self._receive(context), context)
+
+        return grpc.stream_unary_rpc_method_handler(
+            answer,
             request_deserializer=partial(_read_message, handler.request_deserializer),
             response_serializer=handler.response_serializer,
         )
 
+    async def _receive(self, context) -> Any:
+        async with self._receiving:
+            try:
+                message = await asyncio.wait_for(context.read(), BODY_SECONDS)
+            except asyncio.TimeoutError:
+                return TooSlowError(f"no message arrived within {BODY_SECONDS:g} seconds.")
+        return BadRequestError("the call has no message.") if message is grpc.aio.EOF else message
+
     async def intercept(self, method, request_or_iterator, context, method_name):
         """Answers one call."""
         try:
-            if isinstance(request_or_iterator, BadRequestError):
+            if self._is_closing():
+                await self._abort(StoppingError("the server is about to stop."), context, "")
+            if isinstance(request_or_iterator, RequestError):
                 await self._abort(request_or_iterator, context, method_name)
             answer = await super().intercept(method, request_or_iterator, context, method_name)
             measures.REQUESTS.labels(route="grpc", status="OK").inc()
@@ -197,16 +162,16 @@ def _read_message(read: Callable[[bytes], Any], content: bytes) -> Any:
 
 
 def create_server(
-    servicer: Servicer, max_bytes: int, host: str, port: int, count: Callable[[], None]
+    servicer: Servicer, interceptor: StatusInterceptor, max_bytes: int, host: str, port: int
 ) -> tuple[Any, int]:
     """A server that listens, and its port.
 
     Args:
         servicer: answers.
+        interceptor: around all calls.
         max_bytes: of one message.
         host: address to listen on.
         port: 0 for any free one.
-        count: is called for each call that was answered.
 
     Raises:
         UserError: if the port is taken.
@@ -214,10 +179,11 @@ def create_server(
     options = [
         ("grpc.max_receive_message_length", max_bytes),
         ("grpc.max_send_message_length", -1),
+        ("grpc.http2.bdp_probe", 0),  # Else megabytes of each call are buffered ahead.
         ("grpc.so_reuseport", 0),  # Else two servers would share a port, unknown to both.
     ]
     server = grpc.aio.server(
-        interceptors=[StatusInterceptor(count)],
+        interceptors=[interceptor],
         options=options,
         maximum_concurrent_rpcs=_CONCURRENT_CALLS,
     )

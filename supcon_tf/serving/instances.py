@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from supcon_tf.data.images import image_size
+from supcon_tf.data.headers import image_size
 from supcon_tf.serving.faults import BadRequestError, TooLargeError, shown
 
 Instance = bytes | np.ndarray
+INPUTS = ("encoded", "images")  # Names of the one input that a request has.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,6 +142,13 @@ def check_pixels(shape: Sequence[int], where: str, bounds: Bounds) -> None:
             f"{where} must have the shape [height, width, 3]. Received: {list(shape)}."
         )
     bounds.check_size(where, shape[1], shape[0])
+
+
+def unnamed(value: Any) -> Any:
+    """What an object of one named input holds; anything else is returned as it is."""
+    if isinstance(value, dict) and len(value) == 1 and (name := next(iter(value))) in INPUTS:
+        return value[name]
+    return value
 
 
 def from_json(value: Any, where: str, bounds: Bounds) -> Instance:

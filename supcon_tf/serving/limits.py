@@ -5,8 +5,6 @@ import contextlib
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-import orjson
-
 from supcon_tf.serving import measures
 from supcon_tf.serving.faults import (
     BadRequestError,
@@ -15,11 +13,12 @@ from supcon_tf.serving.faults import (
     RequestError,
     TooLargeError,
     TooSlowError,
+    error_answer,
     shown,
 )
 
 BODY_SECONDS = 30.0
-HELD_REQUESTS = 8  # So many of the largest requests may be held at once.
+HELD_REQUESTS = 8  # So many of the largest requests may be held at once, with their images.
 _DISCARD_SECONDS = 2.0
 
 Scope = MutableMapping[str, Any]
@@ -35,7 +34,7 @@ def megabytes(count: int) -> str:
 
 
 class Held:
-    """Bytes of all bodies in memory, from their arrival until their request is answered.
+    """Bytes that all requests hold: bodies, from their arrival, and the images made of them.
 
     Args:
         most: bytes that may be held.
@@ -49,23 +48,50 @@ class Held:
         """Bytes held now."""
         return self._held
 
-    def take(self, count: int) -> None:
-        """Counts bytes that have arrived.
+    def change(self, count: int) -> None:
+        """Counts bytes, or with a negative number takes them back.
 
         Raises:
             BusyError: if there are too many; none is counted then.
         """
-        if self._held + count > self._most:
+        if count > 0 and self._held + count > self._most:
             raise BusyError(
                 f"requests of {megabytes(self._held)} are held already. Try again in a second."
             )
         self._held += count
         measures.HELD_BYTES.set(self._held)
 
-    def give_back(self, count: int) -> None:
-        """Takes back what `take` counted."""
-        self._held -= count
-        measures.HELD_BYTES.set(self._held)
+
+class Share:
+    """What one request holds of `Held`; a context that gives all of it back.
+
+    Args:
+        held: counts the bytes of all.
+    """
+
+    def __init__(self, held: Held):
+        self._held, self._count = held, 0
+
+    def take(self, count: int) -> None:
+        """Counts bytes of this request.
+
+        Raises:
+            BusyError: if all requests would hold too many.
+        """
+        self._held.change(count)
+        self._count += count
+
+    def give_back(self, count: int | None = None) -> None:
+        """Takes back what `take` counted, or some of it."""
+        count = self._count if count is None else count
+        self._held.change(-count)
+        self._count -= count
+
+    def __enter__(self) -> "Share":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.give_back()
 
 
 def header(scope: Scope, name: bytes) -> str | None:
@@ -86,10 +112,8 @@ async def send_error(scope: Scope, send: Send, error: RequestError, closes: bool
         closes: whether the connection ends with it; the last message is then left to the caller.
     """
     scope["supcon_error"] = error.message
-    body = orjson.dumps({"error": error.message})
-    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
-    if error.status == 503:
-        headers.append((b"retry-after", b"1"))
+    body, named = error_answer(error.status, error.message)
+    headers = [(name.encode(), value.encode()) for name, value in named.items()]
     if closes:
         headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": error.status, "headers": headers})
@@ -98,6 +122,8 @@ async def send_error(scope: Scope, send: Send, error: RequestError, closes: bool
 
 class Limits:
     """Reads the whole body before the application sees it, within bounds.
+
+    The request's `Share` is left in its scope, for what the application makes of the body.
 
     Args:
         app: the application.
@@ -112,27 +138,28 @@ class Limits:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request, as ASGI calls it."""
-        if scope["type"] != "http" or not _has_body(scope):
+        if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        parts: list[bytes] = []
-        try:
-            try:
-                self._check_headers(scope)
-                reading = self._read(receive, parts)
-                whole = await asyncio.wait_for(reading, self._body_seconds)
-            except asyncio.TimeoutError:
-                error = TooSlowError(
-                    f"the body did not arrive within {self._body_seconds:g} seconds."
-                )
-                await self._refuse(scope, receive, send, error, parts)
-            except RequestError as error:
-                await self._refuse(scope, receive, send, error, parts)
+        with Share(self._held) as share:
+            scope["supcon_share"] = share
+            if _has_body(scope):
+                await self._serve(scope, receive, send, share)
             else:
-                if whole:
-                    await self._app(scope, _replay(b"".join(parts), receive), send)
-        finally:
-            self._held.give_back(sum(map(len, parts)))
+                await self._app(scope, receive, send)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send, share: Share) -> None:
+        try:
+            self._check_headers(scope)
+            body = await asyncio.wait_for(self._read(receive, share), self._body_seconds)
+        except asyncio.TimeoutError:
+            error = TooSlowError(f"the body did not arrive within {self._body_seconds:g} seconds.")
+            await self._refuse(scope, receive, send, error, share)
+        except RequestError as error:
+            await self._refuse(scope, receive, send, error, share)
+        else:
+            if body is not None:
+                await self._app(scope, _replay(body, receive), send)
 
     def _check_headers(self, scope: Scope) -> None:
         encoding = header(scope, b"content-encoding")
@@ -152,30 +179,35 @@ class Limits:
             "or smaller images at once."
         )
 
-    async def _read(self, receive: Receive, parts: list[bytes]) -> bool:
-        """Collects the body in `parts`; False if the client has gone."""
-        count = 0
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return False
-            part = message.get("body", b"")
-            count += len(part)
-            if count > self._max_bytes:
-                raise self._too_large()
-            self._held.take(len(part))
-            if part:
+    async def _read(self, receive: Receive, share: Share) -> bytes | None:
+        """The body; None if the client has gone."""
+        parts, count, more = [], 0, True
+        try:
+            while more:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    return None
+                part, more = message.get("body", b""), message.get("more_body", False)
+                count += len(part)
+                if count > self._max_bytes:
+                    raise self._too_large()
+                share.take(len(part))
                 parts.append(part)
-            if not message.get("more_body", False):
-                return True
+            if len(parts) == 1:
+                return parts[0]
+            share.take(count)  # For a moment, the body is there twice.
+            body = b"".join(parts)
+            share.give_back(count)
+            return body
+        finally:
+            parts.clear()  # An error would keep them.
 
-    async def _refuse(self, scope, receive, send, error, parts) -> None:
+    async def _refuse(self, scope, receive, send, error, share) -> None:
         """Answers, then lets the rest of the body go by for a while, and closes the connection.
 
         A connection closed while the client still sends is reset, and the client would not see why.
         """
-        self._held.give_back(sum(map(len, parts)))
-        parts.clear()
+        share.give_back()
         await send_error(scope, send, error, closes=True)
         if header(scope, b"expect") is None:  # Who waits for a "continue" has sent nothing.
             with contextlib.suppress(asyncio.TimeoutError):

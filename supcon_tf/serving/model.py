@@ -10,10 +10,11 @@ from typing import Any
 import kserve
 from kserve.protocol.dataplane import DataPlane
 
-from supcon_tf.serving import answers, protocol
+from supcon_tf.serving import answers, outputs, protocol
 from supcon_tf.serving.batching import Batcher
 from supcon_tf.serving.faults import NotFoundError, RequestError, shown
 from supcon_tf.serving.instances import Bounds
+from supcon_tf.serving.limits import Share
 from supcon_tf.serving.versions import Versions
 
 _INLINE_BYTES = 2**15  # Reading or writing less takes less time than handing it to a thread.
@@ -30,12 +31,14 @@ class Call:
         version: as it names it; "" or None for whichever is served.
         read: makes a `Query` of it.
         write: makes the body of the answer, from a finished `Answer`.
+        share: counts what it holds in memory.
     """
 
     size: int
     version: str | None
     read: Reader
     write: Writer
+    share: Share
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +65,7 @@ class ServedModel(kserve.Model):
         self.versions, self._batcher, self._bounds = versions, batcher, bounds
         # One thread, so that the lists of one large JSON document at most are in memory.
         self._reader = ThreadPoolExecutor(1, "read")
+        self._writer = ThreadPoolExecutor(1, "write")
         self.ready = True
 
     @property
@@ -92,7 +96,13 @@ class ServedModel(kserve.Model):
         """Reads the request."""
         self.check_version(payload.version)
         bundle = self.bundle
-        query = await self._run(payload.size, payload.read, self._bounds, bundle.num_neighbors > 0)
+        arguments = (self._bounds, bundle.num_neighbors > 0)
+        if payload.size <= _INLINE_BYTES:
+            query = payload.read(*arguments)
+        else:
+            loop = asyncio.get_running_loop()
+            query = await loop.run_in_executor(self._reader, _of_large, payload.read, *arguments)
+        payload.share.take(query.nbytes)
         return Answer(payload, query, bundle)
 
     async def predict(self, payload: Answer, headers: Any = None, response_headers: Any = None):
@@ -103,14 +113,10 @@ class ServedModel(kserve.Model):
 
     async def postprocess(self, result: Answer, headers: Any = None, response_headers: Any = None):
         """Writes the answer."""
-        numbers = len(result.rows) * len(result.bundle.class_names)
-        return await self._run(8 * numbers, result.call.write, result)
-
-    async def _run(self, size: int, function: Callable, *arguments: Any) -> Any:
-        if size <= _INLINE_BYTES:
-            return function(*arguments)
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._reader, _of_large, function, *arguments)
+        write = result.call.write
+        if answers.estimate_bytes(result.query, result.rows) <= _INLINE_BYTES:
+            return write(result)
+        return await asyncio.get_running_loop().run_in_executor(self._writer, write, result)
 
     def get_input_types(self) -> list[dict[str, Any]]:
         """Inputs of the V2 protocol; a request gives one of them."""
@@ -121,21 +127,12 @@ class ServedModel(kserve.Model):
 
     def get_output_types(self) -> list[dict[str, Any]]:
         """Outputs of the V2 protocol."""
-        neighbors = self.bundle.num_neighbors
-        shapes = {name: [-1, neighbors] for name in protocol.NEIGHBORS if neighbors}
-        shapes |= {"class_id": [-1], "class_name": [-1], "embeddings": [-1, -1]}
-        shapes |= {"probabilities": [-1, len(self.bundle.class_names)]}
-        if neighbors:
-            shapes["out_of_distribution"] = [-1]
-        return [
-            {"name": name, "datatype": datatype, "shape": shapes[name]}
-            for name, datatype in answers.DATATYPES.items()
-            if name in shapes
-        ]
+        return outputs.describe(len(self.bundle.class_names), self.bundle.num_neighbors)
 
     def close(self) -> None:
-        """Ends the thread that reads."""
+        """Ends the threads once they are idle."""
         self._reader.shutdown(wait=False)
+        self._writer.shutdown(wait=False)
 
 
 def _of_large(function: Callable, *arguments: Any) -> Any:
@@ -159,12 +156,17 @@ class ServedDataPlane(DataPlane):
 
     draining = False
 
-    def _check(self, name: str) -> None:
-        known = list(self.model_registry.get_models())
-        if name not in known:
-            raise NotFoundError(
-                f"no model {shown(name)} here; this server serves {', '.join(known)}."
-            )
+    def check(self, name: str, version: str | None = None) -> None:
+        """Lets pass what is served.
+
+        Args:
+            name: of a model.
+            version: "" or None for whichever is served.
+
+        Raises:
+            NotFoundError: if it is another one.
+        """
+        self.get_model_from_registry(name).check_version(version)
 
     def get_model_from_registry(self, name: str):
         """The model of that name.
@@ -172,7 +174,11 @@ class ServedDataPlane(DataPlane):
         Raises:
             NotFoundError: if there is none.
         """
-        self._check(name)
+        known = list(self.model_registry.get_models())
+        if name not in known:
+            raise NotFoundError(
+                f"no model {shown(name)} here; this server serves {', '.join(known)}."
+            )
         return super().get_model_from_registry(name)
 
     async def get_model(self, name: str):
@@ -189,7 +195,7 @@ class ServedDataPlane(DataPlane):
         Raises:
             NotFoundError: if there is none.
         """
-        self._check(model_name)
+        self.check(model_name)
         return not self.draining
 
     async def ready(self) -> bool:

@@ -9,23 +9,7 @@ import orjson
 from supcon_tf.serving import instances
 from supcon_tf.serving.faults import BadRequestError, NotFoundError, shown
 from supcon_tf.serving.instances import Bounds, Instance
-
-CLASSIFICATION = ("class_id", "class_name", "probabilities", "embeddings")
-NEIGHBORS = (
-    "neighbor_ids",
-    "neighbor_labels",
-    "neighbor_class_names",
-    "similarities",
-    "out_of_distribution",
-)
-# What a request may name, and what it is answered with. How the images come is seen from them.
-SIGNATURES = {
-    "serving_default": CLASSIFICATION,
-    "serving_uint8": CLASSIFICATION,
-    "serving_bytes": CLASSIFICATION,
-    "embed": ("embeddings",),
-    "neighbors": NEIGHBORS,
-}
+from supcon_tf.serving.outputs import SIGNATURES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +22,7 @@ class Query:
         request_id: V2's id, which the answer repeats.
         outputs: names wanted, and whether each is wanted as binary data (V2).
         raw: whether the answer's tensors are wanted as raw contents (gRPC).
+        columnar: whether the answer is wanted by output, not by image (V1).
     """
 
     signature: str
@@ -45,6 +30,15 @@ class Query:
     request_id: str = ""
     outputs: tuple[tuple[str, bool], ...] = ()
     raw: bool = False
+    columnar: bool = False
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the instances."""
+        return sum(
+            len(instance) if isinstance(instance, bytes) else instance.nbytes
+            for instance in self.instances
+        )
 
     @property
     def wants_neighbors(self) -> bool:
@@ -101,7 +95,10 @@ def check_output(name: Any, signature: str) -> str:
 
 
 def parse_v1(body: bytes, bounds: Bounds, can_find_neighbors: bool = True) -> Query:
-    """Reads `{"instances": [...], "signature_name": ...}`.
+    """Reads `{"instances": [...], "signature_name": ...}`, or `inputs` instead of `instances`.
+
+    An instance is `{"b64": ...}` or pixels, by itself or as `{"encoded": ...}`, `{"images": ...}`.
+    `inputs`, the columnar format, is `[...]`, `{"encoded": [...]}` or `{"images": [...]}`.
 
     Args:
         body: JSON.
@@ -112,21 +109,23 @@ def parse_v1(body: bytes, bounds: Bounds, can_find_neighbors: bool = True) -> Qu
         RequestError: if anything about it is wrong.
 
     Reference:
-        TensorFlow Serving, "RESTful API", predict, row format.
+        TensorFlow Serving, "RESTful API", predict, row and column format.
     """
     document = read_json(body)
     signature = read_signature(document.get("signature_name"), can_find_neighbors)
-    if "instances" not in document:
+    given = [name for name in ("instances", "inputs") if name in document]
+    if len(given) != 1:
         raise BadRequestError(
-            f"the body has no instances. Received: {shown(document)}. "
-            'Send {"instances": [{"b64": "..."}]}.'
+            f"the body has {'both instances and inputs' if given else 'no instances'}. "
+            f'Received: {shown(document)}. Send {{"instances": [{{"b64": "..."}}]}}.'
         )
-    values = document["instances"]
+    columnar, values = given == ["inputs"], document[given[0]]
+    values = instances.unnamed(values) if columnar else values
     if not isinstance(values, list):
-        raise BadRequestError(f"instances must be a list. Received: {shown(values)}.")
+        raise BadRequestError(f"{given[0]} must be a list. Received: {shown(values)}.")
     bounds.check_count(len(values))
-    found = [
-        instances.from_json(value, f"instance {index}", bounds)
-        for index, value in enumerate(values)
-    ]
-    return Query(signature, found)
+    found = []
+    for index, value in enumerate(values):
+        value = value if columnar else instances.unnamed(value)
+        found.append(instances.from_json(value, f"instance {index}", bounds))
+    return Query(signature, found, columnar=columnar)

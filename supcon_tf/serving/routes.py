@@ -13,18 +13,20 @@ from kserve.protocol.rest.v2_endpoints import V2Endpoints, register_v2_endpoints
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
-from supcon_tf.serving import answers, protocol, tensors
+from supcon_tf.serving import answers, outputs, protocol, tensors
 from supcon_tf.serving.faults import (
     BadRequestError,
     ForbiddenError,
     NotFoundError,
     RequestError,
+    error_answer,
     shown,
 )
 from supcon_tf.serving.model import Answer, Call, ServedDataPlane, ServedModel
 
 PAGE = Path(__file__).with_name("page.html")
 _JSON_LENGTH = "inference-header-content-length"
+_VERSION = "x-model-version"  # V1's answers do not say it themselves.
 # The page itself says what it may load; that nobody frames it can only be said here.
 _PAGE_HEADERS = {
     "content-security-policy": "frame-ancestors 'none'",
@@ -45,10 +47,6 @@ class Routes:
         self._model, self._dataplane = model, dataplane
         self._v2 = V2Endpoints(dataplane)
 
-    def _check(self, model_name: str, model_version: str | None) -> None:
-        self._dataplane.get_model_from_registry(model_name)
-        self._model.check_version(model_version)
-
     async def page(self) -> Response:
         """The page for people."""
         content = await run_in_threadpool(PAGE.read_bytes)
@@ -58,36 +56,34 @@ class Routes:
         self, request: Request, model_name: str, model_version: str | None = None
     ) -> Response:
         """Predicts over the V1 protocol."""
-        body = await request.body()
-        call = Call(len(body), model_version, partial(protocol.parse_v1, body), _write_v1)
-        return await self._infer(model_name, call)
+        read = partial(protocol.parse_v1, await request.body())
+        return await self._infer(request, model_name, model_version, read, _write_v1)
 
     async def predict_v2(
         self, request: Request, model_name: str, model_version: str | None = None
     ) -> Response:
         """Predicts over the V2 protocol."""
-        body = await request.body()
-        read = partial(tensors.parse_v2, body, request.headers.get(_JSON_LENGTH))
-        return await self._infer(model_name, Call(len(body), model_version, read, _write_v2))
+        length = request.headers.get(_JSON_LENGTH)
+        read = partial(tensors.parse_v2, await request.body(), length)
+        return await self._infer(request, model_name, model_version, read, _write_v2)
 
-    async def _infer(self, model_name: str, call: Call) -> Response:
+    async def _infer(self, request, model_name, model_version, read, write) -> Response:
+        share, size = request.scope["supcon_share"], len(await request.body())
+        call = Call(size, model_version, read, write, share)
         response, _ = await self._dataplane.infer(model_name, call)
         return response
 
     async def version_v1(self, model_name: str, model_version: str) -> Response:
         """Whether a version is served, in the V1 protocol."""
-        self._check(model_name, model_version)
+        self._dataplane.check(model_name, model_version)
         if not await self._dataplane.model_ready(model_name):
             raise ModelNotReady(model_name)
         return _json({"name": model_name, "version": model_version, "ready": True})
 
     async def metadata_v1(self, model_name: str, model_version: str | None = None) -> Response:
         """What the model is, for people and for the page."""
-        self._check(model_name, model_version)
+        self._dataplane.check(model_name, model_version)
         bundle = self._model.bundle
-        signatures = [
-            name for name in protocol.SIGNATURES if name != "neighbors" or bundle.num_neighbors
-        ]
         return _json(
             {
                 "model_spec": {"name": bundle.name, "version": str(bundle.version)},
@@ -97,36 +93,37 @@ class Routes:
                     "neighbors": bundle.num_neighbors,
                     "temperature": bundle.metadata.get("temperature"),
                     "preprocessing": bundle.metadata.get("preprocessing"),
-                    "signatures": signatures,
+                    "signatures": outputs.signatures_of(bundle.num_neighbors),
                     "runtime": bundle.runtime,
                 },
                 "metrics": bundle.metrics,
                 "refused_versions": {
                     str(version): message
-                    for version, message in sorted(self._model.versions.refused.items())
+                    for version, message in self._model.versions.refused.items()
                 },
             }
         )
 
-    async def thumbnail(self, model_name: str, row: str) -> Response:
-        """A picture of the index."""
-        self._check(model_name, None)
+    async def thumbnail(self, model_name: str, row: str, version: str | None = None) -> Response:
+        """A picture of the index, of the version that the address names behind `?version=`."""
+        self._dataplane.check(model_name, version)
         if not (row.isascii() and row.isdigit() and len(row) < 10 and str(int(row)) == row):
             raise BadRequestError(f"a row must be a whole number. Received: {shown(row)}.")
         content = await run_in_threadpool(self._model.bundle.thumbnail, int(row))
         if content is None:
             raise NotFoundError(f"row {row} of {model_name} has no picture.")
-        headers = {"x-content-type-options": "nosniff", "cache-control": "private, max-age=600"}
+        cached = "private, max-age=600" if version else "no-store"
+        headers = {"x-content-type-options": "nosniff", "cache-control": cached}
         return Response(content, media_type="image/jpeg", headers=headers)
 
     async def metadata_v2(self, model_name: str, model_version: str) -> Any:
         """What a version takes and gives, in the V2 protocol."""
-        self._check(model_name, model_version)
+        self._dataplane.check(model_name, model_version)
         return await self._v2.model_metadata(model_name)
 
     async def ready_v2(self, model_name: str, model_version: str) -> Any:
         """Whether a version is served, in the V2 protocol."""
-        self._check(model_name, model_version)
+        self._dataplane.check(model_name, model_version)
         return await self._v2.model_ready(model_name)
 
     async def repository(self, model_name: str) -> Response:
@@ -168,7 +165,8 @@ class Routes:
 
 def _write_v1(answer: Answer) -> Response:
     body = answers.encode_v1(answer.query, answer.rows)
-    return Response(body, media_type="application/json")
+    headers = {_VERSION: str(answer.bundle.version)}
+    return Response(body, media_type="application/json", headers=headers)
 
 
 def _write_v2(answer: Answer) -> Response:
@@ -180,13 +178,14 @@ def _write_v2(answer: Answer) -> Response:
     return Response(body, media_type="application/octet-stream", headers=headers)
 
 
-def _json(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return Response(orjson.dumps(content), status, headers, "application/json")
+def _json(content: Any) -> Response:
+    return Response(orjson.dumps(content), media_type="application/json")
 
 
 def _error(request: Request, status: int, message: str) -> Response:
     request.scope["supcon_error"] = message  # For the log.
-    return _json({"error": message}, status, {"retry-after": "1"} if status == 503 else None)
+    body, headers = error_answer(status, message)
+    return Response(body, status, headers)
 
 
 def _add_error_handlers(app: FastAPI) -> None:

@@ -18,7 +18,7 @@ import uvicorn
 from supcon_tf.config import ServeConfig
 from supcon_tf.serving.batching import Batcher
 from supcon_tf.serving.connections import Connection, HttpServer
-from supcon_tf.serving.grpc_service import Servicer, create_server
+from supcon_tf.serving.grpc_service import Servicer, StatusInterceptor, create_server
 from supcon_tf.serving.instances import Bounds
 from supcon_tf.serving.limits import HELD_REQUESTS, Held, Limits
 from supcon_tf.serving.model import ServedDataPlane, ServedModel
@@ -55,7 +55,7 @@ class Server(kserve.ModelServer):
         port = bound.getsockname()[1]
         super().__init__(http_port=port, enable_grpc=False, enable_latency_logging=False)
         self._config, self._versions, self._bound = config, versions, bound
-        self._signal = self._answered = 0
+        self._signal, self._answered, self._refusing_calls = 0, 0, False
         self._ended: asyncio.Event | None = None
         self._batcher = Batcher(
             config.max_batch_size, config.max_queue, config.batch_wait_ms / 1000
@@ -64,7 +64,7 @@ class Server(kserve.ModelServer):
         self.model = ServedModel(versions, self._batcher, bounds)
         self.dataplane = ServedDataPlane(self.registered_models)
         self._max_bytes = int(config.max_request_mb * 1e6)
-        self._held = Held(HELD_REQUESTS * self._max_bytes)
+        self._held = Held(2 * HELD_REQUESTS * self._max_bytes)  # Bodies, and images made of them.
 
     def run(self) -> int:
         """Serves until a signal comes; its number is returned."""
@@ -149,10 +149,10 @@ class Server(kserve.ModelServer):
     async def _start_grpc(self) -> Any:
         if self._config.grpc_port is None:
             return None
-        servicer = Servicer(self.model, self.dataplane, self._held)
-        server, port = create_server(
-            servicer, self._max_bytes, self._config.host, self._config.grpc_port, self._count
-        )
+        servicer = Servicer(self.dataplane, self._held)
+        interceptor = StatusInterceptor(self._count, lambda: self._refusing_calls)
+        host, port = self._config.host, self._config.grpc_port
+        server, port = create_server(servicer, interceptor, self._max_bytes, host, port)
         await server.start()
         self._announce("grpc", port)
         return server
@@ -168,5 +168,13 @@ class Server(kserve.ModelServer):
             await asyncio.wait(late, timeout=1)
 
     async def _end_grpc(self) -> None:
+        """Answers the calls under way.
+
+        gRPC cancels those that it has received and not handed over when it stops; so clients are
+        told before to send no more.
+        """
         if self._grpc_server is not None:
+            await asyncio.sleep(_LAST_REQUESTS_SECONDS)
+            self._refusing_calls = True
+            await asyncio.sleep(_LAST_REQUESTS_SECONDS)
             await self._grpc_server.stop(self._config.drain_seconds)

@@ -15,6 +15,7 @@ import numpy as np
 from supcon_tf.serving import instances, protocol
 from supcon_tf.serving.faults import BadRequestError, shown
 from supcon_tf.serving.instances import Bounds, Instance
+from supcon_tf.serving.outputs import SIGNATURES
 
 _ITEM_BYTES = {"UINT8": 1, "FP32": 4}
 _DTYPES = {"UINT8": np.dtype("uint8"), "FP32": np.dtype("<f4")}
@@ -117,7 +118,7 @@ def _rest_tensor(value: Any, binary: bytes) -> tuple[Tensor, bytes]:
 def _outputs(wanted: Any, parameters: Mapping, signature: str) -> tuple[tuple[str, bool], ...]:
     all_binary = parameters.get("binary_data_output") is True
     if wanted is None or wanted == []:
-        return tuple((name, all_binary) for name in protocol.SIGNATURES[signature])
+        return tuple((name, all_binary) for name in SIGNATURES[signature])
     if not isinstance(wanted, list):
         raise BadRequestError(f"outputs must be a list. Received: {shown(wanted)}.")
     found = {}

@@ -4,17 +4,17 @@ import asyncio
 import gc
 import logging
 import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from supcon_tf.bundles import SUMS, find_versions, identity, load_bundle
+from supcon_tf.bundles import SUMS, find_versions, identity
 from supcon_tf.errors import UserError
 from supcon_tf.serving import measures
 
+_PATIENCE_SECONDS = 10.0
 _log = logging.getLogger("supcon_tf.serving")
 
 
@@ -23,30 +23,18 @@ def report(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
-def warm_up(bundle: Any, max_batch_size: int) -> None:
-    """Computes once what requests will ask for, so that none of them waits for TensorFlow's plans.
-
-    Args:
-        bundle: a `supcon_tf.bundles.Bundle`.
-        max_batch_size: images that will be computed at once.
-    """
-    image = bundle.scale(np.zeros((8, 8, 3), np.uint8))
-    for size in sorted({1, max_batch_size}):
-        found = bundle.classify(np.stack([image] * size))
-        if bundle.num_neighbors:
-            bundle.nearest(found["embeddings"])
-
-
 class Versions:
     """Watches the folder of a model.
 
     A version that fails its checks is left alone until its files change. It is reported when a
-    second look finds the same files: a copy still under way is not a fault.
+    second look finds the same files: a copy still under way is not a fault. One without sums, which
+    are written last, is reported once its files have not changed for a while.
 
     Args:
         folder: `<saved_models>/<name>`.
         load: loads a version's folder, and raises `UserError` if anything is wrong with it.
         tell: is given one line for each event.
+        patience_seconds: how long that while is.
     """
 
     def __init__(
@@ -54,12 +42,15 @@ class Versions:
         folder: Path,
         load: Callable[[Path], Any],
         tell: Callable[[str], None] = report,
+        patience_seconds: float = _PATIENCE_SECONDS,
     ):
         self._folder, self._load, self._tell = folder, load, tell
         self._served: Any = None
         self._served_identity = ""
         self._suspects: dict[int, tuple[str, str]] = {}  # Version to identity and what was wrong.
-        self._refused: dict[int, str] = {}
+        self._refused: dict[int, tuple[str, str]] = {}  # Those of them that were reported.
+        self._incomplete: dict[int, tuple[str, float]] = {}  # Version to identity and since when.
+        self._patience_seconds = patience_seconds
         self._loader = ThreadPoolExecutor(1, "load")
 
     @property
@@ -69,8 +60,17 @@ class Versions:
 
     @property
     def refused(self) -> dict[int, str]:
-        """What is wrong with the versions that were refused and are still there."""
-        return dict(self._refused)
+        """What is wrong with the versions that were refused and are still there.
+
+        For clients, who need not know where the files are.
+        """
+        folders = [f"{folder}/" for folder in (self._folder, self._folder.resolve())]
+        found = {}
+        for version, (_, message) in sorted(self._refused.items()):
+            for folder in folders:
+                message = message.replace(folder, "")
+            found[version] = message
+        return found
 
     def start(self) -> None:
         """Loads the newest valid version.
@@ -146,17 +146,21 @@ class Versions:
         return None if _identity(path) == self._served_identity else self._try(version)
 
     def _forget(self, found: list[int]) -> None:
-        for version in set(self._suspects) - set(found):
-            del self._suspects[version]
-            self._refused.pop(version, None)
-            measures.REFUSED.set(len(self._refused))
+        for version in {*self._suspects, *self._incomplete} - set(found):
+            self._clear(version)
+
+    def _clear(self, version: int) -> None:
+        for known in (self._suspects, self._refused, self._incomplete):
+            known.pop(version, None)
+        measures.REFUSED.set(len(self._refused))
 
     def _try(self, version: int) -> tuple[Any, str] | None:
         """Loads a version, unless it is incomplete or known to be broken."""
         path = self._folder / str(version)
         seen = _identity(path)
         if not (path / SUMS).is_file() and self._served is not None:
-            return None  # The sums are written last.
+            self._wait_for_sums(version, seen)
+            return None
         if version in self._suspects and self._suspects[version][0] == seen:
             self._refuse(version)
             return None
@@ -167,10 +171,17 @@ class Versions:
             kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
             self._suspects[version] = seen, kind + " ".join(str(error).split())
             return None
-        self._suspects.pop(version, None)
-        self._refused.pop(version, None)
-        measures.REFUSED.set(len(self._refused))
+        self._clear(version)
         return bundle, seen
+
+    def _wait_for_sums(self, version: int, seen: str) -> None:
+        before, since = self._incomplete.get(version, ("", 0.0))
+        if before != seen:
+            self._incomplete[version] = seen, time.monotonic()
+        elif time.monotonic() - since >= self._patience_seconds:
+            message = f"it has no {SUMS}, and nothing more is written to it. Copy all of it."
+            self._suspects[version] = seen, message
+            self._refuse(version)
 
     def _check(self, bundle: Any, version: int) -> None:
         if bundle.version != version:
@@ -185,13 +196,12 @@ class Versions:
 
     def _refuse(self, version: int) -> None:
         """Reports a version once for each state of its files."""
-        message = self._suspects[version][1]
-        if self._refused.get(version) == message:
+        if self._refused.get(version) == self._suspects[version]:
             return
-        self._refused[version] = message
+        self._refused[version] = self._suspects[version]
         measures.REFUSED.set(len(self._refused))
         goes_on = f"; version {self._served.version} goes on" if self._served else ""
-        self._tell(f"version {version} is refused{goes_on}: {message}")
+        self._tell(f"version {version} is refused{goes_on}: {self._suspects[version][1]}")
 
     def _serve(self, bundle: Any, seen: str) -> None:
         """Lets new requests be answered by `bundle`; those under way keep the one they have."""
@@ -213,24 +223,3 @@ def _identity(path: Path) -> str:
         return identity(path)
     except OSError:  # A file that goes while it is looked at.
         return ""
-
-
-def load_version(path: Path, runtime: str, max_batch_size: int) -> Any:
-    """Loads a version and warms it up.
-
-    Args:
-        path: its folder.
-        runtime: one of `config.RUNTIMES`.
-        max_batch_size: images that will be computed at once.
-
-    Raises:
-        UserError: if anything about it is wrong.
-    """
-    bundle = load_bundle(path, runtime)
-    try:
-        warm_up(bundle, max_batch_size)
-    except Exception as error:
-        raise UserError(
-            f"bundle {path} computes nothing ({type(error).__name__}). Export it again."
-        ) from error
-    return bundle

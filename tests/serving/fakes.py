@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,10 @@ import numpy as np
 from conftest import ROOT
 from PIL import Image
 
+from supcon_tf.bundles import write_sums
 from supcon_tf.errors import UserError
+
+SERVE = (sys.executable, str(ROOT / "scripts/serve.py"))
 
 
 class FakeBundle:
@@ -90,6 +94,43 @@ def huge_png(width=100_000, height=100_000):
     return bytes(content)
 
 
+def write_version(source, target, version, broken=False):
+    """Copies a bundle as another version, in one step."""
+    hidden = target / f".writing-{version}"
+    shutil.copytree(source, hidden)
+    metadata = json.loads((hidden / "metadata.json").read_text())
+    (hidden / "metadata.json").write_text(json.dumps({**metadata, "version": version}))
+    write_sums(hidden)
+    if broken:
+        with open(hidden / "saved_model.pb", "r+b") as file:
+            file.write(b"broken")
+    os.rename(hidden, target / str(version))
+
+
+FILES = {
+    "png": picture(),
+    "jpeg": picture("JPEG", (31, 17)),
+    "grey": picture(mode="L", size=(8, 8)),
+    "gif": picture("GIF"),
+    "bmp": picture("BMP", (5, 9)),
+    "rgba": picture(mode="RGBA"),
+}
+PIXELS = np.random.default_rng(3).integers(0, 256, (9, 14, 3), np.uint8)
+TRUNCATED = picture("JPEG", (64, 64))[:-900]
+
+
+def check_rows(rows, expected):
+    """Compares rows of an answer with what a bundle gave, output by output."""
+    for name, values in expected.items():
+        found = [row[name] for row in rows if name in row]
+        if not found:
+            continue
+        if np.asarray(values).dtype.kind == "f":
+            np.testing.assert_allclose(found, values, rtol=1e-4, atol=1e-5)
+        else:
+            np.testing.assert_array_equal(found, values)
+
+
 @dataclasses.dataclass
 class Running:
     """A server of `scripts/serve.py`."""
@@ -144,10 +185,10 @@ class Running:
 
 
 @contextlib.contextmanager
-def serving(model_dir, *flags, grpc=False):
+def serving(model_dir, *flags, grpc=False, command=SERVE):
     """Starts a server on free ports, and ends it."""
-    command = [sys.executable, str(ROOT / "scripts/serve.py"), f"--model_dir={model_dir}"]
-    command += ["--http_port=0", *(["--grpc_port=0"] if grpc else []), *flags]
+    command = [*command, f"--model_dir={model_dir}", "--http_port=0"]
+    command += [*(["--grpc_port=0"] if grpc else []), *flags]
     environment = {**os.environ}
     environment.pop("TF_CPP_MIN_LOG_LEVEL", None)  # As a user runs it.
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)

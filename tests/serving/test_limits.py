@@ -6,7 +6,8 @@ import json
 import pytest
 
 from supcon_tf.serving import measures
-from supcon_tf.serving.limits import Held, Limits
+from supcon_tf.serving.faults import BusyError
+from supcon_tf.serving.limits import Held, Limits, Share
 from supcon_tf.serving.observing import Observer, route_kind
 
 
@@ -129,11 +130,38 @@ def test_all_bodies_together_are_bounded(held):
 
 
 def test_too_much_at_once_is_told_to_come_back(held):
-    held.take(95)
+    held.change(95)
     status, headers, _, _ = ask(Limits(echo, 10, held), [b"123456"])
     assert status == 503
     assert headers[b"retry-after"] == b"1"
     assert held.count == 95
+
+
+def test_what_is_held_twice_counts_twice(held):
+    most = []
+
+    class Watched(Held):
+        def change(self, count):
+            super().change(count)
+            most.append(self.count)
+
+    async def decode(scope, receive, send):
+        scope["supcon_share"].take(5)  # The images in the body.
+        most.append("images")
+        await echo(scope, receive, send)
+
+    app = Limits(decode, 10, Watched(100))
+    assert ask(app, [b"1234", b"56", b"7"])[0] == 200
+    assert most == [4, 6, 7, 14, 7, 12, "images", 0]  # 14 while the parts are joined.
+
+
+def test_a_share_is_given_back_whatever_happens(held):
+    with Share(held) as share:
+        share.take(60)
+        with pytest.raises(BusyError):
+            share.take(60)
+        assert held.count == 60
+    assert held.count == 0
 
 
 def test_compressed_bodies_are_refused(app):

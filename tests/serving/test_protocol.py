@@ -46,6 +46,19 @@ def test_v1_takes_files_and_pixels_in_one_request():
     np.testing.assert_array_equal(query.instances[1], PIXELS)
 
 
+@pytest.mark.parametrize("name", ["encoded", "images"])
+def test_v1_takes_named_inputs_and_columns(name):
+    """As TensorFlow Serving does: by row or by column, with or without the input's name."""
+    values = [{"b64": base64_of(PNG)}, PIXELS]
+    rows = {"instances": [{name: value} for value in values]}
+    for document in (rows, {"inputs": {name: values}}, {"inputs": values}):
+        query = v1(document)
+        assert query.instances[0] == PNG
+        np.testing.assert_array_equal(query.instances[1], PIXELS)
+        assert query.columnar == ("inputs" in document)
+        assert query.nbytes == len(PNG) + 6
+
+
 def test_fractions_stay_fractions():
     query = v1({"instances": [[[[0.5, 2, 255]]]]})
     assert query.instances[0].dtype == np.float32
@@ -55,9 +68,17 @@ def test_fractions_stay_fractions():
 BAD_V1 = {
     "not an object": ([1], "must be a JSON object. Received: a list of 1"),
     "no instances": (
-        {"inputs": []},
-        "has no instances. Received: an object with the keys 'inputs'",
+        {"instance": []},
+        "has no instances. Received: an object with the keys 'instance'",
     ),
+    "both": ({"instances": [PIXELS], "inputs": [PIXELS]}, "both instances and inputs"),
+    "inputs": ({"inputs": {"encoded": {"b64": ""}}}, "inputs must be a list"),
+    "two named": (
+        {"instances": [{"encoded": {"b64": ""}, "images": PIXELS}]},
+        "an object with the keys 'encoded, images'",
+    ),
+    "another name": ({"inputs": {"x": [PIXELS]}}, "an object with the keys 'x'"),
+    "named twice": ({"instances": [{"images": {"images": PIXELS}}]}, "the keys 'images'"),
     "no list": ({"instances": {"b64": ""}}, "instances must be a list"),
     "empty list": ({"instances": []}, "Give at least one image"),
     "a number": ({"instances": [3]}, 'instance 0 must be {"b64": "..."} or'),
@@ -264,8 +285,38 @@ def test_v2_answers_in_json_or_binary():
     assert body[length + 16 :] == b"\x05\0\0\0" + "zéro".encode() + b"\x03\0\0\0one"
 
 
+def test_v1_answers_in_rows_or_columns_as_tensorflow_serving_does():
+    names = ("class_id", "class_name", "probabilities", "embeddings")
+    rows = [
+        dict(zip(names, (np.int32(at), "a", np.float32([at, 1]), np.float32([at])), strict=True))
+        for at in range(2)
+    ]
+
+    def answer(signature, columnar):
+        query = protocol.Query(signature, [], columnar=columnar)
+        return json.loads(answers.encode_v1(query, rows))
+
+    assert answer("serving_default", False)["predictions"][1] == {
+        "class_id": 1,
+        "class_name": "a",
+        "probabilities": [1.0, 1.0],
+        "embeddings": [1.0],
+    }
+    assert answer("serving_default", True)["outputs"]["probabilities"] == [[0.0, 1.0], [1.0, 1.0]]
+    assert answer("embed", False) == {"predictions": [[0.0], [1.0]]}  # One output has no name.
+    assert answer("embed", True) == {"outputs": [[0.0], [1.0]]}
+
+
+def test_the_length_of_an_answer_counts_every_output():
+    row = {"embeddings": np.ones(1000, np.float32), "neighbor_class_names": ["a" * 50] * 20}
+    row |= dict.fromkeys(("neighbor_ids", "neighbor_labels", "similarities"), 1)
+    row |= {"out_of_distribution": np.float32(1)}
+    assert 9000 < answers.estimate_bytes(protocol.Query("embed", []), [row] * 1) < 15_000
+    assert answers.estimate_bytes(protocol.Query("neighbors", []), [row] * 3) > 3 * 1000
+
+
 def test_numbers_survive_json_exactly():
     values = np.float32([0.1, 1 / 3, 1e-9, 0.99999994])
     query = protocol.Query("embed", [])
     found = json.loads(answers.encode_v1(query, [{"embeddings": values}]))
-    np.testing.assert_array_equal(np.float32(found["predictions"][0]["embeddings"]), values)
+    np.testing.assert_array_equal(np.float32(found["predictions"][0]), values)

@@ -5,50 +5,19 @@ import json
 import os
 import re
 import socket
-import struct
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-import grpc
 import numpy as np
 import pytest
-from serving.fakes import base64_of, huge_png, picture
+from serving.fakes import FILES, PIXELS, TRUNCATED, base64_of, check_rows, huge_png, picture
 
 PREDICT, INFER = "/v1/models/digits:predict", "/v2/models/digits/infer"
-FILES = {
-    "png": picture(),
-    "jpeg": picture("JPEG", (31, 17)),
-    "grey": picture(mode="L", size=(8, 8)),
-    "gif": picture("GIF"),
-    "bmp": picture("BMP", (5, 9)),
-    "rgba": picture(mode="RGBA"),
-}
-PIXELS = np.random.default_rng(3).integers(0, 256, (9, 14, 3), np.uint8)
-TRUNCATED = picture("JPEG", (64, 64))[:-900]
-
-
-@pytest.fixture(scope="module")
-def expected(bundle):
-    """What the bundle gives in this process, for each file and then for the pixels."""
-    images = [bundle.decode(content) for content in FILES.values()] + [bundle.scale(PIXELS)]
-    found = bundle.classify(np.stack(images))
-    return {**found, **bundle.nearest(found["embeddings"])}
 
 
 @pytest.fixture(scope="module")
 def instances():
     return [{"b64": base64_of(content)} for content in FILES.values()] + [PIXELS.tolist()]
-
-
-def check(rows, expected):
-    for name, values in expected.items():
-        found = [row[name] for row in rows if name in row]
-        if not found:
-            continue
-        if np.asarray(values).dtype.kind == "f":
-            np.testing.assert_allclose(found, values, rtol=1e-4, atol=1e-5)
-        else:
-            np.testing.assert_array_equal(found, values)
 
 
 def test_v1_gives_what_the_bundle_gives(server, instances, expected):
@@ -60,7 +29,7 @@ def test_v1_gives_what_the_bundle_gives(server, instances, expected):
         "probabilities",
         "embeddings",
     }
-    check(answer["predictions"], expected)
+    check_rows(answer["predictions"], expected)
     status, answer = server.predict(*instances, signature_name="neighbors")
     assert set(answer["predictions"][0]) == {
         "neighbor_ids",
@@ -69,11 +38,14 @@ def test_v1_gives_what_the_bundle_gives(server, instances, expected):
         "similarities",
         "out_of_distribution",
     }
-    check(answer["predictions"], expected)
+    check_rows(answer["predictions"], expected)
     path = "/v1/models/digits/versions/1:predict"
     status, answer = server.ask(path, {"instances": instances, "signature_name": "embed"})
-    assert set(answer["predictions"][0]) == {"embeddings"}
-    check(answer["predictions"], expected)
+    check_rows([{"embeddings": row} for row in answer["predictions"]], expected)
+    status, answer = server.ask(PREDICT, {"inputs": {"encoded": instances}})
+    assert set(answer["outputs"]) == {"class_id", "class_name", "probabilities", "embeddings"}
+    for name, values in answer["outputs"].items():
+        check_rows([{name: value} for value in values], {name: expected[name]})
 
 
 def test_v2_gives_what_the_bundle_gives(server, expected):
@@ -86,7 +58,7 @@ def test_v2_gives_what_the_bundle_gives(server, expected):
         output["name"]: np.reshape(output["data"], output["shape"]) for output in answer["outputs"]
     }
     for name, values in outputs.items():
-        check([{name: value} for value in values], {name: expected[name][:-1]})
+        check_rows([{name: value} for value in values], {name: expected[name][:-1]})
 
 
 def test_v2_gives_binary_tensors(server, expected):
@@ -112,50 +84,6 @@ def test_v2_gives_binary_tensors(server, expected):
     assert json.loads(content[:length])["outputs"][0]["shape"] == [1, 10]
     values = np.frombuffer(content[length:], "<f4")
     np.testing.assert_allclose(values, expected["probabilities"][-1], rtol=1e-4, atol=1e-5)
-
-
-def infer_request(messages, raw=None, version="", name="digits", shape=None, **fields):
-    contents = list(FILES.values())
-    shape = [len(contents)] if shape is None else shape
-    tensor = messages.ModelInferRequest.InferInputTensor(
-        name=fields.pop("input", "encoded"), datatype=fields.pop("datatype", "BYTES"), shape=shape
-    )
-    if raw is None:
-        tensor.contents.bytes_contents.extend(fields.pop("contents", contents))
-    request = messages.ModelInferRequest(
-        model_name=name, model_version=version, id="7", inputs=[tensor]
-    )
-    if raw is not None:
-        request.raw_input_contents.append(raw)
-    if "signature" in fields:
-        request.parameters["signature_name"].string_param = fields["signature"]
-    return request
-
-
-def test_grpc_gives_what_the_bundle_gives(stub, messages, expected):
-    answer = stub.ModelInfer(infer_request(messages, version="1"))
-    assert (answer.model_version, answer.id) == ("1", "7")
-    outputs = {output.name: output for output in answer.outputs}
-    values = np.reshape(outputs["probabilities"].contents.fp32_contents, (-1, 10))
-    check(
-        [{"probabilities": row} for row in values],
-        {"probabilities": expected["probabilities"][:-1]},
-    )
-    names = [name.decode() for name in outputs["class_name"].contents.bytes_contents]
-    assert names == expected["class_name"][:-1]
-    raw = b"".join(struct.pack("<I", len(content)) + content for content in FILES.values())
-    answer = stub.ModelInfer(infer_request(messages, raw, signature="neighbors"))
-    assert answer.outputs[0].name == "neighbor_ids"
-    ids = np.frombuffer(answer.raw_output_contents[0], "<i4").reshape(answer.outputs[0].shape)
-    np.testing.assert_array_equal(ids, expected["neighbor_ids"][:-1])
-
-
-def test_grpc_tells_about_the_model(stub, messages):
-    assert stub.ServerReady(messages.ServerReadyRequest()).ready
-    assert stub.ModelReady(messages.ModelReadyRequest(name="digits", version="1")).ready
-    about = stub.ModelMetadata(messages.ModelMetadataRequest(name="digits"))
-    assert list(about.versions) == ["1"]
-    assert [tensor.name for tensor in about.inputs] == ["encoded", "images"]
 
 
 def test_many_clients_get_their_own_answers(server, bundle):
@@ -255,50 +183,6 @@ def test_v2_refuses_bad_input_with_one_sentence(server, case):
     assert message in answer["error"]
 
 
-BAD_GRPC = {
-    "model": ({"name": "x"}, "NOT_FOUND", "no model 'x' here"),
-    "version": ({"version": "2"}, "NOT_FOUND", "version '2' of digits is not served"),
-    "no image": ({"contents": [b"x"], "shape": [1]}, "INVALID_ARGUMENT", "no JPEG"),
-    "truncated": ({"contents": [TRUNCATED], "shape": [1]}, "INVALID_ARGUMENT", "no whole"),
-    "huge": ({"contents": [huge_png()], "shape": [1]}, "INVALID_ARGUMENT", "pixels"),
-    "shape": ({"shape": [99]}, "INVALID_ARGUMENT", "at most 64"),
-    "negative": ({"shape": [-1]}, "INVALID_ARGUMENT", "whole numbers"),
-    "datatype": ({"datatype": "FP64"}, "INVALID_ARGUMENT", "Received: 'FP64'"),
-    "input": ({"input": "x"}, "INVALID_ARGUMENT", "named encoded or images"),
-    "raw": ({"raw": b"123"}, "INVALID_ARGUMENT", "ends within the length"),
-    "signature": ({"signature": "x"}, "INVALID_ARGUMENT", "Received: 'x'"),
-    "too large": ({"raw": bytes(2_100_000)}, "RESOURCE_EXHAUSTED", "larger"),
-}
-
-
-@pytest.mark.parametrize("case", BAD_GRPC)
-def test_grpc_refuses_bad_input_with_one_sentence(stub, messages, case):
-    arguments, code, message = BAD_GRPC[case]
-    with pytest.raises(grpc.RpcError) as raised:
-        stub.ModelInfer(infer_request(messages, **arguments))
-    assert raised.value.code().name == code, raised.value.details()
-    assert message in raised.value.details()
-
-
-def test_grpc_refuses_what_is_no_message_and_to_unload(server, stub, messages):
-    with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
-        call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
-        with pytest.raises(grpc.RpcError) as raised:
-            call(b"\xff\xff\xff")
-        assert raised.value.code().name == "INVALID_ARGUMENT"
-        with pytest.raises(grpc.RpcError) as raised:
-            channel.unary_unary("/inference.GRPCInferenceService/Other")(b"")
-        assert raised.value.code().name == "UNIMPLEMENTED"
-    for method, request in (
-        (stub.RepositoryModelUnload, messages.RepositoryModelUnloadRequest),
-        (stub.RepositoryModelLoad, messages.RepositoryModelLoadRequest),
-    ):
-        with pytest.raises(grpc.RpcError) as raised:
-            method(request(model_name="digits"))
-        assert raised.value.code().name == "PERMISSION_DENIED"
-    assert server.ask("/v1/models/digits")[0] == 200
-
-
 ADDRESSES = {
     ("GET", "/v1/models/other"): 404,
     ("GET", "/v1/models/digits/versions/2"): 404,
@@ -316,6 +200,8 @@ ADDRESSES = {
     ("POST", "/v2/repository/models/digits/unload"): 403,
     ("POST", "/v2/repository/models/digits/load"): 403,
     ("GET", "/v1/models/digits/thumbnails/1000000"): 404,
+    ("GET", "/v1/models/digits/thumbnails/0?version=2"): 404,
+    ("GET", "/v1/models/digits/thumbnails/0?version=01"): 404,
     ("GET", "/v1/models/digits/thumbnails/-1"): 400,
     ("GET", "/v1/models/digits/thumbnails/1e3"): 400,
     ("GET", "/v1/models/digits/thumbnails/%D9%A3"): 400,
@@ -364,7 +250,18 @@ def test_the_page_and_its_pictures(server, bundle):
     assert status == 200
     assert content.startswith(b"<!doctype html>")
     assert server.ask("/", method="HEAD") == (200, b"")
-    assert server.ask("/v1/models/digits/thumbnails/0?version=1") == (200, bundle.thumbnail(0))
+    for version, cached in (("?version=1", "private, max-age=600"), ("", "no-store")):
+        with server.connect() as connection:
+            connection.request("GET", f"/v1/models/digits/thumbnails/0{version}")
+            answer = connection.getresponse()
+            assert answer.read() == bundle.thumbnail(0)
+            assert answer.headers["Cache-Control"] == cached
+
+
+def test_v1_answers_name_the_version(server):
+    with server.connect() as connection:
+        connection.request("POST", PREDICT, json.dumps({"instances": [{"b64": PNG}]}))
+        assert connection.getresponse().headers["X-Model-Version"] == "1"
 
 
 def test_metrics_have_no_names_that_clients_invent(server):

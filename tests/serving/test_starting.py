@@ -59,6 +59,13 @@ def test_a_missing_kserve_is_told(monkeypatch):
         serve(ServeConfig(model_dir="nowhere"))
 
 
+def test_a_python_without_kserve_is_told(monkeypatch):
+    monkeypatch.setitem(sys.modules, "kserve", None)
+    monkeypatch.setattr(sys, "version_info", (3, 10, 14, "final", 0))
+    with pytest.raises(UserError, match="needs Python 3.11 or later. This is Python 3.10"):
+        serve(ServeConfig(model_dir="nowhere"))
+
+
 def test_importing_the_package_imports_no_kserve():
     code = "import sys, supcon_tf.serving; print({'kserve', 'tensorflow'} & set(sys.modules))"
     found = subprocess.run(

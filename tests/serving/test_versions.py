@@ -4,6 +4,7 @@ import asyncio
 import gc
 import os
 import shutil
+import time
 import weakref
 
 import pytest
@@ -20,7 +21,7 @@ class Folder:
     def __init__(self, path):
         self.path, self.lines, self.loads = path, [], []
         path.mkdir()
-        self.versions = Versions(path, self.load, self.lines.append)
+        self.versions = Versions(path, self.load, self.lines.append, patience_seconds=0.2)
 
     def load(self, path):
         self.loads.append(int(path.name))
@@ -128,6 +129,43 @@ def test_a_copy_under_way_is_not_reported(serving_3):
     serving_3.write(4, "digits")
     assert serving_3.look() == 4
     assert [line for line in serving_3.lines if "refused" in line] == []
+
+
+def test_a_version_that_never_gets_its_sums_is_reported_once(serving_3):
+    serving_3.write(4, sums=False)
+    for _ in range(2):
+        assert serving_3.look() == 3
+        time.sleep(0.15)
+        os.utime(serving_3.path / "4/content", (1, 1))  # It is still written to.
+    assert serving_3.lines == []
+    for _ in range(3):
+        assert serving_3.look() == 3
+        time.sleep(0.25)
+    assert serving_3.lines == [
+        "version 4 is refused; version 3 goes on: it has no SHA256SUMS, and nothing more is "
+        "written to it. Copy all of it."
+    ]
+    assert list(serving_3.versions.refused) == [4]
+    assert measures.REFUSED._value.get() == 1
+    serving_3.write(4)
+    assert serving_3.look() == 4
+    assert serving_3.versions.refused == {}
+
+
+def test_a_version_that_is_replaced_by_another_broken_one_is_reported_again(serving_3):
+    for seconds in (1, 2):
+        serving_3.write(4, "broken")
+        os.utime(serving_3.path / "4/content", (seconds, seconds))
+        for _ in range(3):
+            serving_3.look()
+    assert len([line for line in serving_3.lines if "refused" in line]) == 2
+
+
+def test_clients_are_not_told_where_the_files_are(serving_3):
+    serving_3.write(4, "broken")
+    serving_3.look()
+    serving_3.look()
+    assert serving_3.versions.refused == {4: "bundle 4 is damaged. Export it again."}
 
 
 def test_hidden_folders_and_links_are_passed_over(serving_3, tmp_path):

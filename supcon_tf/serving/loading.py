@@ -1,0 +1,44 @@
+"""Loading of a version, ready to answer."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from supcon_tf.bundles import load_bundle
+from supcon_tf.errors import UserError
+
+
+def warm_up(bundle: Any, max_batch_size: int) -> None:
+    """Computes once what requests will ask for, so that none of them waits for TensorFlow's plans.
+
+    Args:
+        bundle: a `supcon_tf.bundles.Bundle`.
+        max_batch_size: images that will be computed at once.
+    """
+    image = bundle.scale(np.zeros((8, 8, 3), np.uint8))
+    for size in sorted({1, max_batch_size}):
+        found = bundle.classify(np.stack([image] * size))
+        if bundle.num_neighbors:
+            bundle.nearest(found["embeddings"])
+
+
+def load_version(path: Path, runtime: str, max_batch_size: int) -> Any:
+    """Loads a version and warms it up.
+
+    Args:
+        path: its folder.
+        runtime: one of `config.RUNTIMES`.
+        max_batch_size: images that will be computed at once.
+
+    Raises:
+        UserError: if anything about it is wrong.
+    """
+    bundle = load_bundle(path, runtime)
+    try:
+        warm_up(bundle, max_batch_size)
+    except Exception as error:
+        raise UserError(
+            f"bundle {path} computes nothing ({type(error).__name__}). Export it again."
+        ) from error
+    return bundle
