@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -48,12 +49,13 @@ def add_class(config: AddClassConfig) -> dict:
     """
     bundle = load_bundle(newest_bundle(config.model).resolve())
     _check_index(bundle)
+    old = _held_out(bundle)
     support, held_out, names = _new_images(config, bundle)
     target = next_version(bundle.path.parent)
     with writing(target) as temporary:
         print(f"adding {', '.join(names)} in {target}", file=sys.stderr)
         temporary.mkdir(parents=True)
-        scores = _write(temporary, target, bundle, support, held_out, names, config)
+        scores = _write(temporary, target, bundle, old, support, held_out, names, config)
     return {"path": str(target), **scores}
 
 
@@ -66,6 +68,30 @@ def _check_index(bundle: Bundle) -> None:
             f"the index of {bundle.path} has no image of class {bundle.class_names[missing[0]]!r}. "
             "Export it again with more --index_images."
         )
+    if len(bundle.index_images()) != len(labels):
+        raise UserError(f"{bundle.path}/{INDEX_IMAGES} is damaged. Export it again.")
+
+
+def _held_out(bundle: Bundle) -> tuple[np.ndarray, np.ndarray]:
+    """Features float32 [N, F] and labels int32 [N] of the old classes' held-out images."""
+    try:
+        with np.load(bundle.path / "held_out.npz", allow_pickle=False) as arrays:
+            features, labels = arrays["features"], arrays["labels"]
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise UserError(f"{bundle.path}/held_out.npz is damaged. Export it again.") from error
+    width = bundle.model.kernel.shape[0]
+    sound = (
+        features.dtype == np.float32
+        and features.shape == (len(labels), width)
+        and len(labels) > 0
+        and np.issubdtype(labels.dtype, np.integer)
+        and labels.ndim == 1
+        and 0 <= labels.min() <= labels.max() < len(bundle.class_names)
+        and np.isfinite(features).all()
+    )
+    if not sound:
+        raise UserError(f"{bundle.path}/held_out.npz is damaged. Export it again.")
+    return features, labels
 
 
 def _new_images(config: AddClassConfig, bundle: Bundle) -> tuple[Split, Split, list[str]]:
@@ -94,7 +120,7 @@ def _new_images(config: AddClassConfig, bundle: Bundle) -> tuple[Split, Split, l
     return support, held_out, names
 
 
-def _write(path, target, bundle: Bundle, support: Split, held_out: Split, names, config) -> dict:
+def _write(path, target, bundle: Bundle, old, support: Split, held_out: Split, names, config):
     class_names = [*bundle.class_names, *names]
     features, labels = _features(bundle, support, config.batch_size)
     servable = _servable(bundle, unit_rows(features), labels, class_names)
@@ -106,8 +132,7 @@ def _write(path, target, bundle: Bundle, support: Split, held_out: Split, names,
     new = _Scored(servable, *_features(bundle, held_out, config.batch_size))
     compared = compare_exports(path, held_out, held_out.num_examples, new.probabilities, new.labels)
     check_exports(path, compared, exported["max_difference"], exported["max_tflite_loss"])
-    with np.load(bundle.path / "held_out.npz") as arrays:
-        old = _Scored(servable, arrays["features"], arrays["labels"])
+    old = _Scored(servable, *old)
     before = _Scored(_with_head(bundle, _old_head(bundle), None, bundle.class_names), *old.images)
     every = [np.concatenate(parts) for parts in zip(old.images, new.images, strict=True)]
     np.savez(path / "held_out.npz", features=every[0], labels=every[1])

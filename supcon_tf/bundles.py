@@ -1,5 +1,6 @@
 """Reading bundles: what `export` wrote, checked before it is loaded."""
 
+import base64
 import csv
 import hashlib
 import io
@@ -14,14 +15,18 @@ import tensorflow as tf
 from supcon_tf.data.images import InvalidImage as InvalidImage
 from supcon_tf.data.images import invalid_images, refuse_colour_palette
 from supcon_tf.errors import UserError
-from supcon_tf.files import read_json, sha256
+from supcon_tf.files import read_json
 from supcon_tf.graphs import check_graph
+from supcon_tf.sums import check_sums
 from supcon_tf.tflite import TfliteModel
 
-SUMS = "SHA256SUMS"
 THUMBNAILS, INDEX_IMAGES = "index/thumbnails.zip", "index/images.csv"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _VERSION = re.compile("[1-9][0-9]{0,9}")
+_ONE_PIXEL = base64.b64decode(  # A PNG of one black pixel.
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGNgYGAAAAAEAAH2FzhVAAAAAElFTkSuQmCC"
+)
+_MAX_THUMBNAIL_BYTES = 2**20
 
 
 def check_name(name: str) -> str:
@@ -70,38 +75,17 @@ def newest_bundle(model: str) -> Path:
     return found[-1]
 
 
-def write_sums(bundle: Path) -> None:
-    """Writes SHA256SUMS over every file of a bundle, as `sha256sum --check` reads it."""
-    lines = [f"{sha256(bundle / name)}  {name}\n" for name in _files(bundle)]
-    (bundle / SUMS).write_text("".join(lines), "utf-8")
-
-
-def _files(bundle: Path) -> list[str]:
-    paths = (path for path in bundle.rglob("*") if path.is_symlink() or not path.is_dir())
-    return sorted(path.relative_to(bundle).as_posix() for path in paths if path.name != SUMS)
-
-
-def check_sums(bundle: Path) -> None:
-    """Compares every file of a bundle with SHA256SUMS.
-
-    Raises:
-        UserError: if a file is missing, changed, a link, or not listed.
-    """
-    advice = "Export it again, or copy it anew."
-    try:
-        lines = (bundle / SUMS).read_text("utf-8").splitlines()
-        sums = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
-    except (OSError, ValueError) as error:
-        raise UserError(f"bundle {bundle} has no readable {SUMS}. {advice}") from error
-    present = set(_files(bundle))
-    for name in sorted({*sums, *present}):
-        if name not in present:
-            raise UserError(f"bundle {bundle} lacks {name}. {advice}")
-        if name not in sums:
-            raise UserError(f"bundle {bundle} holds {name}, which is not of it. {advice}")
-        path = bundle / name
-        if path.is_symlink() or not path.is_file() or sha256(path) != sums[name]:
-            raise UserError(f"bundle {bundle} is damaged: {name} has another SHA-256. {advice}")
+def _check_described(path: Path, metadata: Any, metrics: Any) -> None:
+    """Refuses JSON files that lack what a bundle's are made of."""
+    needed = ("name", "version", "class_names", "settings", "training", "preprocessing", "export")
+    if (
+        not isinstance(metadata, dict)
+        or not set(needed) <= set(metadata)
+        or not isinstance(metadata.get("added", []), list)
+        or not isinstance(metrics, dict)
+        or not isinstance(metrics.get("export"), dict)
+    ):
+        raise UserError(f"bundle {path} is damaged: its JSON files lack parts. Export it again.")
 
 
 class Bundle:
@@ -122,6 +106,7 @@ class Bundle:
         self.path, self.runtime = path, runtime
         self.metadata = read_json(path / "metadata.json")
         self.metrics = read_json(path / "metrics.json")
+        _check_described(path, self.metadata, self.metrics)
         self.name, self.version = str(self.metadata["name"]), int(self.metadata["version"])
         names = (path / "labels.txt").read_text("utf-8").removesuffix("\n").split("\n")
         self.class_names = tuple(names)
@@ -141,6 +126,11 @@ class Bundle:
         self._tflite = None
         if runtime != "saved_model":
             self._tflite = TfliteModel(_tflite_file(path, runtime))
+            if self._tflite.image_size_px != self.image_size_px:
+                raise UserError(
+                    f"bundle {path} is damaged: {runtime} takes images of another size."
+                )
+        self.decode(_ONE_PIXEL)
 
     def decode(self, encoded: bytes) -> np.ndarray:
         """Decodes and preprocesses an image.
@@ -212,16 +202,20 @@ class Bundle:
     def thumbnail(self, row: int) -> bytes | None:
         """The picture of a row of the index, a JPEG; None where there is none."""
         try:
-            return self._thumbnails.read(f"{row}.jpg") if self._thumbnails else None
+            if self._thumbnails is None:
+                return None
+            entry = self._thumbnails.getinfo(f"{row}.jpg")
         except KeyError:
             return None
+        return self._thumbnails.read(entry) if entry.file_size <= _MAX_THUMBNAIL_BYTES else None
 
     def index_images(self) -> list[dict[str, str]]:
         """`id` and `class` of each row of the index; empty without one."""
         path = self.path / INDEX_IMAGES
         if not path.exists():
             return []
-        return list(csv.DictReader(io.StringIO(path.read_text("utf-8"), newline="")))
+        text = path.read_text("utf-8", errors="replace")
+        return list(csv.DictReader(io.StringIO(text, newline="")))
 
 
 def _tflite_file(path: Path, precision: str) -> Path:
@@ -249,6 +243,8 @@ def load_bundle(path: Path, runtime: str = "saved_model") -> Bundle:
     check_graph(path)
     try:
         return Bundle(path, runtime)
+    except InvalidImage as error:
+        raise UserError(f"bundle {path} is damaged: it cannot decode. Export it again.") from error
     except UserError:
         raise
     except Exception as error:  # A bundle that is not ours fails in many ways inside TensorFlow.

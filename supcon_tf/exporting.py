@@ -20,7 +20,7 @@ import tensorflow as tf
 from scipy.special import softmax
 
 from supcon_tf import tflite
-from supcon_tf.bundles import check_name, find_versions, write_sums
+from supcon_tf.bundles import check_name, find_versions
 from supcon_tf.calibration import calibration_scores, fit_temperature
 from supcon_tf.cards import model_card
 from supcon_tf.comparing import check_exports, compare_exports
@@ -29,11 +29,13 @@ from supcon_tf.data.datasets import ImageDataset
 from supcon_tf.errors import UserError
 from supcon_tf.evaluation import extract_features, inference_function
 from supcon_tf.files import read_json, write_json, writing
+from supcon_tf.graphs import check_graph
 from supcon_tf.indexing import build_index, index_scores, write_index_images
 from supcon_tf.manifest import manifest
 from supcon_tf.reload_export import median_ms
 from supcon_tf.runs import RunDirectory
 from supcon_tf.servable import Head, of_keras
+from supcon_tf.sums import write_sums
 
 PREPROCESSING = {
     "decoding": "JPEG (turned upright by its EXIF orientation), PNG, BMP, GIF (first frame); three "
@@ -92,6 +94,8 @@ def next_version(folder: Path, version: int | None = None) -> Path:
         UserError: if the version exists.
     """
     version = version or max(find_versions(folder), default=0) + 1
+    if version >= 2**31:
+        raise UserError(f"{folder} has a version {version - 1}, after which none fits. Remove it.")
     if (folder / str(version)).exists():
         raise UserError(
             f"{folder / str(version)} exists; a version is never overwritten. Received: version="
@@ -108,6 +112,7 @@ def _write_bundle(bundle, target, run, dataset, model, config):
     head = _head(features, unseen)
     index, indexed = _index(features, dataset, config, unseen)
     of_keras(encoder, head, index, dataset.class_names).save(bundle)
+    check_graph(bundle)
     if index is not None:
         write_index_images(
             bundle, indexed, dataset.class_names, dataset.image_size_px, config.thumbnails

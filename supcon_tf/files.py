@@ -1,6 +1,8 @@
 """Files that are never half there: written under a temporary name, then renamed."""
 
 import contextlib
+import errno
+import glob
 import hashlib
 import json
 import os
@@ -17,18 +19,27 @@ TEMPORARY_PREFIX = ".writing-"
 def writing(path: Path):
     """Yields a temporary path beside `path`, and renames it to `path` when the block succeeds.
 
-    A file is replaced; a folder that is already there and not empty is an `OSError`. The content is
-    on the disk before the name is.
+    A file is replaced; a folder that is already there and not empty is a `UserError`. The content
+    is on the disk before the name is.
     """
     new = [folder for folder in path.parents if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{path.name}")
-    remove(temporary)  # Of a process that was killed and had the same number.
+    for left in path.parent.glob(f"{TEMPORARY_PREFIX}*-{glob.escape(path.name)}"):
+        if left == temporary or not _is_alive(left.name):
+            remove(left)  # Of a process that was killed.
     try:
         yield temporary
         for file in [temporary, *temporary.rglob("*")]:
             _flush(file)
-        os.replace(temporary, path)
+        try:
+            os.replace(temporary, path)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            raise UserError(
+                f"{path} was written by another process meanwhile. Run it again."
+            ) from error
         _flush(path.parent)
     finally:
         remove(temporary)
@@ -36,6 +47,18 @@ def writing(path: Path):
             with contextlib.suppress(OSError):  # Somebody else uses it by now.
                 for folder in new:  # The innermost first; nothing is left of a failure.
                     folder.rmdir()
+
+
+def _is_alive(name: str) -> bool:
+    """Whether the process that a temporary name tells of lives, as far as can be known."""
+    number = name.removeprefix(TEMPORARY_PREFIX).partition("-")[0]
+    try:
+        os.kill(int(number), 0)
+    except ProcessLookupError:
+        return False
+    except (ValueError, OverflowError, OSError):
+        return True  # Not a name of ours, or somebody else's process.
+    return True
 
 
 def remove(path: Path) -> None:

@@ -14,11 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
-from supcon_tf.bundles import SUMS, check_sums, load_bundle, newest_bundle
+from supcon_tf.bundles import load_bundle, newest_bundle
 from supcon_tf.config import PredictConfig
 from supcon_tf.data.images import EXTENSIONS, InvalidImage, decode_checked, preprocess
 from supcon_tf.errors import UserError
 from supcon_tf.remote import RemoteModel
+from supcon_tf.sums import SUMS, check_sums
 from supcon_tf.tflite import TfliteModel, read_metadata
 
 Batch = list[tuple[str, bytes]]
@@ -144,8 +145,8 @@ def _open_tflite(path: Path) -> Model:
         check_sums(folder.parent)
     metadata = read_metadata(path)
     size, names, model = metadata["image_size_px"], metadata["class_names"], TfliteModel(path)
-    if model(np.zeros([1, size, size, 3], np.float32))["probabilities"].shape != (1, len(names)):
-        raise UserError(f"{path} is damaged: its class names do not fit. Export it again.")
+    if (model.image_size_px, model.num_classes) != (size, len(names)):
+        raise UserError(f"{path} is damaged: its metadata does not fit. Export it again.")
 
     def decode_one(encoded):
         return preprocess(decode_checked(encoded), size).numpy()

@@ -80,7 +80,7 @@ class RemoteModel:
             ) from error
         try:
             content = answer.json()
-        except ValueError:
+        except (ValueError, RecursionError):
             content = None
         if answer.status_code == 200:
             return content
@@ -126,13 +126,16 @@ class RemoteModel:
         answer = self._ask(f"{self._url}:predict", {"instances": instances})
         try:
             found = [one["probabilities"] for one in answer["predictions"]]
-            found = np.asarray(found, np.float32)  # [B, C]
+            with np.errstate(over="ignore"):
+                found = np.asarray(found, np.float32)  # [B, C]
             best = [one["class_name"] for one in answer["predictions"]]
         except (KeyError, TypeError, ValueError) as error:
             raise self._foreign("its answer holds no probabilities") from error
         shape = (len(images), len(self.class_names))
-        if found.shape != shape or not np.isfinite(found).all():
+        if found.shape != shape:
             raise self._foreign(f"probabilities {list(found.shape)} instead of {list(shape)}")
+        if not ((found >= 0) & (found <= 1)).all():
+            raise self._foreign("its probabilities are not between 0 and 1")
         if best != [self.class_names[index] for index in found.argmax(axis=1)]:
             raise UserError(f"the model of {self._address} has changed meanwhile. Start again.")
         return found

@@ -7,7 +7,7 @@ from supcon_tf.runs import RunDirectory
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table whose columns line up, the first to the left and the others to the right."""
-    lines = [list(header), *(list(row) for row in rows)]
+    lines = [[cell.replace("|", "\\|") for cell in line] for line in (header, *rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
 
     def row(cells):

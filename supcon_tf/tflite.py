@@ -17,6 +17,7 @@ from supcon_tf.errors import UserError
 PRECISIONS = RUNTIMES[1:]
 SIGNATURE = "classify"
 _METADATA = "supcon_tf.json"
+_MAX_METADATA_BYTES = 2**24
 _KEPT = ("name", "version", "class_names", "image_size_px", "preprocessing", "temperature")
 
 
@@ -128,10 +129,15 @@ def read_metadata(path: Path) -> dict:
     """
     try:
         with zipfile.ZipFile(path) as archive:
+            if archive.getinfo(_METADATA).file_size > _MAX_METADATA_BYTES:
+                raise ValueError(_METADATA)
             metadata = json.loads(archive.read(_METADATA))
-        if not {"class_names", "image_size_px"} <= set(metadata):
-            raise KeyError(_METADATA)
-    except (OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
+        names, size = metadata["class_names"], metadata["image_size_px"]
+        if type(size) is not int or not isinstance(names, list) or not names:
+            raise TypeError(_METADATA)
+        if not all(isinstance(name, str) for name in names):
+            raise TypeError(_METADATA)
+    except (OSError, zipfile.BadZipFile, KeyError, ValueError, TypeError, RecursionError) as error:
         raise UserError(
             f"{path} is no TFLite model of a bundle: it holds no class names. Give a file that "
             "export.py wrote."
@@ -145,8 +151,12 @@ class TfliteModel:
     Args:
         path: the .tflite file.
 
+    Attributes:
+        image_size_px: side of the images that it takes.
+        num_classes: how many probabilities it gives.
+
     Raises:
-        UserError: if LiteRT cannot read it.
+        UserError: if LiteRT cannot run it.
     """
 
     def __init__(self, path: Path):
@@ -157,9 +167,12 @@ class TfliteModel:
             self._run = self._interpreter.get_signature_runner(SIGNATURE)
             self._inputs = self._run.get_input_details()["images"]
             self._outputs = self._run.get_output_details()
-        except (ValueError, RuntimeError, OSError, KeyError) as error:
+            self._lock = threading.Lock()
+            self.image_size_px = int(self._inputs["shape"][1])
+            nothing = np.zeros((1, self.image_size_px, self.image_size_px, 3), np.float32)
+            self.num_classes = self(nothing)["probabilities"].shape[1]
+        except (ValueError, RuntimeError, OSError, KeyError, IndexError) as error:
             raise UserError(f"{path} is damaged, or needs operators LiteRT lacks.") from error
-        self._lock = threading.Lock()
 
     def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """Float32 `probabilities` [B, C] and `embeddings` [B, F].

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from supcon_tf import AddClassConfig, UserError, exporting, load_bundle
 from supcon_tf.bundles import find_versions
 from supcon_tf.data.digits import load_images
 from supcon_tf.prototypes import fit_scale
+from supcon_tf.sums import write_sums
 
 
 def write_class(folder, digit, count, turn=1):
@@ -23,8 +25,6 @@ def write_class(folder, digit, count, turn=1):
 @pytest.fixture(scope="module")
 def model(exported, tmp_path_factory):
     """`<saved_models>/digits` of its own, with one version."""
-    import shutil
-
     folder = tmp_path_factory.mktemp("models") / "digits"
     shutil.copytree(exported[1] / "1", folder / "1")
     return folder
@@ -183,3 +183,35 @@ def test_inside_the_models_folder(model, added, tmp_path, monkeypatch):
     write_class(tmp_path / "bad" / "3", 1, 9)
     monkeypatch.chdir(model)
     refused("must be new .*Received: '3'", model="1", images=str(tmp_path / "bad"))
+
+
+HELD_OUT = {
+    "pickle": {"features": np.array([{}]), "labels": np.array([0])},
+    "no labels": {"features": np.zeros((2, 32), np.float32)},
+    "width": {"features": np.zeros((2, 5), np.float32), "labels": np.zeros(2, int)},
+    "lengths": {"features": np.zeros((2, 32), np.float32), "labels": np.zeros(3, int)},
+    "negative label": {"features": np.zeros((2, 32), np.float32), "labels": np.array([0, -1])},
+    "label beyond": {"features": np.zeros((2, 32), np.float32), "labels": np.array([0, 10])},
+    "NaN": {"features": np.full((2, 32), np.nan, np.float32), "labels": np.zeros(2, int)},
+    "nothing": {"features": np.zeros((0, 32), np.float32), "labels": np.zeros(0, int)},
+}
+
+
+@pytest.mark.parametrize("case", HELD_OUT)
+def test_damaged_held_out_features_are_refused_before_the_work(exported, tmp_path, case):
+    folder = tmp_path / "digits"
+    shutil.copytree(exported[1] / "1", folder / "1")
+    np.savez(folder / "1/held_out.npz", **HELD_OUT[case])
+    write_sums(folder / "1")
+    write_class(tmp_path / "new" / "x", 1, 9)
+    refused("held_out.npz is damaged", model=str(folder), images=str(tmp_path / "new"))
+    assert find_versions(folder) == [1]
+
+
+def test_an_index_that_lost_its_names_is_refused(exported, tmp_path):
+    folder = tmp_path / "digits"
+    shutil.copytree(exported[1] / "1", folder / "1")
+    (folder / "1/index/images.csv").write_text("row,id,class\n0,0,4\n")
+    write_sums(folder / "1")
+    write_class(tmp_path / "new" / "x", 1, 9)
+    refused("images.csv is damaged", model=str(folder), images=str(tmp_path / "new"))

@@ -8,13 +8,12 @@ from tensorflow.core.protobuf import saved_model_pb2
 from supcon_tf import UserError, load_bundle
 from supcon_tf.bundles import (
     InvalidImage,
-    check_sums,
     find_versions,
     identity,
     newest_bundle,
-    write_sums,
 )
 from supcon_tf.graphs import check_graph
+from supcon_tf.sums import check_sums, write_sums
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +182,12 @@ def _immutable(text):
     return tf.raw_ops.ImmutableConst(dtype=tf.int32, shape=[1], memory_region_name="/etc/passwd")
 
 
+def _debug(x):
+    return tf.raw_ops.DebugIdentity(input=x, tensor_name="x", debug_urls=["file:///tmp/debug"])
+
+
 REACHING = {
+    "DebugIdentity": _module(_debug, tf.float32),
     "ReadFile": _module(tf.io.read_file),
     "MatchingFiles": _module(tf.io.matching_files),
     "SaveV2": _module(_save),
@@ -217,5 +221,48 @@ def test_a_saver_that_a_signature_calls_is_refused(exported, tmp_path):
         "f"
     ].func.name = saver.attr["f"].func.name
     (tmp_path / "saved_model.pb").write_bytes(content.SerializeToString())
-    with pytest.raises(UserError, match="has the operator (SaveV2|MergeV2Checkpoints)"):
+    with pytest.raises(UserError, match="has the operator (SaveV2|MergeV2Checkpoints|Sharded)"):
         check_graph(tmp_path)
+
+
+def _evil_bundle(exported, name_it):
+    """A bundle with a function that writes a checkpoint, and whatever makes it be called."""
+    content = saved_model_pb2.SavedModel()
+    content.ParseFromString((exported[1] / "1/saved_model.pb").read_bytes())
+    graph = content.meta_graphs[0]
+    library = graph.graph_def.library
+    save = next(f for f in library.function if "traced_save" in f.signature.name)
+    evil = library.function.add()
+    evil.CopyFrom(save)
+    evil.signature.name = "__inference__traced_save_evil"
+    # A saver's function names it, but does not call it.
+    save.node_def.add(name="bait", op="NoOp").attr["_x"].func.name = evil.signature.name
+    name_it(graph, evil.signature.name)
+    return content.SerializeToString()
+
+
+def _as_initializer(graph, name):
+    node = graph.object_graph_def.nodes.add()
+    node.bare_concrete_function.concrete_function_name = name
+
+
+def _as_polymorphic_function(graph, name):
+    graph.object_graph_def.nodes.add().function.concrete_functions.append(name)
+
+
+def _nowhere(graph, name):
+    """It is not the saver's all the same."""
+
+
+@pytest.mark.parametrize("name_it", [_as_initializer, _as_polymorphic_function, _nowhere])
+def test_what_is_not_called_by_the_saver_may_not_save(exported, tmp_path, name_it):
+    (tmp_path / "saved_model.pb").write_bytes(_evil_bundle(exported, name_it))
+    with pytest.raises(UserError, match="has the operator (SaveV2|MergeV2Checkpoints|Sharded)"):
+        check_graph(tmp_path)
+
+
+def test_json_files_without_their_parts_are_refused(copy):
+    (copy / "metadata.json").write_text('{"name": "digits"}')
+    write_sums(copy)
+    with pytest.raises(UserError, match="its JSON files lack parts"):
+        load_bundle(copy)

@@ -2,6 +2,7 @@ import io
 import json
 import subprocess
 import sys
+import zipfile
 
 import ai_edge_litert.interpreter as litert
 import keras
@@ -266,6 +267,22 @@ def test_tflite_models_say_what_they_are(exported):
         assert (metadata["image_size_px"], metadata["version"]) == (8, 1)
     with pytest.raises(UserError, match="is no TFLite model of a bundle"):
         read_metadata(exported[1] / "1/labels.txt")
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["5", "null", '["class_names", "image_size_px"]', "[" * 200_000]
+    + [
+        json.dumps({"class_names": names, "image_size_px": size})
+        for names, size in [("0123", 8), ([1, 2], 8), ([], 8), (["a", "b"], "8"), (["a"], 8.0)]
+    ]
+    + [" " * (2**24 + 1) + "{}"],
+)
+def test_odd_metadata_of_a_tflite_model_is_refused(tmp_path, content):
+    with zipfile.ZipFile(tmp_path / "x.tflite", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("supcon_tf.json", content)
+    with pytest.raises(UserError, match="is no TFLite model of a bundle"):
+        read_metadata(tmp_path / "x.tflite")
 
 
 def test_metadata_tells_how_it_was_made(exported):

@@ -28,6 +28,8 @@ def image_size(encoded: bytes) -> tuple[int, int] | None:
 
 
 def _png(encoded):
+    if encoded[8:16] != b"\0\0\0\rIHDR":  # Nothing may come before it.
+        return None
     return struct.unpack_from(">II", encoded, 16)
 
 
@@ -50,19 +52,20 @@ def _jpeg(encoded):
         if marker in _JPEG_FRAMES:
             height, width = struct.unpack_from(">HH", encoded, at + 5)
             return width, height
-        if marker in (0xD9, 0xDA):  # The picture begins, or ends, without a frame header.
+        if marker < 0xC0 or marker in (0xD9, 0xDA):  # No segment; or no frame before the picture.
             return None
         at += 2 + struct.unpack_from(">H", encoded, at + 2)[0]
     return None
 
 
 def _gif(encoded):
-    width, pixels = struct.unpack_from("<H", encoded, 6)[0], 0
+    width, height, pixels = *struct.unpack_from("<HH", encoded, 6), 0
     at, steps = 13 + _gif_colours(encoded[10]), 0
     while at < len(encoded) and encoded[at] != 0x3B:
         if encoded[at] == 0x2C:  # A frame: place, size, colours, code size, data.
             frame_width, frame_height = struct.unpack_from("<HH", encoded, at + 5)
-            width, pixels = max(width, frame_width), pixels + frame_width * frame_height
+            width, height = max(width, frame_width), max(height, frame_height)
+            pixels += frame_width * frame_height
             at += 11 + _gif_colours(encoded[at + 9])
         elif encoded[at] == 0x21:  # An extension: kind, data.
             at += 2
@@ -73,7 +76,8 @@ def _gif(encoded):
             if steps > _MAX_STEPS:
                 return None
         at, steps = at + 1, steps + 1
-    return (width, -(-pixels // width)) if pixels else None
+    # The decoder makes room for each frame, and for a picture as wide and high as any of them.
+    return (width, max(height, -(-pixels // width))) if pixels else None
 
 
 def _gif_colours(flags):

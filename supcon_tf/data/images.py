@@ -83,12 +83,13 @@ def _exif_value(segment):
         )
         return tf.where(little, first + 256 * second, 256 * first + second)
 
-    # The upper half of the 32-bit offset is zero, as the segment is shorter than 2**16.
+    # The upper half of the 32-bit offset must be zero, as the segment is shorter than 2**16.
     directory = 10 + number(10 + tf.where(little, 4, 6))
+    beyond = number(10 + tf.where(little, 6, 4)) > 0
     entries = directory + 2 + 12 * tf.range(tf.minimum(number(directory), _EXIF_ENTRIES))
     values = tf.boolean_mask(number(entries + 8), number(entries) == _ORIENTATION_TAG)
     value = tf.concat([values, [1]], axis=0)[0]
-    return tf.where((value >= 1) & (value <= 8), value, 1)
+    return tf.where((value >= 1) & (value <= 8) & ~beyond, value, 1)
 
 
 class InvalidImage(UserError):

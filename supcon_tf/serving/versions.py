@@ -10,9 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from supcon_tf.bundles import SUMS, find_versions, identity
+from supcon_tf.bundles import find_versions, identity
 from supcon_tf.errors import UserError
 from supcon_tf.serving import measures
+from supcon_tf.sums import SUMS
 
 _PATIENCE_SECONDS = 10.0
 _log = logging.getLogger("supcon_tf.serving")

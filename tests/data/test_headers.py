@@ -47,6 +47,25 @@ def test_a_gif_frame_larger_than_its_screen_counts():
     assert image_size(bytes(encoded)) == (60000, 50000)
 
 
+def test_a_gif_needs_room_for_its_widest_and_its_highest_frame():
+    """The decoder makes one picture for all."""
+    frame = saved("GIF")
+    start, end = frame.index(b"\x2c\0\0\0\0"), len(frame) - 1
+    wide, high = bytearray(frame[start:end]), bytearray(frame[start:end])
+    struct.pack_into("<HH", wide, 5, 30000, 1)
+    struct.pack_into("<HH", high, 5, 1, 30000)
+    assert image_size(frame[:start] + bytes(wide) + bytes(high) + b";") == (30000, 30000)
+
+
+def test_what_only_seems_to_be_a_header_is_no_header():
+    """Decoders skip or refuse what comes before the true one."""
+    jpeg, png = saved("JPEG"), saved("PNG")
+    fake = b"\xff\xfe\x00\x0d\xff\xc0\x00\x11\x08\x00\x01\x00\x01\x03\x01"
+    assert image_size(jpeg[:2] + b"\xff\x00\x00\x06" + fake + jpeg[2:]) is None
+    chunk = struct.pack(">I4sII", 8, b"prVt", 1, 1) + bytes(4)
+    assert image_size(png[:8] + chunk + png[8:]) is None
+
+
 def test_a_header_may_claim_anything():
     encoded = bytearray(saved("PNG"))
     struct.pack_into(">II", encoded, 16, 100_000, 100_000)

@@ -137,6 +137,14 @@ def test_broken_exif_is_passed_over():
         assert exif_orientation(tf.constant(encoded[:length])) in (1, 6)
 
 
+def test_an_offset_beyond_the_segment_is_no_orientation():
+    encoded = jpeg(6, little=False)
+    at = encoded.index(b"MM\0*")
+    far = encoded[: at + 4] + b"\2\0" + encoded[at + 6 :]
+    assert exif_orientation(tf.constant(encoded)) == 6
+    assert exif_orientation(tf.constant(far)) == 1
+
+
 def test_other_formats_have_no_orientation():
     assert exif_orientation(encoded(PIXELS)) == 1
     assert exif_orientation(encoded(PIXELS, kind="GIF")) == 1
