@@ -363,7 +363,7 @@ PROBABILITIES = {
     ),
     "NaN": (
         {"predictions": [{"class_name": "dog", "probabilities": [0, float("nan")]}]},
-        "instead of",
+        "not between 0 and 1",
     ),
     "other class names": (
         {"predictions": [{"class_name": "cow", "probabilities": [0, 1]}]},
