@@ -96,7 +96,7 @@ def _import_tensorflow():
 
     Some of them are printed by its C++ before it reads any log level.
     """
-    if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
+    if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "3") != "3":
         return
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     terminal, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)

@@ -68,10 +68,11 @@ def newest_bundle(model: str) -> Path:
     found = [folder / str(version) for version in find_versions(folder)]
     found = [path for path in found if (path / "saved_model.pb").is_file()]
     if not found:
-        raise UserError(
-            f"model holds no exported SavedModel. Received: {model!r}. Give a directory that "
-            "export.py wrote, such as saved_models/NAME."
-        )
+        fault = "holds no exported SavedModel" if folder.exists() else "not found"
+        advice = "Give a directory that export.py wrote, such as saved_models/NAME"
+        if re.fullmatch(r"[\w.-]+:[0-9]+", model):
+            advice = f"For a server give http://{model}"
+        raise UserError(f"model {fault}. Received: {model!r}. {advice}.")
     return found[-1]
 
 

@@ -39,7 +39,9 @@ def _purpose(metadata):
     side = metadata["image_size_px"]
     return (
         f"Classifies an image as one of {len(names)} classes: {shown}.\n\n"
-        f"Images are seen as {side} x {side} pixels: {steps}. All of it is part of the graph."
+        f"Images are seen as {side} x {side} pixels: {steps}. All of it is part of the SavedModel; "
+        "a TFLite model takes what is cropped and resized, from 0 to 1, and the int8 model uint8 "
+        "from 0 to 255."
     )
 
 
@@ -52,16 +54,24 @@ def _data(metadata):
     table = format_table(["split", "images", "fingerprint"], rows)
     left_out = len(dataset.get("bad_images", []))
     note = f"\n\nUnreadable images left out: {left_out}." if left_out else ""
-    return f"{dataset['name']}\n\n{table}{note}"
+    name = dataset["name"]
+    if name.startswith("folder:"):  # Where it lay on somebody's machine is nobody's business.
+        name = f"folder {name.rpartition('/')[2]}"
+    return f"{name}\n\n{table}{note}"
 
 
 def _recipe(metadata):
-    settings = metadata["settings"]["pretrain"]
-    rows = [[name, f"{value}"] for name, value in settings.items() if value not in (None, "", {})]
+    rows = [
+        [f"{stage}: {name}", f"{value}"]
+        for stage in ("pretrain", "classifier")
+        for name, value in metadata["settings"].get(stage, {}).items()
+        if value not in (None, "", {}) and name not in ("dataset", "data_dir", "encoder_weights")
+    ]
     made = metadata["training"]["pretrain"]
     versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
     return (
-        f"{format_table(['setting', 'value'], rows)}\n\nCommit {made['git_commit']}; {versions}. "
+        f"{format_table(['setting', 'value'], rows)}\n\nWhat is not named is the default of the "
+        f"version below. Commit {made['git_commit']}; {versions}. "
         f"Trained {made['started']}, exported {metadata['export']['started']}."
     )
 

@@ -17,6 +17,11 @@ from supcon_tf.errors import UserError
 PRECISIONS = RUNTIMES[1:]
 SIGNATURE = "classify"
 _METADATA = "supcon_tf.json"
+# What is left to do for whoever feeds a model; the SavedModel does all of it itself.
+_INPUTS = {
+    "": "cropped and resized, float32 from 0 to 1: pixels divided by 255",
+    "int8": "cropped and resized, uint8 from 0 to 255: pixels as they are, not divided",
+}
 _MAX_METADATA_BYTES = 2**24
 _KEPT = ("name", "version", "class_names", "image_size_px", "preprocessing", "temperature")
 
@@ -118,7 +123,8 @@ def write_all(
     kept = {name: metadata[name] for name in _KEPT}
     for precision in precisions:
         model = convert(bundle, precision, representative, select_ops=select_ops)
-        write(bundle / f"tflite/{precision}.tflite", model, {**kept, "precision": precision})
+        described = {**kept, "precision": precision, "input": _INPUTS.get(precision, _INPUTS[""])}
+        write(bundle / f"tflite/{precision}.tflite", model, described)
 
 
 def read_metadata(path: Path) -> dict:

@@ -29,7 +29,7 @@ BAD = {
     "clients": ({"concurrency": "1,x"}, "Received: '1,x'"),
     "batch": ({"batch_sizes": "0"}, "batch_sizes must be whole numbers"),
     "peer": ({"peer_python": "nowhere/python"}, "peer_python must be a program"),
-    "model": ({"model_dir": "nowhere"}, "no exported SavedModel. Received: 'nowhere'"),
+    "model": ({"model_dir": "nowhere"}, "not found. Received: 'nowhere'"),
 }
 
 

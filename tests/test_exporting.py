@@ -263,6 +263,8 @@ def test_tflite_models_say_what_they_are(exported):
     for path in (exported[1] / "1/tflite").iterdir():
         metadata = read_metadata(path)
         assert metadata["precision"] == path.stem
+        wanted = "uint8 from 0 to 255" if path.stem == "int8" else "float32 from 0 to 1"
+        assert wanted in metadata["input"]
         assert metadata["class_names"] == list("0123456789")
         assert (metadata["image_size_px"], metadata["version"]) == (8, 1)
     with pytest.raises(UserError, match="is no TFLite model of a bundle"):
@@ -304,6 +306,7 @@ def test_the_card_is_for_people(exported):
     assert "temperature was not fitted" in card
     assert f"{100 * scores['tflite_int8']['top1']:.1f} %" in card
     assert "| train |  1,347 |" in card
+    assert all(name in card for name in ("pretrain: batch_size ", "classifier: learning_rate "))
 
 
 def test_the_card_names_the_worst_classes(exported):

@@ -184,7 +184,8 @@ def test_a_tflite_file_works_away_from_its_bundle_and_a_changed_one_in_it_does_n
     [
         ("none.tflite", None, "model not found. Received: '.*none.tflite'"),
         ("other.tflite", b"TFL3", "holds no class names"),
-        ("none", None, "no exported SavedModel"),
+        ("none", None, "model not found"),
+        ("127.0.0.1:9", None, "For a server give http://127.0.0.1:9"),
     ],
 )
 def test_a_model_that_is_none_is_named(name, content, message, tmp_path, digit_files):
