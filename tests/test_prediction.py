@@ -185,7 +185,6 @@ def test_a_tflite_file_works_away_from_its_bundle_and_a_changed_one_in_it_does_n
         ("none.tflite", None, "model not found. Received: '.*none.tflite'"),
         ("other.tflite", b"TFL3", "holds no class names"),
         ("none", None, "model not found"),
-        ("127.0.0.1:9", None, "For a server give http://127.0.0.1:9"),
     ],
 )
 def test_a_model_that_is_none_is_named(name, content, message, tmp_path, digit_files):
@@ -193,6 +192,11 @@ def test_a_model_that_is_none_is_named(name, content, message, tmp_path, digit_f
         (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=message):
         predict(PredictConfig(model=str(tmp_path / name)), [str(digit_files)])
+
+
+def test_an_address_without_its_scheme_is_recognized(digit_files):
+    with pytest.raises(UserError, match="For a server give http://127.0.0.1:9"):
+        predict(PredictConfig(model="127.0.0.1:9"), [str(digit_files)])
 
 
 @pytest.mark.parametrize("model", ["", "tflite/float32.tflite"])

@@ -212,9 +212,9 @@ def test_digits_recipe_is_the_default():
 def test_only_the_scripts_import_absl():
     for path in (ROOT / "supcon_tf").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            names = [alias.name for alias in getattr(node, "names", [])]
-            names += [getattr(node, "module", None) or ""]
             if isinstance(node, ast.Import | ast.ImportFrom):
+                names = [alias.name for alias in node.names]
+                names += [getattr(node, "module", None) or ""]
                 assert not any(name.split(".")[0] == "absl" for name in names), path
 
 
