@@ -14,9 +14,10 @@ from supcon_tf.calibration import calibration_scores
 from supcon_tf.comparing import check_exports, compare_exports
 from supcon_tf.config import AddClassConfig
 from supcon_tf.data import folder
-from supcon_tf.data.datasets import Split, folder_split
+from supcon_tf.data.datasets import folder_split
+from supcon_tf.data.splits import Split
 from supcon_tf.errors import UserError
-from supcon_tf.evaluation import unit_rows
+from supcon_tf.evaluation import encode_split, unit_rows
 from supcon_tf.exporting import finish_bundle, next_version
 from supcon_tf.files import writing
 from supcon_tf.indexing import index_scores, write_index_images
@@ -123,7 +124,7 @@ def _new_images(config: AddClassConfig, bundle: Bundle) -> tuple[Split, Split, l
 def _write(path, target, bundle: Bundle, old, support: Split, held_out: Split, names, config):
     class_names = [*bundle.class_names, *names]
     features, labels = _features(bundle, support, config.batch_size)
-    servable = _servable(bundle, unit_rows(features), labels, class_names)
+    servable, index = _servable(bundle, unit_rows(features), labels, class_names)
     servable.save(path)
     _extend_index(path, bundle, support, class_names)
     metadata = _metadata(bundle, target, names, support, config)
@@ -145,7 +146,7 @@ def _write(path, target, bundle: Bundle, old, support: Split, held_out: Split, n
         "new_top1": new.top1(),
         "per_class": {name: new.top1(class_names.index(name)) for name in names},
         "calibration": _calibration(bundle, _Scored(servable, *every)),
-        "index": index_scores(_index_of(servable), every[0]),
+        "index": index_scores(index, every[0]),
         **compared,
     }
     finish_bundle(path, metadata, {**bundle.metrics, "added": scores})
@@ -177,10 +178,8 @@ def _extend_index(path, bundle: Bundle, support: Split, class_names) -> None:
 
 def _features(bundle: Bundle, split: Split, batch_size: int):
     """Features float32 [N, F] and labels int32 [N], by the bundle's own encoder."""
-    batches = split.images(bundle.image_size_px, batch_size)
-    found = [(bundle.model.encode(images).numpy(), labels.numpy()) for images, labels in batches]
-    features, labels = zip(*found, strict=True)
-    return np.concatenate(features), np.concatenate(labels)
+    encode, size = bundle.model.encode, bundle.image_size_px
+    return encode_split(encode, size, split, batch_size=batch_size, progress="features")
 
 
 def _old_head(bundle: Bundle) -> Head:
@@ -202,17 +201,8 @@ def _with_head(bundle, head, index, class_names):
     )
 
 
-def _index_of(servable: Servable) -> Index:
-    return Index(
-        servable.index_embeddings.numpy(),
-        servable.index_labels.numpy(),
-        servable.index_distances.numpy(),
-        servable.neighbors,
-    )
-
-
-def _servable(bundle: Bundle, embeddings, labels, class_names) -> Servable:
-    """The bundle's encoder and classifier with prototypes of all classes.
+def _servable(bundle: Bundle, embeddings, labels, class_names) -> tuple[Servable, Index]:
+    """The bundle's encoder and classifier with prototypes of all classes, and the longer index.
 
     Args:
         bundle: what is added to.
@@ -236,7 +226,7 @@ def _servable(bundle: Bundle, embeddings, labels, class_names) -> Servable:
         bundle.num_neighbors,
     )
     head = Head(head.kernel, head.bias, head.temperature, prototypes, scale)
-    return _with_head(bundle, head, index, class_names)
+    return _with_head(bundle, head, index, class_names), index
 
 
 def _metadata(bundle: Bundle, target: Path, names, support: Split, config) -> dict:

@@ -2,7 +2,6 @@
 
 import base64
 import csv
-import hashlib
 import io
 import re
 import zipfile
@@ -12,8 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from supcon_tf.data.images import InvalidImage as InvalidImage
-from supcon_tf.data.images import invalid_images, refuse_colour_palette
+from supcon_tf.data.images import InvalidImage, invalid_images, refuse_colour_palette
 from supcon_tf.errors import UserError
 from supcon_tf.files import read_json
 from supcon_tf.graphs import check_graph
@@ -252,12 +250,3 @@ def load_bundle(path: Path, runtime: str = "saved_model") -> Bundle:
         raise UserError(
             f"bundle {path} cannot be loaded ({type(error).__name__}). Export it again."
         ) from error
-
-
-def identity(path: Path) -> str:
-    """Changes when a file of a bundle is added, removed, resized or touched; nothing is read."""
-    digest = hashlib.sha256()
-    for file in sorted(path.rglob("*")):
-        status = file.lstat()
-        digest.update(f"{file}\0{status.st_size}\0{status.st_mtime_ns}\n".encode(errors="replace"))
-    return digest.hexdigest()

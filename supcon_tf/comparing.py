@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from supcon_tf.data.datasets import Split
+from supcon_tf.data.splits import Split
 from supcon_tf.errors import UserError
 from supcon_tf.evaluation import top_k_accuracy
 from supcon_tf.tflite import PRECISIONS

@@ -1,6 +1,7 @@
 """Scores on the held-out split."""
 
 import sys
+from collections.abc import Callable
 
 import keras
 import numpy as np
@@ -9,7 +10,7 @@ from tqdm import tqdm
 
 from supcon_tf import pictures
 from supcon_tf.config import EvaluateConfig
-from supcon_tf.data.datasets import Split
+from supcon_tf.data.splits import Split
 from supcon_tf.errors import UserError
 from supcon_tf.runs import RunDirectory
 
@@ -40,9 +41,40 @@ def extract_features(
     Returns:
         features float32 [N, F] and labels int32 [N], in the order of `Split.sample`.
     """
-    batches = split.images(encoder.input_shape[1], batch_size, limit)
+    return encode_split(
+        encode or inference_function(encoder),
+        encoder.input_shape[1],
+        split,
+        batch_size=batch_size,
+        limit=limit,
+        progress=progress,
+    )
+
+
+def encode_split(
+    encode: Callable[[tf.Tensor], tf.Tensor],
+    image_size_px: int,
+    split: Split,
+    *,
+    batch_size: int,
+    limit: int | None = None,
+    progress: str = "",
+) -> tuple[np.ndarray, np.ndarray]:
+    """As `extract_features`, with any function from images to features.
+
+    Args:
+        encode: from images float32 [B, S, S, 3] in [0, 1] to features [B, F].
+        image_size_px: S.
+        split: the split.
+        batch_size: images a step.
+        limit: as in `extract_features`.
+        progress: as in `extract_features`.
+
+    Returns:
+        features float32 [N, F] and labels int32 [N], in the order of `Split.sample`.
+    """
+    batches = split.images(image_size_px, batch_size, limit)
     count = split.num_examples if limit is None else min(limit, split.num_examples)
-    encode = encode or inference_function(encoder)
     hidden = not progress or not sys.stderr.isatty()
     shown = tqdm(batches, progress, -(-count // batch_size), leave=False, disable=hidden)
     found = [(encode(images).numpy(), labels.numpy()) for images, labels in shown]

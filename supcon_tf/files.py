@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,11 @@ def writing(path: Path):
     """
     new = [folder for folder in path.parents if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{path.name}")
-    for left in path.parent.glob(f"{TEMPORARY_PREFIX}*-{glob.escape(path.name)}"):
-        if left == temporary or not _is_alive(left.name):
+    # Of this machine's processes it can be known whether they live; the folder may be shared.
+    prefix = f"{TEMPORARY_PREFIX}{socket.gethostname()}-"
+    temporary = path.with_name(f"{prefix}{os.getpid()}-{path.name}")
+    for left in path.parent.glob(f"{glob.escape(prefix)}*-{glob.escape(path.name)}"):
+        if left == temporary or not _is_alive(left.name.removeprefix(prefix)):
             remove(left)  # Of a process that was killed.
     try:
         yield temporary
@@ -50,10 +53,9 @@ def writing(path: Path):
 
 
 def _is_alive(name: str) -> bool:
-    """Whether the process that a temporary name tells of lives, as far as can be known."""
-    number = name.removeprefix(TEMPORARY_PREFIX).partition("-")[0]
+    """Whether the process of a temporary name, `<pid>-...`, lives, as far as can be known."""
     try:
-        os.kill(int(number), 0)
+        os.kill(int(name.partition("-")[0]), 0)
     except ProcessLookupError:
         return False
     except (ValueError, OverflowError, OSError):

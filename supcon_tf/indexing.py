@@ -10,8 +10,8 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from supcon_tf.bundles import INDEX_IMAGES, THUMBNAILS
-from supcon_tf.data.datasets import Split
 from supcon_tf.data.images import decode, preprocess
+from supcon_tf.data.splits import Split
 from supcon_tf.evaluation import unit_rows
 from supcon_tf.servable import Index
 

@@ -7,11 +7,10 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from supcon_tf import UserError, load_bundle
 from supcon_tf.bundles import (
-    InvalidImage,
     find_versions,
-    identity,
     newest_bundle,
 )
+from supcon_tf.data.images import InvalidImage
 from supcon_tf.graphs import check_graph
 from supcon_tf.sums import check_sums, write_sums
 
@@ -117,9 +116,7 @@ DAMAGE = {
 def test_a_bundle_whose_sums_do_not_match_is_refused(copy, case):
     damage, message = DAMAGE[case]
     check_sums(copy)
-    before = identity(copy)
     damage(copy)
-    assert identity(copy) != before
     with pytest.raises(UserError, match=f"{message}.*Export it again"):
         load_bundle(copy)
 

@@ -12,11 +12,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from supcon_tf.data.headers import image_size
 from supcon_tf.errors import UserError
 from supcon_tf.serving import measures
 from supcon_tf.serving.answers import Row, rows_of
 from supcon_tf.serving.faults import BadRequestError, BusyError, ModelFailedError
-from supcon_tf.serving.instances import Instance, image_size
+from supcon_tf.serving.instances import Instance
 
 _BIG_PIXELS = 2**22  # Larger images are decoded one at a time, so that memory stays bounded.
 _log = logging.getLogger("supcon_tf.serving")

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import hashlib
 import logging
 import sys
 import time
@@ -10,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from supcon_tf.bundles import find_versions, identity
+from supcon_tf.bundles import find_versions
 from supcon_tf.errors import UserError
 from supcon_tf.serving import measures
 from supcon_tf.sums import SUMS
@@ -144,7 +145,7 @@ class Versions:
     def _again(self, version: int) -> tuple[Any, str] | None:
         """The served version, if it was written anew; a damaged one goes on from memory."""
         path = self._folder / str(version)
-        return None if _identity(path) == self._served_identity else self._try(version)
+        return None if identity(path) == self._served_identity else self._try(version)
 
     def _forget(self, found: list[int]) -> None:
         for version in {*self._suspects, *self._incomplete} - set(found):
@@ -158,7 +159,7 @@ class Versions:
     def _try(self, version: int) -> tuple[Any, str] | None:
         """Loads a version, unless it is incomplete or known to be broken."""
         path = self._folder / str(version)
-        seen = _identity(path)
+        seen = identity(path)
         if not (path / SUMS).is_file() and self._served is not None:
             self._wait_for_sums(version, seen)
             return None
@@ -219,8 +220,18 @@ class Versions:
         self._loader.shutdown(wait=False, cancel_futures=True)
 
 
-def _identity(path: Path) -> str:
+def identity(path: Path) -> str:
+    """Changes when a file of a version is added, removed, resized or touched; nothing is read.
+
+    Args:
+        path: version directory. "" is returned where a file goes while it is looked at.
+    """
+    digest = hashlib.sha256()
     try:
-        return identity(path)
-    except OSError:  # A file that goes while it is looked at.
+        for file in sorted(path.rglob("*")):
+            status = file.lstat()
+            known = f"{file}\0{status.st_size}\0{status.st_mtime_ns}\n"
+            digest.update(known.encode(errors="replace"))
+    except OSError:
         return ""
+    return digest.hexdigest()
