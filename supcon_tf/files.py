@@ -1,6 +1,7 @@
 """Files that are never half there: written under a temporary name, then renamed."""
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -11,6 +12,8 @@ from typing import Any
 from supcon_tf.errors import UserError
 
 TEMPORARY_PREFIX = ".writing-"
+LOCK = ".lock"
+_locks: dict[Path, int] = {}  # Open files, by folder: one lock a process.
 
 
 @contextlib.contextmanager
@@ -36,6 +39,32 @@ def writing(path: Path):
             with contextlib.suppress(OSError):  # Somebody else uses it by now.
                 for folder in new:  # The innermost first; nothing is left of a failure.
                     folder.rmdir()
+
+
+def lock(folder: Path) -> bool:
+    """Keeps other processes from locking a folder until `unlock`, or as long as this one lives.
+
+    Returns:
+        Whether it is locked for this process; False where another one has it.
+    """
+    folder = folder.resolve()
+    if folder in _locks:
+        return True
+    descriptor = os.open(folder / LOCK, os.O_CREAT | os.O_WRONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return False
+    _locks[folder] = descriptor
+    return True
+
+
+def unlock(folder: Path) -> None:
+    """Gives a folder back that this process has locked; nothing where it has not."""
+    descriptor = _locks.pop(folder.resolve(), None)
+    if descriptor is not None:
+        os.close(descriptor)
 
 
 def remove(path: Path) -> None:
