@@ -1,6 +1,7 @@
 """Who proposes a trial's settings: Keras Tuner's oracles, made to survive a kill and failures."""
 
 import functools
+import json
 import math
 import warnings
 from collections.abc import Callable
@@ -166,7 +167,13 @@ def hyperparameters(space: SearchSpace) -> keras_tuner.HyperParameters:
             config |= {"min_value": parameter.low, "max_value": parameter.high}
             config |= {"sampling": sampling}
         entries.append({"class_name": kind, "config": config})
-    return keras_tuner.HyperParameters.from_config({"space": entries, "values": {}})
+    # The grid begins with the first values, and looks here for which of them are active.
+    known = {parameter.name: parameter for parameter in space.parameters}
+    values = {
+        name: json.dumps(value) if known[name].choices else value
+        for name, value in space.first().items()
+    }
+    return keras_tuner.HyperParameters.from_config({"space": entries, "values": values})
 
 
 def grace_epochs(config: TuneConfig, epochs: int) -> int:

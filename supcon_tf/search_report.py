@@ -75,7 +75,8 @@ def cost_of(results) -> dict[str, float]:
 
 def _write_table(path: Path, results, space: SearchSpace) -> None:
     names = [parameter.name for parameter in space.parameters]
-    columns = ["trial", "status", "score", "epochs", "all_epochs", "seconds", "continues", "run"]
+    columns = ["trial", "status", "score", "epochs", "all_epochs", "seconds"]
+    columns += ["continues", "run", "worker"]
     with writing(path) as temporary, open(temporary, "w", newline="") as file:
         table = csv.writer(file)
         table.writerow([*columns, *names, "reason"])

@@ -38,6 +38,7 @@ class Result:
         curve: online k-NN by epoch; None where it was not due.
         continues: the trial that it continues.
         reason: one line on why it failed.
+        worker: which process ran it; KERASTUNER_TUNER_ID, or "tuner0" where there is one process.
     """
 
     trial: str
@@ -51,6 +52,7 @@ class Result:
     curve: list[float | None] = dataclasses.field(default_factory=list)
     continues: str | None = None
     reason: str | None = None
+    worker: str = ""
 
 
 def best_result(results: Sequence[Result], direction: str) -> Result | None:

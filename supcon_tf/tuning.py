@@ -122,7 +122,7 @@ class _Tuner(BaseTuner):
             with _printing_to(self.place.log(trial.trial_id)):
                 result = self._run(trial.trial_id, trial.hyperparameters.values)
             self.place.write(result)
-            keras.utils.clear_session()
+            _free_memory()
         worst = -math.inf if OBJECTIVES[self.config.objective] == "max" else math.inf
         return {self.config.objective: worst if result.score is None else result.score}
 
@@ -132,7 +132,7 @@ class _Tuner(BaseTuner):
         past = self.place.result(continues) if continues else None
         settings = self.space.decoded(values)
         known = {"trial": trial, "values": settings, "continues": continues}
-        known["run"] = past.run if past else trial
+        known |= {"run": past.run if past else trial, "worker": self.tuner_id}
         run = RunDirectory(self.place.run_dir(known["run"]))
         done = past.all_epochs if past else 0
         try:
@@ -181,6 +181,11 @@ class _Tuner(BaseTuner):
             return is_hopeless(history["knn_top1"], [result.curve for result in ended], grace)
 
         return hopeless
+
+
+def _free_memory():
+    """Lets go of the graphs of the trial before."""
+    keras.utils.clear_session()
 
 
 def _history(run) -> dict:
