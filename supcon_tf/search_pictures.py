@@ -82,7 +82,8 @@ def _label_axis(axis, place, parameter):
     shown = values if len(values) <= 8 else (values[0], values[-1])
     for value in shown:
         text = "none" if value is None else f"{value:.4g}" if _is_real(value) else str(value)
-        axis.text(place + 0.03, parameter.place(value), text, va="center", fontsize=8)
+        paper = {"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 1}
+        axis.text(place + 0.03, parameter.place(value), text, va="center", fontsize=8, bbox=paper)
 
 
 def _is_real(value):

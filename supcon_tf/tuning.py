@@ -7,12 +7,14 @@ import sys
 import time
 import traceback
 
+import grpc
 import keras
 from keras_tuner.engine.base_tuner import BaseTuner
 
 from supcon_tf import checkpoints
 from supcon_tf.config import PretrainConfig, TuneConfig
 from supcon_tf.errors import UserError
+from supcon_tf.files import lock
 from supcon_tf.oracles import grace_epochs, make_oracle
 from supcon_tf.pretraining import pretrain
 from supcon_tf.runs import RunDirectory
@@ -75,12 +77,17 @@ def tune(config: TuneConfig, base: PretrainConfig) -> dict:
 
 
 def _search(tuner, role):
+    address = ":".join(os.environ.get(name, "") for name in ENVIRONMENT[1:])
     try:
         tuner.search()
+    except grpc.RpcError as error:
+        raise UserError(
+            f"the chief at {address} is out of reach. Start it again with --resume, then this "
+            "worker, with the KERASTUNER_TUNER_ID that it had."
+        ) from error
     except RuntimeError as error:
         if role != "chief":
             raise
-        address = ":".join(os.environ[name] for name in ENVIRONMENT[1:])
         raise UserError(f"the chief cannot listen on {address}: {error}. Give another.") from error
 
 
@@ -121,32 +128,41 @@ class _Tuner(BaseTuner):
         if result is None:
             with _printing_to(self.place.log(trial.trial_id)):
                 result = self._run(trial.trial_id, trial.hyperparameters.values)
-            self.place.write(result)
             _free_memory()
         worst = -math.inf if OBJECTIVES[self.config.objective] == "max" else math.inf
         return {self.config.objective: worst if result.score is None else result.score}
 
     def _run(self, trial, values) -> Result:
-        started = time.monotonic()
+        """Runs a trial and keeps its result before another process may enter its directory."""
         continues = values.get("tuner/trial_id")
         past = self.place.result(continues) if continues else None
         settings = self.space.decoded(values)
         known = {"trial": trial, "values": settings, "continues": continues}
         known |= {"run": past.run if past else trial, "worker": self.tuner_id}
         run = RunDirectory(self.place.run_dir(known["run"]))
-        done = past.all_epochs if past else 0
+        try:
+            _wait_for(run)
+            result = self.place.result(trial)
+            if result is None:
+                result = Result(**known, **self._attempt(run, settings, values, past))
+                self.place.write(result)
+            return result
+        finally:
+            run.release()
+
+    def _attempt(self, run, settings, values, past) -> dict:
+        """The fields of a `Result`, whether the trial succeeds or fails."""
+        started, done = time.monotonic(), past.all_epochs if past else 0
         try:
             if past and past.status == "failed":
-                raise UserError(f"trial {continues}, which this one continues, failed.")
-            return Result(**known, **self._train(run, settings, values, done))
+                raise UserError(f"trial {past.trial}, which this one continues, failed.")
+            return self._train(run, settings, values, done)
         except Exception as error:  # Whatever a combination of settings runs into.
             traceback.print_exc()
             reason = " ".join(str(error).split()) or type(error).__name__
             epochs = max(0, len(_history(run).get("loss", ())) - done)
             seconds = time.monotonic() - started
-            return Result(**known, status="failed", reason=reason, epochs=epochs, seconds=seconds)
-        finally:
-            run.release()
+            return {"status": "failed", "reason": reason, "epochs": epochs, "seconds": seconds}
 
     def _train(self, run, settings, values, done) -> dict:
         """Trains, continuing what is there, and scores; the fields of a `Result`."""
@@ -181,6 +197,13 @@ class _Tuner(BaseTuner):
             return is_hopeless(history["knn_top1"], [result.curve for result in ended], grace)
 
         return hopeless
+
+
+def _wait_for(run):
+    """Waits while another worker is in a run: a chief that was restarted gives its trial again."""
+    run.path.mkdir(parents=True, exist_ok=True)
+    while not lock(run.path):
+        time.sleep(_IDLE_SECONDS)
 
 
 def _free_memory():

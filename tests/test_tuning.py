@@ -1,8 +1,11 @@
 """The search: what is proposed, kept, resumed and reported. Most trials here are not trained."""
 
+import dataclasses
 import json
 import math
 import os
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -368,6 +371,35 @@ def test_a_broken_environment_is_named(environment, message, training, tmp_path,
     with pytest.raises(UserError, match=message):
         tune(search_config(tmp_path / "search"), BASE)
     assert not (tmp_path / "search").exists()
+
+
+def test_a_trial_that_another_worker_runs_is_waited_for(training, tmp_path):
+    """As after a restart of the chief, which gives what was running to whoever asks first."""
+    whole = search_config(tmp_path / "whole", max_trials=1)
+    tune(whole, BASE)
+    (result,) = SearchDirectory(whole.search_dir).results()
+    config = search_config(tmp_path / "search", max_trials=1)
+    run = tmp_path / "search/trials/0"
+    code = (
+        "import fcntl, os, pathlib, sys, time\n"
+        "file = os.open(sys.argv[1] + '/.lock', os.O_CREAT | os.O_WRONLY)\n"
+        "fcntl.flock(file, fcntl.LOCK_EX)\n"
+        "print('locked', flush=True)\n"
+        "time.sleep(1.5)\n"
+        "results = pathlib.Path(sys.argv[1]).parents[1] / 'results'\n"
+        "results.mkdir(exist_ok=True)\n"
+        "(results / '0.json').write_text(sys.argv[2])\n"
+    )
+    run.mkdir(parents=True)
+    (tmp_path / "search/search.json").write_bytes((tmp_path / "whole/search.json").read_bytes())
+    theirs = json.dumps({**dataclasses.asdict(result), "worker": "other"})
+    command = [sys.executable, "-c", code, str(run), theirs]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "locked\n"
+        training.began.clear()
+        report = tune(config, BASE)
+    assert training.began == []
+    assert report["best"]["worker"] == "other"
 
 
 def test_a_recipe_is_what_differs_from_the_defaults():

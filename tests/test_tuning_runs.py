@@ -115,17 +115,18 @@ def test_a_run_without_validation_images_is_not_scored_on_them(finished_run):
 
 
 def test_hyperband_continues_bit_for_bit(space, base, tmp_path):
-    """Three trials of one epoch, of which the best goes on to three on the same schedule."""
-    folder, whole = tmp_path / "search", PretrainConfig(**{**base, "epochs": 3})
-    tune(search(space, folder, algorithm="hyperband", max_trials=4), whole)
+    """Two trials of one epoch, of which the better one goes on to two on the same schedule."""
+    folder, whole = tmp_path / "search", PretrainConfig(**base)
+    config = search(space, folder, algorithm="hyperband", hyperband_factor=2, max_trials=3)
+    tune(config, whole)
     results = SearchDirectory(str(folder)).results()
     assert [(result.status, result.epochs) for result in results] == [
-        *[("paused", 1)] * 3,
-        ("finished", 2),
+        *[("paused", 1)] * 2,
+        ("finished", 1),
     ]
     last = results[-1]
     first = next(result for result in results if result.trial == last.continues)
-    assert first.score == max(result.score for result in results[:3])
+    assert first.score == max(result.score for result in results[:2])
     uninterrupted = whole.replace(run_dir=str(tmp_path / "whole"), **last.values)
     pretrain(uninterrupted, maps=False)
     trial = folder / "trials" / first.run
@@ -133,7 +134,7 @@ def test_hyperband_continues_bit_for_bit(space, base, tmp_path):
         np.testing.assert_array_equal(left, right)
     assert curves(uninterrupted.run_dir) == curves(trial)
     # The score at a rung is that of the encoder at that epoch.
-    assert [first.score, last.score] == [last.curve[0], last.curve[2]]
+    assert [first.score, last.score] == last.curve
     assert first.curve == last.curve[:1]
 
 
@@ -179,10 +180,8 @@ def test_a_search_killed_in_a_trial_loses_no_trial_and_repeats_none(
     assert not (folder / "results/1.json").exists()
     resumed = run(0)
     assert resumed.returncode == 0, resumed.stderr
-    assert [line.split(":")[0] for line in resumed.stderr.splitlines()] == [
-        "trial 1 finished",
-        "trial 2 finished",
-    ]
+    lines = [line for line in resumed.stderr.splitlines() if line.startswith("trial")]
+    assert [line.split(":")[0] for line in lines] == ["trial 1 finished", "trial 2 finished"]
     assert (folder / "results/0.json").read_bytes() == kept
     manifest = json.loads((folder / "trials/1/manifest.json").read_text())
     assert len(manifest["pretrain"]["resumed"]) == 1
@@ -201,11 +200,12 @@ def test_a_chief_and_two_workers_search_together(space, base, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    given = {**base, "epochs": 3, "space": space, "algorithm": "hyperband"}
+    given = {**base, "space": space, "algorithm": "hyperband", "hyperband_factor": 2}
     flags = [f"--{name}={value}" for name, value in given.items() if value is not None]
 
     def start(name):
         environment = {**os.environ, "KERASTUNER_TUNER_ID": name}
+        environment.pop("TF_CPP_MIN_LOG_LEVEL", None)  # As a user runs it.
         environment |= {"KERASTUNER_ORACLE_IP": "127.0.0.1", "KERASTUNER_ORACLE_PORT": str(port)}
         command = [sys.executable, "scripts/tune.py", *flags, f"--search_dir={tmp_path / 'search'}"]
         pipe = subprocess.PIPE
@@ -219,12 +219,13 @@ def test_a_chief_and_two_workers_search_together(space, base, tmp_path):
         assert process.returncode == 0, (name, outputs[name])
     results = SearchDirectory(str(tmp_path / "search")).results()
     assert [result.status for result in results].count("finished") == 3
-    assert [result.status for result in results].count("paused") == 3
+    assert [result.status for result in results].count("paused") == 2
     assert {result.worker for result in results} == {"worker1", "worker2"}
     said, lines = outputs["chief"]
     assert "best: trial" in said
-    assert "6 trials (3 finished, 3 paused)" in said
-    assert len(lines.splitlines()) == 6
+    assert "5 trials (3 finished, 2 paused)" in said
+    assert len(lines.splitlines()) == 5
+    assert all(line.startswith("trial ") for line in lines.splitlines())
     assert "Traceback" not in str(outputs)
     for name in ("worker1", "worker2"):
         assert "the search is over" in outputs[name][0]
