@@ -83,6 +83,18 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
+@contextlib.contextmanager
+def printing_to(path: Path):
+    """Adds what is printed inside to a file; nothing of it is seen."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        open(path, "a", buffering=1, errors="backslashreplace") as file,
+        contextlib.redirect_stdout(file),
+        contextlib.redirect_stderr(file),
+    ):
+        yield
+
+
 def write_json(path: Path, content: Any) -> None:
     """Writes JSON in one step."""
     with writing(path) as temporary:

@@ -78,10 +78,18 @@ class _Lasting:
         return super().populate_space(trial_id)
 
     def end_trial(self, trial):
-        """Takes a trial's result; the settings stay as proposed, since workers round them."""
+        """Takes a trial's result; the settings stay as proposed, since workers round them.
+
+        Where a worker went on with it while the chief was away, it is given to another one and
+        then ends twice, with one result.
+        """
         trial.hyperparameters = self.trials[trial.trial_id].hyperparameters
+        if trial.trial_id in self._retry_queue:
+            self._retry_queue.remove(trial.trial_id)
+        is_new = trial.trial_id not in self.end_order
         super().end_trial(trial)
-        self._after_trial(trial.trial_id)
+        if is_new:
+            self._after_trial(trial.trial_id)
 
 
 class _Random(_Lasting, RandomSearchOracle):

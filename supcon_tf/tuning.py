@@ -10,11 +10,12 @@ import traceback
 import grpc
 import keras
 from keras_tuner.engine.base_tuner import BaseTuner
+from keras_tuner.errors import FatalError
 
 from supcon_tf import checkpoints
 from supcon_tf.config import PretrainConfig, TuneConfig
 from supcon_tf.errors import UserError
-from supcon_tf.files import lock
+from supcon_tf.files import lock, printing_to
 from supcon_tf.oracles import grace_epochs, make_oracle
 from supcon_tf.pretraining import pretrain
 from supcon_tf.runs import RunDirectory
@@ -33,6 +34,8 @@ from supcon_tf.trials import Result, SearchDirectory, is_hopeless
 
 # Seconds between two looks whether there is something to do by now.
 _IDLE_SECONDS = 0.5
+# Until a file that another machine wrote is seen here.
+_VISIBLE_SECONDS = 60
 
 
 def tune(config: TuneConfig, base: PretrainConfig) -> dict:
@@ -79,7 +82,9 @@ def tune(config: TuneConfig, base: PretrainConfig) -> dict:
 def _search(tuner, role):
     address = ":".join(os.environ.get(name, "") for name in ENVIRONMENT[1:])
     try:
-        tuner.search()
+        # Keras Tuner 1.4.8 prints a value of each condition that it sends to another process.
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+            tuner.search()
     except grpc.RpcError as error:
         raise UserError(
             f"the chief at {address} is out of reach. Start it again with --resume, then this "
@@ -96,6 +101,10 @@ def _wait_for_chief(place):
         print(f"waiting for the chief to begin {place.file}", file=sys.stderr, flush=True)
     while not place.file.exists():
         time.sleep(_IDLE_SECONDS)
+
+
+class _SearchEnds(FatalError, UserError):
+    """What the next trial would run into as well; Keras Tuner lets it through."""
 
 
 class _Tuner(BaseTuner):
@@ -120,22 +129,29 @@ class _Tuner(BaseTuner):
         self.is_idle = False
 
     def run_trial(self, trial):
-        """The score of a trial; the worst there is where it failed. It never raises.
+        """The score of a trial; the worst there is where it failed.
 
         A trial whose result is there ended in a process that was killed before the oracle knew.
         """
         result = self.place.result(trial.trial_id)
-        if result is None:
-            with _printing_to(self.place.log(trial.trial_id)):
-                result = self._run(trial.trial_id, trial.hyperparameters.values)
-            _free_memory()
+        try:
+            if result is None:
+                with printing_to(self.place.log(trial.trial_id)):
+                    result = self._run(trial.trial_id, trial.hyperparameters.values)
+                _free_memory()
+        except OSError as error:
+            reason = error.strerror or error
+            raise _SearchEnds(
+                f"cannot write to search_dir {self.place.path}: {reason}. Then continue with "
+                "--resume."
+            ) from error
         worst = -math.inf if OBJECTIVES[self.config.objective] == "max" else math.inf
         return {self.config.objective: worst if result.score is None else result.score}
 
     def _run(self, trial, values) -> Result:
         """Runs a trial and keeps its result before another process may enter its directory."""
         continues = values.get("tuner/trial_id")
-        past = self.place.result(continues) if continues else None
+        past = _ended(self.place, continues) if continues else None
         settings = self.space.decoded(values)
         known = {"trial": trial, "values": settings, "continues": continues}
         known |= {"run": past.run if past else trial, "worker": self.tuner_id}
@@ -199,6 +215,19 @@ class _Tuner(BaseTuner):
         return hopeless
 
 
+def _ended(place, trial) -> Result:
+    """The result of a trial that another one continues; a shared file system may show it late."""
+    deadline = time.monotonic() + _VISIBLE_SECONDS
+    while (result := place.result(trial)) is None:
+        if time.monotonic() > deadline:
+            raise _SearchEnds(
+                f"{place.path}/results/{trial}.json is not there. Share the directory with the "
+                "other workers, and start this one again."
+            )
+        time.sleep(_IDLE_SECONDS)
+    return result
+
+
 def _wait_for(run):
     """Waits while another worker is in a run: a chief that was restarted gives its trial again."""
     run.path.mkdir(parents=True, exist_ok=True)
@@ -219,15 +248,3 @@ def _history(run) -> dict:
         state = checkpoints.newest(run.checkpoints("pretrain"))
         return state.history if state else {}
     return {}
-
-
-@contextlib.contextmanager
-def _printing_to(path):
-    """What is printed inside goes to a file; the search itself says a line for each trial."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        open(path, "a", buffering=1, errors="backslashreplace") as file,
-        contextlib.redirect_stdout(file),
-        contextlib.redirect_stderr(file),
-    ):
-        yield

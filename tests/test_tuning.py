@@ -1,6 +1,7 @@
 """The search: what is proposed, kept, resumed and reported. Most trials here are not trained."""
 
 import dataclasses
+import errno
 import json
 import math
 import os
@@ -238,6 +239,18 @@ def test_a_search_of_failures_says_so(training, tmp_path):
     with pytest.raises(UserError, match="all 4 trials failed. The first: the loss is nan."):
         tune(search_config(tmp_path / "search", max_trials=4), BASE)
     assert len((tmp_path / "search/trials.csv").read_text().splitlines()) == 5
+
+
+def test_a_full_disk_ends_the_search_with_one_line(training, tmp_path, monkeypatch):
+    def full(place, result):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    config = search_config(tmp_path / "search", max_trials=3)
+    with monkeypatch.context() as patch:
+        patch.setattr(SearchDirectory, "write", full)
+        with pytest.raises(UserError, match="cannot write to search_dir .*: No space left"):
+            tune(config, BASE)
+    assert tune(config, BASE)["cost"]["finished"] == 3
 
 
 def test_hopeless_trials_are_stopped_and_marked(training, tmp_path):

@@ -27,6 +27,7 @@ pytestmark = pytest.mark.filterwarnings(
 SPACE = {
     "learning_rate": {"range": [0.05, 0.5], "scale": "log"},
     "nesterov": {"choices": [False, True]},
+    "momentum": {"choices": [0.8, 0.9], "when": {"nesterov": [True]}},
 }
 
 
@@ -222,10 +223,11 @@ def test_a_chief_and_two_workers_search_together(space, base, tmp_path):
     assert [result.status for result in results].count("paused") == 2
     assert {result.worker for result in results} == {"worker1", "worker2"}
     said, lines = outputs["chief"]
+    assert said.startswith("| trial ")
     assert "best: trial" in said
     assert "5 trials (3 finished, 2 paused)" in said
     assert len(lines.splitlines()) == 5
     assert all(line.startswith("trial ") for line in lines.splitlines())
     assert "Traceback" not in str(outputs)
     for name in ("worker1", "worker2"):
-        assert "the search is over" in outputs[name][0]
+        assert outputs[name][0].startswith("the search is over")
