@@ -86,6 +86,7 @@ def test_a_trial_is_an_ordinary_run_and_the_recipe_reproduces_its_score(searched
     )
 
 
+@pytest.mark.slow
 def test_the_loss_of_a_linear_classifier_reproduces_and_the_test_split_is_not_read(
     space, base, tmp_path, monkeypatch
 ):
@@ -115,6 +116,7 @@ def test_a_run_without_validation_images_is_not_scored_on_them(finished_run):
         evaluate(config)
 
 
+@pytest.mark.slow
 def test_hyperband_continues_bit_for_bit(space, base, tmp_path):
     """Two trials of one epoch, of which the better one goes on to two on the same schedule."""
     folder, whole = tmp_path / "search", PretrainConfig(**base)
