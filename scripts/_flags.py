@@ -40,16 +40,20 @@ def parse_arguments(text):
     return arguments
 
 
-def _define(config_class):
+def _define(config_class, without=()):
     for field in dataclasses.fields(config_class):
+        if field.name in without:
+            continue
         default, kind = default_of(field), field.metadata["kind"]
         default = None if kind is dict else default
         _DEFINE[kind](field.name, default, field.metadata["help"])
 
 
-def _config(config_class):
+def _config(config_class, without=()):
     values = {}
     for field in dataclasses.fields(config_class):
+        if field.name in without:
+            continue
         value = getattr(flags.FLAGS, field.name)
         if field.metadata["kind"] is dict:
             value = parse_arguments(value or "")
@@ -137,16 +141,21 @@ def _terminate(signum, frame):
     raise SystemExit(128 + signum)
 
 
-def run(main, config_class, usage, positional=False):
+def run(main, config_class, usage, positional=False, base=None, base_without=()):
     """Runs a script.
 
     Args:
-        main: called with the configuration and, with `positional`, the other arguments.
+        main: called with the configuration and, with `base`, the base's; with `positional`, then
+            with the other arguments.
         config_class: its fields become the flags.
         usage: what `--help` prints above the flags.
         positional: whether arguments that are not flags are allowed.
+        base: a second configuration whose fields are flags too, which `--help` does not list.
+        base_without: the base's fields that keep their defaults and are no flags.
     """
     _define(config_class)
+    if base is not None:
+        _define(base, base_without)
 
     def guarded(argv):
         signal.signal(signal.SIGTERM, _terminate)
@@ -156,10 +165,12 @@ def run(main, config_class, usage, positional=False):
         try:
             if argv[1:] and not positional:
                 raise UserError(f"unexpected argument. Received: {argv[1]!r}. See --help.")
-            config = _config(config_class)
+            given = [_config(config_class)]
+            given += [] if base is None else [_config(base, base_without)]
+            given += [argv[1:]] if positional else []
             _import_tensorflow()
             with _tensorflow_errors():
-                main(config, argv[1:]) if positional else main(config)
+                main(*given)
         except UserError as error:
             _fail(error)
         except BrokenPipeError:

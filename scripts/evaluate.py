@@ -1,4 +1,4 @@
-"""Scores a run on the held-out split: k-NN, and the classifier where there is one.
+"""Scores a run on the held-out split, or with --split=validation on its validation set.
 
 python scripts/evaluate.py --run_dir=runs/digits
 """
@@ -17,6 +17,8 @@ def main(config):
     for name in ("top1", "top5", "knn_top1"):
         if name in metrics:
             print(f"{name} {100 * metrics[name]:.2f} %")
+    if "nll" in metrics:
+        print(f"nll {metrics['nll']:.4f} nats")
     rows = [
         [name, "no images" if share is None else f"{100 * share:.1f} %"]
         for name, share in metrics.get("per_class", {}).items()

@@ -34,6 +34,7 @@ _PUBLIC = {
     "SimCLRLoss": "methods.simclr",
     "SupConLoss": "methods.supcon",
     "TripletLoss": "methods.triplet",
+    "TuneConfig": "config",
     "Uniformity": "metrics",
     "UserError": "errors",
     "alignment": "metrics",
@@ -64,6 +65,7 @@ _PUBLIC = {
     "training_copy": "models.copies",
     "training_views": "data.pipeline",
     "triplet_loss": "methods.triplet",
+    "tune": "tuning",
     "uniformity": "metrics",
     "warmup_cosine": "schedules",
 }

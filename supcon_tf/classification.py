@@ -37,24 +37,8 @@ def train_classifier(config: ClassifierConfig) -> dict:
     dataset = run.open_dataset()
     encoder = run.load_model("encoder")
     features, labels = extract_features(encoder, dataset.train, progress="features")
-    mean, scale = features.mean(axis=0), np.maximum(features.std(axis=0), 1e-3)
     run.begin("classifier", config, dataset.describe())
-
-    steps = -(-len(labels) // config.batch_size)
-    model = _compiled_head(config, features.shape[1], len(dataset.class_names), steps)
-    standardized = (features - mean) / scale
-    history = fit(
-        model,
-        lambda first_step, share: _feature_stream(standardized, labels, config, first_step),
-        epochs=config.epochs,
-        steps_per_epoch=steps,
-        run=run,
-        stage="classifier",
-    )
-    head = classification_head(len(dataset.class_names))
-    head.build(features.shape)
-    kernel, bias = (np.asarray(weight) for weight in model.get_weights())
-    head.set_weights([kernel / scale[:, None], bias - (mean / scale) @ kernel])
+    head, history = train_head(config, features, labels, len(dataset.class_names), run)
     run.save_model(build_classifier(encoder, head), "classifier")
     metrics = {
         "loss": history["loss"][-1],
@@ -64,6 +48,44 @@ def train_classifier(config: ClassifierConfig) -> dict:
     run.record("classifier", metrics, history)
     pictures.learning_curves(run.history(), run.pictures / "learning_curves.png")
     return metrics
+
+
+def train_head(
+    config: ClassifierConfig,
+    features: np.ndarray,
+    labels: np.ndarray,
+    num_classes: int,
+    run: RunDirectory,
+) -> tuple[keras.layers.Dense, dict]:
+    """Trains a linear layer on features, standardized while it learns.
+
+    Args:
+        config: the settings.
+        features: float32 [N, F].
+        labels: int [N].
+        num_classes: classes of the data set.
+        run: where checkpoints and logs go.
+
+    Returns:
+        A layer from the features as given to logits, and the curves.
+    """
+    mean, scale = features.mean(axis=0), np.maximum(features.std(axis=0), 1e-3)
+    steps = -(-len(labels) // config.batch_size)
+    model = _compiled_head(config, features.shape[1], num_classes, steps)
+    standardized = (features - mean) / scale
+    history = fit(
+        model,
+        lambda first_step, share: _feature_stream(standardized, labels, config, first_step),
+        epochs=config.epochs,
+        steps_per_epoch=steps,
+        run=run,
+        stage="classifier",
+    )
+    head = classification_head(num_classes)
+    head.build(features.shape)
+    kernel, bias = (np.asarray(weight) for weight in model.get_weights())
+    head.set_weights([kernel / scale[:, None], bias - (mean / scale) @ kernel])
+    return head, history
 
 
 def _compiled_head(config, num_features, num_classes, steps):

@@ -221,11 +221,92 @@ class ClassifierConfig(RunConfig):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluateConfig(Config):
-    """Scores of a run on the held-out split."""
+    """Scores of a run on the held-out split, or on its validation set."""
 
     run_dir: str = setting("runs/run", "Directory of the run.", identity=False)
     batch_size: int = setting(256, "Images a step.", at_least=1, at_most=2**20)
     knn_neighbors: int = setting(10, "Neighbours that vote in the k-NN score.", at_least=1)
+    split: str = setting(
+        "test",
+        "Images to score on: held out, or the validation set of the run.",
+        choices=("test", "validation"),
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TuneConfig(Config):
+    """Search for settings of the pretraining."""
+
+    space: str = setting("", "JSON file: the settings to search, and their values.", identity=False)
+    search_dir: str = setting(
+        "runs/search", "Directory that the search reads and writes.", identity=False
+    )
+    resume: bool = setting(False, "Continue the search if it was begun.", identity=False)
+    algorithm: str = setting(
+        "bayesian",
+        "How settings are proposed.",
+        choices=("random", "bayesian", "hyperband", "grid"),
+    )
+    objective: str = setting(
+        "knn_top1",
+        "Score on the validation set; of a linear classifier: top-1, or the loss (nll).",
+        choices=("knn_top1", "linear_top1", "nll"),
+    )
+    max_trials: int | None = setting(
+        None,
+        "Trials at most (none: 20; grid, hyperband: as many as they make).",
+        kind=int,
+        at_least=1,
+        at_most=10**5,
+        identity=False,
+    )
+    max_total_epochs: int | None = setting(
+        None,
+        "Begin no trial once all of them have trained so many epochs (none: no limit).",
+        kind=int,
+        at_least=1,
+        identity=False,
+    )
+    prune: bool | None = setting(
+        None, "Stop hopeless trials early (none: yes; hyperband does so itself).", kind=bool
+    )
+    grace_epochs: int | None = setting(
+        None,
+        "Epochs before a trial may be stopped (none: a tenth of its epochs, at least 1).",
+        kind=int,
+        at_least=1,
+    )
+    hyperband_factor: int | None = setting(
+        None, "hyperband: one in so many trials goes on (none: 3).", kind=int, at_least=2
+    )
+    hyperband_iterations: int | None = setting(
+        None, "hyperband: times to run all of its brackets (none: 1).", kind=int, at_least=1
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.space:
+            raise UserError("no search space given. Pass --space=FILE.json.")
+        if not self.search_dir:
+            raise UserError("search_dir must name a directory. Received: ''.")
+        hyperband = self.algorithm == "hyperband"
+        for name in ("hyperband_factor", "hyperband_iterations"):
+            if getattr(self, name) is not None and not hyperband:
+                raise UserError(
+                    f"{name} is for --algorithm=hyperband. Received: {name}={getattr(self, name)} "
+                    f"with {self.algorithm}. Leave it out."
+                )
+        if self.prune and hyperband:
+            raise UserError("hyperband stops trials by itself. Received: prune=True. Leave it out.")
+        if self.grace_epochs is not None and self.prune is False:
+            raise UserError(
+                f"grace_epochs is for trials that may be stopped. Received: {self.grace_epochs} "
+                "with prune=False. Leave one of them out."
+            )
+
+    def is_pruning(self) -> bool:
+        """Whether hopeless trials are stopped by the median rule."""
+        return self.algorithm != "hyperband" and self.prune is not False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Scores on the held-out split."""
+"""Scores on the held-out split, or on the validation set."""
 
 import sys
 from collections.abc import Callable
@@ -9,6 +9,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from supcon_tf import pictures
+from supcon_tf.calibration import negative_log_likelihood
 from supcon_tf.config import EvaluateConfig
 from supcon_tf.data.splits import Split
 from supcon_tf.errors import UserError
@@ -155,22 +156,30 @@ def confusion_matrix(predictions: np.ndarray, labels: np.ndarray, num_classes: i
 
 
 def evaluate(config: EvaluateConfig) -> dict:
-    """Scores a run on the held-out split: k-NN, and the classifier where there is one.
+    """Scores a run on a split: k-NN, and the classifier where there is one.
 
-    Writes the scores to metrics.json under "test", and the confusion matrix as a picture.
+    Writes the scores to metrics.json under "test" or "validation", and the confusion matrix as a
+    picture.
 
     Args:
         config: the settings.
 
     Returns:
         `images`, `knn_top1`, `knn_neighbors` and, with a classifier, `top1`, `top5` (from ten
-        classes on), `per_class` and `confusion_matrix`. Shares in [0, 1].
+        classes on), `per_class`, `confusion_matrix` and `nll`. Shares in [0, 1]; nats.
 
     Raises:
-        UserError: if the run has no encoder or its data changed.
+        UserError: if the run has no encoder, its data changed, or it set no validation images
+            aside.
     """
     run = RunDirectory(config.run_dir)
     dataset = run.open_dataset()
+    split = getattr(dataset, config.split)
+    if split is None:
+        raise UserError(
+            f"{run.path} has no validation set: it was pretrained with validation_fraction=0. "
+            "Received: split='validation'. Leave it out."
+        )
     if config.knn_neighbors > dataset.train.num_examples:
         raise UserError(
             f"knn_neighbors must be at most the {dataset.train.num_examples} training images. "
@@ -184,22 +193,24 @@ def evaluate(config: EvaluateConfig) -> dict:
         return extract_features(encoder, split, batch_size=config.batch_size, progress=title)
 
     train_features, train_labels = features(dataset.train, "training features")
-    test_features, labels = features(dataset.test, "held-out features")
-    voted = knn_predict(train_features, train_labels, test_features, config.knn_neighbors)
+    split_features, labels = features(split, f"{config.split} features")
+    voted = knn_predict(train_features, train_labels, split_features, config.knn_neighbors)
     metrics = {
         "images": len(labels),
         "knn_top1": float(np.mean(voted == labels)),
         "knn_neighbors": config.knn_neighbors,
     }
     if model is not None:
-        logits = model.get_layer("logits")(test_features).numpy()
+        logits = model.get_layer("logits")(split_features).numpy()
         metrics |= classification_scores(logits, labels, dataset.class_names)
+        metrics["nll"] = negative_log_likelihood(logits, labels)
+        suffix = "" if config.split == "test" else f"_{config.split}"
         pictures.confusion(
             np.array(metrics["confusion_matrix"]),
             dataset.class_names,
-            run.pictures / "confusion_matrix.png",
+            run.pictures / f"confusion_matrix{suffix}.png",
         )
-    run.record("test", metrics)
+    run.record(config.split, metrics)
     return metrics
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fcntl
 import glob
 import hashlib
 import json
@@ -14,6 +15,8 @@ from typing import Any
 from supcon_tf.errors import UserError
 
 TEMPORARY_PREFIX = ".writing-"
+LOCK = ".lock"
+_locks: dict[Path, int] = {}  # Open files, by folder: one lock a process.
 
 
 @contextlib.contextmanager
@@ -63,6 +66,32 @@ def _is_alive(name: str) -> bool:
     return True
 
 
+def lock(folder: Path) -> bool:
+    """Keeps other processes from locking a folder until `unlock`, or as long as this one lives.
+
+    Returns:
+        Whether it is locked for this process; False where another one has it.
+    """
+    folder = folder.resolve()
+    if folder in _locks:
+        return True
+    descriptor = os.open(folder / LOCK, os.O_CREAT | os.O_WRONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return False
+    _locks[folder] = descriptor
+    return True
+
+
+def unlock(folder: Path) -> None:
+    """Gives a folder back that this process has locked; nothing where it has not."""
+    descriptor = _locks.pop(folder.resolve(), None)
+    if descriptor is not None:
+        os.close(descriptor)
+
+
 def remove(path: Path) -> None:
     """Removes a file, a link or a folder with all that is in it; nothing where there is none."""
     if path.is_dir() and not path.is_symlink():
@@ -77,6 +106,18 @@ def _flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def printing_to(path: Path):
+    """Adds what is printed inside to a file; nothing of it is seen."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        open(path, "a", buffering=1, errors="backslashreplace") as file,
+        contextlib.redirect_stdout(file),
+        contextlib.redirect_stderr(file),
+    ):
+        yield
 
 
 def write_json(path: Path, content: Any) -> None:

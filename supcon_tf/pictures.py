@@ -21,7 +21,8 @@ _NOT_CURVES = (
 )
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
+    """Writes a picture as PNG."""
     with writing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
 
@@ -52,7 +53,7 @@ def learning_curves(histories: Mapping[str, Mapping[str, Sequence[float]]], path
             panel.xaxis.set_major_locator(MaxNLocator(integer=True))
             if names:
                 panel.legend()
-    _save(figure, path)
+    save(figure, path)
 
 
 def embedding_maps(
@@ -84,7 +85,7 @@ def embedding_maps(
         axis.set(title=title, xticks=[], yticks=[])
     if len(shown) <= 20:
         axes[-1].legend(loc="center left", bbox_to_anchor=(1, 0.5), markerscale=2)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _two_dimensions(features, seed):
@@ -121,4 +122,4 @@ def confusion(counts: np.ndarray, class_names: Sequence[str], path: Path) -> Non
         for row, column in np.argwhere(counts):
             shade = "white" if shares[row, column] > 0.5 else "black"
             axis.text(column, row, counts[row, column], ha="center", va="center", color=shade)
-    _save(figure, path)
+    save(figure, path)

@@ -1,6 +1,7 @@
 """Stage 1: train an encoder."""
 
 import sys
+from collections.abc import Callable
 
 import numpy as np
 
@@ -23,7 +24,12 @@ _MAPPED_IMAGES = 1000
 _GALLERY, _QUERIES, _NEIGHBORS = 5000, 2000, 10
 
 
-def pretrain(config: PretrainConfig) -> dict:
+def pretrain(
+    config: PretrainConfig,
+    *,
+    stop_when: Callable[[dict], bool] | None = None,
+    maps: bool = True,
+) -> dict:
     """Trains an encoder and writes it to the run directory.
 
     All settings and the data are checked before anything is written. Under several workers all of
@@ -31,6 +37,9 @@ def pretrain(config: PretrainConfig) -> dict:
 
     Args:
         config: the settings.
+        stop_when: as in `fit`. A run that it stops is not finished: its checkpoint is saved, no
+            encoder is, and the same call with `resume` continues it as if it had never stopped.
+        maps: whether to draw the maps of held-out images' features.
 
     Returns:
         The stage's scores, as in metrics.json: the last epoch's loss and the seconds taken; {} on
@@ -77,8 +86,13 @@ def pretrain(config: PretrainConfig) -> dict:
         saving=Saving(config.checkpoint_steps, config.keep_checkpoints, config.best_metric),
         at_epoch_end=_online_knn(config, dataset, model) if chief else lambda epoch, values: {},
         watch=_CollapseWatch(config, model),
+        stop_when=stop_when,
     )
-    return _finish(run, config, dataset, model, history, steps) if chief else {}
+    if not chief:
+        return {}
+    if len(history["loss"]) < config.epochs:
+        return {"loss": history["loss"][-1], "seconds": sum(history["seconds"])}
+    return _finish(run, config, dataset, model, history, steps, maps)
 
 
 def _open_dataset(config, strategy):
@@ -136,7 +150,7 @@ def _online_knn(config, dataset, model):
     return score
 
 
-def _kept_encoder(model):
+def kept_encoder(model):
     """The encoder as it is saved; as trainable as the one that was trained."""
     encoder = portable_copy(model.encoder)
     encoder.set_weights(model.evaluation_encoder.get_weights())
@@ -173,32 +187,47 @@ class _CollapseWatch:
         return epochs >= 5 or (epochs >= 2 and spread[-1] > -0.05)
 
 
-def _finish(run, config, dataset, model, history, steps) -> dict:
-    """Saves the encoder, and the classifier where the method trained one; scores and pictures."""
-    metrics = {"loss": history["loss"][-1], "seconds": sum(history["seconds"])}
-    if config.best_metric:
-        best = best_epoch(history, config.best_metric)
+def restore_best(run, config, model, history, steps) -> int | None:
+    """Puts the weights of the best epoch back, where one is wanted; returns it, from 0 on."""
+    best = best_epoch(history, config.best_metric) if config.best_metric else None
+    if best is not None:
         with model.distribute_strategy.scope():
             checkpoints.restore(run.checkpoints("pretrain"), (best + 1) * steps, model)
+    return best
+
+
+def _finish(run, config, dataset, model, history, steps, maps=True) -> dict:
+    """Saves the encoder, and the classifier where the method trained one; scores and pictures."""
+    metrics = {"loss": history["loss"][-1], "seconds": sum(history["seconds"])}
+    best = restore_best(run, config, model, history, steps)
+    if best is not None:
         metrics |= {"best_epoch": best + 1, config.best_metric: history[config.best_metric][best]}
-    print("drawing curves and the map of the embeddings", file=sys.stderr)
-    with initial_weights(config.seed):
-        untrained, _ = build_networks(config, dataset)
-    encoder = _kept_encoder(model)
-    before = extract_features(untrained, dataset.test, limit=_MAPPED_IMAGES)
-    after = extract_features(encoder, dataset.test, limit=_MAPPED_IMAGES)
+    encoder = kept_encoder(model)
     if "knn_top1" in history:
         metrics.setdefault("knn_top1", history["knn_top1"][-1])
     pictures.learning_curves({"pretrain": history}, run.pictures / "learning_curves.png")
+    if maps:
+        _draw_maps(run, config, dataset, encoder)
+    run.record("pretrain", metrics, history)
+    head = getattr(model, "evaluation_head", None)
+    if head is not None:
+        run.save_model(build_classifier(kept_encoder(model), head), "classifier")
+    run.save_model(encoder, "encoder")
+    return metrics
+
+
+def _draw_maps(run, config, dataset, encoder):
+    """The features of held-out images, before and after training."""
+    print("drawing the map of the embeddings", file=sys.stderr)
+    with initial_weights(config.seed):
+        untrained, _ = build_networks(config, dataset)
+    before, after = (
+        extract_features(network, dataset.test, limit=_MAPPED_IMAGES)
+        for network in (untrained, encoder)
+    )
     pictures.embedding_maps(
         {"before training": before, "after training": after},
         dataset.class_names,
         run.pictures / "embeddings.png",
         seed=config.seed,
     )
-    run.record("pretrain", metrics, history)
-    head = getattr(model, "evaluation_head", None)
-    if head is not None:
-        run.save_model(build_classifier(_kept_encoder(model), head), "classifier")
-    run.save_model(encoder, "encoder")
-    return metrics

@@ -10,8 +10,6 @@ logs/           TensorBoard;  pictures/  PNG files
 """
 
 import contextlib
-import fcntl
-import os
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +19,22 @@ from supcon_tf import checkpoints
 from supcon_tf.config import PretrainConfig, RunConfig
 from supcon_tf.data.datasets import ImageDataset, from_config
 from supcon_tf.errors import UserError
-from supcon_tf.files import TEMPORARY_PREFIX, read_json, remove, write_json, writing
+from supcon_tf.files import (
+    LOCK,
+    TEMPORARY_PREFIX,
+    lock,
+    read_json,
+    remove,
+    unlock,
+    write_json,
+    writing,
+)
 from supcon_tf.manifest import manifest, resumption
 
 STAGES = ("pretrain", "classifier")
 _SPLITS = ("train", "test")
-_LOCK = ".lock"
 # Where a stage that is overwritten lies until the new one has begun, and the list of its files.
 _ASIDE, _MOVED = f"{TEMPORARY_PREFIX}old", ".moved"
-_locks: dict[Path, int] = {}  # Open files, by run directory: one lock a process.
 _JSON = ("metrics.json", "history.json", "manifest.json", "config.json")
 # What is derived from each stage and removed when it is replaced; what a user put beside it stays.
 _CLASSIFIER_FILES = (
@@ -37,6 +42,7 @@ _CLASSIFIER_FILES = (
     "checkpoints/classifier",
     "logs/classifier",
     "pictures/confusion_matrix.png",
+    "pictures/confusion_matrix_validation.png",
 )
 _PRETRAIN_FILES = (
     "encoder.keras",
@@ -140,7 +146,7 @@ class RunDirectory:
 
     def _holds_files(self) -> bool:
         entries = self.path.iterdir() if self.path.is_dir() else ()
-        return any(not entry.name.startswith((TEMPORARY_PREFIX, _LOCK)) for entry in entries)
+        return any(not entry.name.startswith((TEMPORARY_PREFIX, LOCK)) for entry in entries)
 
     def _check_same_settings(self, before: dict, now: dict) -> None:
         for name in sorted({*before, *now}):
@@ -200,19 +206,15 @@ class RunDirectory:
         remove(aside)
 
     def _lock(self) -> None:
-        """Keeps other processes from writing into the run as long as this one lives."""
-        path = self.path.resolve()
-        if path in _locks:
-            return
-        lock = os.open(path / _LOCK, os.O_CREAT | os.O_WRONLY)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(lock)
+        """Keeps other processes from writing into the run until `release`."""
+        if not lock(self.path):
             raise UserError(
                 f"another process is writing to run_dir {self.path}. Wait for it, or stop it."
-            ) from error
-        _locks[path] = lock
+            )
+
+    def release(self) -> None:
+        """Lets other processes write into the run; the end of this one does so too."""
+        unlock(self.path)
 
     @contextlib.contextmanager
     def _set_aside(self, stage: str | None):
@@ -234,7 +236,7 @@ class RunDirectory:
                     file.rename(old)
             if stage == "classifier":
                 for name in ("metrics.json", "history.json"):
-                    self._update(name, {}, drop=("classifier", "test", "export"))
+                    self._update(name, {}, drop=("classifier", "test", "validation", "export"))
             yield
         except BaseException:
             self._undo_interrupted_overwrite()
@@ -257,8 +259,11 @@ class RunDirectory:
         if history is not None:
             self._update("history.json", {stage: history})
 
-    def pretrain_config(self) -> PretrainConfig:
+    def pretrain_config(self, unfinished: bool = False) -> PretrainConfig:
         """The settings that the encoder was trained with.
+
+        Args:
+            unfinished: whether a pretraining that was stopped will do.
 
         Raises:
             UserError: if there is no finished pretraining here.
@@ -268,20 +273,23 @@ class RunDirectory:
             raise UserError(
                 f"run_dir has no pretrained encoder. Received: {self.path}. Run pretrain.py first."
             )
-        if not self.has_finished("pretrain"):
+        if not unfinished and not self.has_finished("pretrain"):
             raise UserError(
                 f"pretraining in {self.path} is not finished. Run pretrain.py with --resume first."
             )
         return PretrainConfig.from_dict(stages["pretrain"], run_dir=str(self.path))
 
-    def open_dataset(self) -> ImageDataset:
+    def open_dataset(self, unfinished: bool = False) -> ImageDataset:
         """Opens the data set that the encoder was trained on.
+
+        Args:
+            unfinished: whether a pretraining that was stopped will do.
 
         Raises:
             UserError: if there is no finished pretraining here, or the content of a split changed
                 since (a held-out image might have been trained on).
         """
-        config, entry = self.pretrain_config(), self._stage_manifest("pretrain")
+        config, entry = self.pretrain_config(unfinished), self._stage_manifest("pretrain")
         dataset = from_config(config, bad_images=entry["dataset"].get("bad_images", []))
         self.check_same_data("pretrain", dataset.describe())
         return dataset

@@ -91,18 +91,29 @@ def _check_value(name: str, value: Any, metadata: Mapping[str, Any]) -> None:
         )
 
 
+def checked(field: dataclasses.Field, value: Any) -> Any:
+    """A value as its setting takes it; an int becomes a float where the setting is one.
+
+    Args:
+        field: made by `setting`.
+        value: the value to check.
+
+    Raises:
+        UserError: if it has another type, or is out of bounds.
+    """
+    value = _check_type(field.name, value, field.metadata["kind"], default_of(field) is None)
+    if value is not None:
+        _check_value(field.name, value, field.metadata)
+    return value
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
     """What every stage's configuration shares: validation, and JSON in and out."""
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
-            optional = default_of(field) is None
-            value = getattr(self, field.name)
-            value = _check_type(field.name, value, field.metadata["kind"], optional)
-            if value is not None:
-                _check_value(field.name, value, field.metadata)
-            object.__setattr__(self, field.name, value)
+            object.__setattr__(self, field.name, checked(field, getattr(self, field.name)))
 
     def to_dict(self) -> dict[str, Any]:
         """All settings that are part of what the run is, ready for JSON."""

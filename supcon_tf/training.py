@@ -81,6 +81,7 @@ def fit(
     saving: Saving = Saving(),
     at_epoch_end: Callable[[int, dict], dict] = lambda epoch, values: {},
     watch: Callable[[dict], str | None] = lambda history: None,
+    stop_when: Callable[[dict], bool] | None = None,
 ) -> dict[str, list[float | None]]:
     """Trains a compiled model, continuing from the run's newest checkpoint of the stage.
 
@@ -99,9 +100,12 @@ def fit(
         saving: when checkpoints are written.
         at_epoch_end: from the epoch (from 0 on) and its metrics to further ones.
         watch: from the curves so far to a warning, or None.
+        stop_when: from the curves so far to whether to stop at this epoch's end, where everything
+            is saved and a later call continues; None never stops. Of several workers, the chief's
+            answer counts.
 
     Returns:
-        One value per epoch for each metric, for `learning_rate` and for `seconds`.
+        One value per finished epoch for each metric, for `learning_rate` and for `seconds`.
 
     Raises:
         UserError: if the loss or the weights are no longer finite, or no checkpoint is sound.
@@ -116,8 +120,8 @@ def fit(
         state = checkpoints.restore(run.checkpoints(stage), step, model)
         if saving.best_metric and is_chief(strategy):
             _forget_lost(state.history, saving.best_metric, run.checkpoints(stage), steps_per_epoch)
-        if state.step < epochs * steps_per_epoch:
-            loop = _Loop(model, run, stage, epochs, steps_per_epoch, saving, state)
+        loop = _Loop(model, run, stage, epochs, steps_per_epoch, saving, state, stop_when)
+        if not loop.is_over():
             loop.run(make_stream, at_epoch_end, watch, stop)
         stop.check()
     return state.history
@@ -162,19 +166,28 @@ def train_function(model: keras.Model):
 class _Loop:
     """One training from where its state stands to its end."""
 
-    def __init__(self, model, run, stage, epochs, steps_per_epoch, saving, state):
+    def __init__(self, model, run, stage, epochs, steps_per_epoch, saving, state, stop_when=None):
         self.model, self.run_directory, self.stage, self.saving = model, run, stage, saving
         self.total, self.steps_per_epoch = epochs * steps_per_epoch, steps_per_epoch
         self.state = state
         self.saved = state.step
+        self.epochs, self.stop_when = epochs, stop_when
         self.chief = is_chief(model.distribute_strategy)
-        self.logs = _Logs(run.path / "logs" / stage) if self.chief else None
-        stream = None if self.chief else io.StringIO()  # One of the workers speaks.
-        self.progress = Progress(stage, epochs, steps_per_epoch, state.step, stream)
+
+    def is_over(self):
+        """Whether all epochs are done, or `stop_when` stops at the end of the last one."""
+        if self.state.step >= self.total:
+            return True
+        if self.stop_when is None or not self.state.step or self.state.step % self.steps_per_epoch:
+            return False
+        return bool(agreed(self.model.distribute_strategy, int(self.stop_when(self.state.history))))
 
     def run(self, make_stream, at_epoch_end, watch, stop):
-        """Trains to the end, or until a signal."""
+        """Trains to the end, or until `stop_when` or a signal stops it."""
         state, model = self.state, self.model
+        self.logs = _Logs(self.run_directory.path / "logs" / self.stage) if self.chief else None
+        stream = None if self.chief else io.StringIO()  # One of the workers speaks.
+        self.progress = Progress(self.stage, self.epochs, self.steps_per_epoch, state.step, stream)
         batches = iter(
             distribute_stream(
                 model.distribute_strategy,
@@ -187,7 +200,8 @@ class _Loop:
         before = None
         self.started = time.monotonic() - state.seconds
         try:
-            while state.step < self.total:
+            over = False
+            while not over:
                 if state.step % self.steps_per_epoch == 0:
                     model.reset_metrics()
                 values = train(batches)
@@ -199,6 +213,7 @@ class _Loop:
                 if state.step % self.steps_per_epoch == 0:
                     self._check(before)
                     self._end_epoch(values, at_epoch_end, watch)
+                    over = self.is_over()
                 elif self.saving.every_steps and state.step % self.saving.every_steps == 0:
                     self._check(before)
                     self._save()

@@ -3,7 +3,14 @@ import json
 
 import pytest
 
-from supcon_tf import ClassifierConfig, EvaluateConfig, ExportConfig, PretrainConfig, UserError
+from supcon_tf import (
+    ClassifierConfig,
+    EvaluateConfig,
+    ExportConfig,
+    PretrainConfig,
+    TuneConfig,
+    UserError,
+)
 from supcon_tf.config import DemoConfig, PredictConfig, WriteDigitsConfig
 
 CONFIGS = [
@@ -29,7 +36,7 @@ def test_round_trip_through_json(config_class):
     assert config_class.from_dict(values, **placement) == config
 
 
-@pytest.mark.parametrize("config_class", CONFIGS)
+@pytest.mark.parametrize("config_class", [*CONFIGS, TuneConfig])
 def test_every_setting_says_what_it_means_on_one_line(config_class):
     for field in dataclasses.fields(config_class):
         help = field.metadata["help"]

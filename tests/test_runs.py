@@ -7,7 +7,7 @@ import sys
 import pytest
 from test_checkpoints import model
 
-from supcon_tf import ClassifierConfig, PretrainConfig, UserError, runs
+from supcon_tf import ClassifierConfig, PretrainConfig, UserError
 from supcon_tf.files import write_json, writing
 from supcon_tf.runs import RunDirectory
 
@@ -137,7 +137,7 @@ def test_a_second_process_cannot_write_into_the_run(tmp_path, monkeypatch):
     code = f"import fcntl; fcntl.flock(open({str(lock)!r}), fcntl.LOCK_EX | fcntl.LOCK_NB)"
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "BlockingIOError" in other.stderr
-    monkeypatch.setattr("supcon_tf.runs._locks", {})  # As in another process.
+    monkeypatch.setattr("supcon_tf.files._locks", {})  # As in another process.
     with pytest.raises(UserError, match="another process is writing to run_dir"):
         RunDirectory(config.run_dir).begin("pretrain", config, DATASET)
 
@@ -237,14 +237,14 @@ os._exit(0)
         return {str(path.relative_to(run.path)): path.read_bytes() for path in files}
 
     before = content()
-    os.close(runs._locks.pop(run.path.resolve()))
+    run.release()
     for place in range(20):
         killed = subprocess.run([sys.executable, "-W", "ignore", "-c", code, run.path, str(place)])
         if killed.returncode == 0:
             break
         run.check("pretrain", config.replace(resume=True))
         assert content() == before
-        os.close(runs._locks.pop(run.path.resolve()))
+        run.release()
     assert place >= 3
     assert run.stages()["pretrain"]["seed"] == 5
     assert set(content()) == {"config.json", "manifest.json"}

@@ -19,6 +19,7 @@ from supcon_tf.runs import RunDirectory
 
 SCRIPTS = (
     "pretrain",
+    "tune",
     "train_classifier",
     "evaluate",
     "export",
@@ -28,7 +29,7 @@ SCRIPTS = (
     "demo",
     "write_digits",
 )
-_WITHOUT_RUN = ("predict", "demo", "add_class", "serve")
+_WITHOUT_RUN = ("predict", "demo", "add_class", "serve", "tune")
 
 BAD_INPUT = {
     "unknown flag": (["pretrain", "--epoch=3"], "Unknown command line flag 'epoch'"),
@@ -58,6 +59,13 @@ BAD_INPUT = {
     ),
     "foreign demo directory": (["demo", "--output_dir={inputs}"], "that are not a demo's"),
     "empty image path": (["predict", "--model=nowhere", ""], "path is empty"),
+    "no search space": (["tune", "--validation_fraction=0.2"], "no search space given"),
+    "no validation set": (["tune", "--space={inputs}/space.json"], "validation_fraction=0. Pass"),
+    "bad search space": (
+        ["tune", "--space={inputs}/bad.json", "--validation_fraction=0.2"],
+        "'learning_rat'. Did you mean 'learning_rate'?",
+    ),
+    "flag of a run": (["tune", "--run_dir=runs/x"], "Unknown command line flag 'run_dir'"),
     "no encoder": (["train_classifier"], "has no pretrained encoder"),
     "nothing to evaluate": (["evaluate"], "has no pretrained encoder"),
     "nothing to export": (["export"], "has no pretrained encoder"),
@@ -81,6 +89,8 @@ def inputs(tmp_path_factory, data_dir):
     folder = tmp_path_factory.mktemp("inputs")
     (folder / "empty").mkdir()
     write_images(folder / "one", ["a"], 5)
+    (folder / "space.json").write_text('{"momentum": {"choices": [0.8, 0.9]}}')
+    (folder / "bad.json").write_text('{"learning_rat": {"choices": [0.8, 0.9]}}')
     write_images(folder / "small", ["a"], 5)
     write_images(folder / "small", ["b"], 2)
     config = supcon_tf.PretrainConfig(run_dir=str(folder / "run"), data_dir=data_dir)

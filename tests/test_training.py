@@ -158,6 +158,29 @@ def test_a_signal_saves_and_the_resumed_run_ends_like_an_uninterrupted_one(
     assert len(curves(config.run_dir)["learning_rate"]) == 10
 
 
+def test_a_training_stopped_at_an_epochs_end_continues_as_if_it_never_had(
+    finished_run, small_config, tmp_path
+):
+    config = PretrainConfig(run_dir=str(tmp_path / "run"), resume=True, **small_config)
+    run, seen = RunDirectory(config.run_dir), []
+
+    def stop_when(history):
+        seen.append(len(history["loss"]))
+        return len(history["loss"]) >= 4
+
+    for _ in range(2):  # The second call has nothing to do.
+        metrics = supcon_tf.pretrain(config, stop_when=stop_when)
+        assert checkpoints.newest(run.checkpoints("pretrain")).step == 40
+        assert not run.has_finished("pretrain")
+        assert metrics["loss"] == curves(finished_run)["loss"][3]
+    assert seen == [1, 2, 3, 4, 4]
+    supcon_tf.pretrain(config, maps=False)
+    assert not (run.pictures / "embeddings.png").exists()
+    for left, right in zip(weights(config.run_dir), weights(finished_run), strict=True):
+        np.testing.assert_array_equal(left, right)
+    assert curves(config.run_dir) == curves(finished_run)
+
+
 def test_everything_that_changes_is_resumed(small_config, tmp_path, monkeypatch):
     """Queue, average, loss scale, seeds of dropout, optimizer, micro-batches, online k-NN."""
     images = keras.Input((8, 8, 3))

@@ -1,0 +1,39 @@
+r"""Searches for the settings of a recipe that score best on validation images.
+
+    python scripts/tune.py --flagfile=scripts/recipes/digits.flags --validation_fraction=0.2 \
+        --space=scripts/recipes/digits.space.json --search_dir=runs/search
+
+All flags of pretrain.py are taken too: they are the recipe that the search starts from.
+"""
+
+import _flags
+
+from supcon_tf.config import PretrainConfig, TuneConfig
+
+# What a search decides by itself for each of its trials.
+_OWN = ("run_dir", "resume", "overwrite", "dry_run")
+
+
+def main(config, base):
+    """Searches, prints the best trials, and says what comes next."""
+    from supcon_tf.search_report import cost_line, next_commands, search_table
+    from supcon_tf.search_space import configured, read_space
+    from supcon_tf.tuning import tune
+
+    report = tune(config, base)
+    if not report:
+        print(f"the search is over; its chief writes the results into {config.search_dir}")
+        return
+    space = read_space(config.space, base, config.algorithm)
+    print(search_table(report, [parameter.name for parameter in space.parameters]))
+    print(cost_line(report["cost"]))
+    best = report["best"]
+    print(f"best: trial {best['trial']}, validation {config.objective} {best['score']:.4f}")
+    print(f"recipe: {report['recipe']}    pictures: {config.search_dir}/pictures")
+    print("next, for its score on images that the search has not seen, once:")
+    for command in next_commands(report, config, configured(base, best["values"])):
+        print(f"  {command}")
+
+
+if __name__ == "__main__":
+    _flags.run(main, TuneConfig, __doc__, base=PretrainConfig, base_without=_OWN)

@@ -1,0 +1,71 @@
+"""What a search is checked for before any trial, beside its space."""
+
+import os
+
+from supcon_tf.checks import data_checks, settings_checks
+from supcon_tf.config import PretrainConfig, TuneConfig
+from supcon_tf.data.datasets import from_config
+from supcon_tf.distribute import make_strategy
+from supcon_tf.errors import UserError
+from supcon_tf.search_space import SearchSpace, configured
+
+# Keras Tuner's own, for a chief and workers.
+ENVIRONMENT = ("KERASTUNER_TUNER_ID", "KERASTUNER_ORACLE_IP", "KERASTUNER_ORACLE_PORT")
+
+
+def role_of_process() -> str:
+    """Of this process: "chief", "worker", or "alone"."""
+    given = {name: os.environ.get(name, "") for name in ENVIRONMENT}
+    if not any(given.values()):
+        return "alone"
+    missing = [name for name, value in given.items() if not value]
+    if missing:
+        raise UserError(f"chief and workers need {missing[0]} too. Set {', '.join(ENVIRONMENT)}.")
+    port = given["KERASTUNER_ORACLE_PORT"]
+    if not (port.isdecimal() and 0 < int(port) < 2**16):
+        raise UserError(f"KERASTUNER_ORACLE_PORT must be a port. Received: {port!r}.")
+    return "chief" if "chief" in given["KERASTUNER_TUNER_ID"] else "worker"
+
+
+def check_base(base: PretrainConfig) -> None:
+    """Raises `UserError` unless trials can be scored, each in one process."""
+    if not base.validation_fraction:
+        raise UserError(
+            "a search scores its trials on a validation set. Received: validation_fraction=0. Pass "
+            "--validation_fraction=0.2."
+        )
+    if base.strategy == "multi_worker" or (base.strategy == "auto" and os.environ.get("TF_CONFIG")):
+        raise UserError(
+            "each trial trains in one process. Received: strategy='multi_worker', or TF_CONFIG. "
+            f"Several machines run several trials: set {', '.join(ENVIRONMENT)}."
+        )
+
+
+def check_size(config: TuneConfig, space: SearchSpace, oracle) -> None:
+    """Raises `UserError` unless hyperband finds as many different settings as it begins with."""
+    if config.algorithm != "hyperband":
+        return
+    needed, count = oracle.planned()["settings"], space.count()
+    if count < needed:
+        raise UserError(
+            f"hyperband begins with {needed} different settings; the space has {count}. Received: "
+            f"epochs={oracle.max_epochs}, hyperband_factor={oracle.factor}. Use "
+            "--algorithm=grid, add values, or raise --grace_epochs."
+        )
+
+
+def check_first(base: PretrainConfig, space: SearchSpace) -> None:
+    """Raises `UserError` unless the space's first settings and the data can be trained with."""
+    first = configured(base, space.first())
+    try:
+        for check in settings_checks(first):
+            check()
+    except UserError as error:
+        shown = ", ".join(f"{name}={value}" for name, value in space.first().items())
+        raise UserError(
+            f"the space's first values cannot be trained with ({shown}): {error} Add a condition "
+            "(when), or begin with another value."
+        ) from error
+    strategy = make_strategy(first.strategy)
+    for check in data_checks(first, from_config(first), strategy.num_replicas_in_sync):
+        check()

@@ -1,0 +1,67 @@
+"""What a person watching a search sees, and when it has spent what it may."""
+
+import math
+import sys
+import time
+
+from supcon_tf.scoring import OBJECTIVES
+from supcon_tf.trials import best_result
+
+
+class SearchProgress:
+    """A line for each trial that has ended.
+
+    Args:
+        place: the search's directory.
+        config: the search's settings.
+        space: what is searched.
+        oracle: who proposes the trials.
+    """
+
+    def __init__(self, place, config, space, oracle):
+        self.place, self.config, self.oracle = place, config, oracle
+        self.planned = oracle.planned() if config.algorithm == "hyperband" else {}
+        most = oracle.max_trials or math.inf
+        self.total = min(most, self.planned.get("trials", space.count()))
+        # Of trials that ended before this process began nothing is known but their results.
+        self.before = self._spent()
+        self.started = time.monotonic()
+
+    def _spent(self) -> int:
+        return sum(result.epochs for result in self.place.results())
+
+    def is_spent(self) -> bool:
+        """Whether the trials that have ended trained as many epochs as they may."""
+        limit = self.config.max_total_epochs
+        return limit is not None and self._spent() >= limit
+
+    def __call__(self, trial: str) -> None:
+        """Says what came of a trial, the best so far, and the time left."""
+        results, result = self.place.results(), self.place.result(trial)
+        if result is None:
+            return  # Lost by the file system that chief and workers share; the report says less.
+        name = self.config.objective
+        if result.score is None:
+            said = f"failed: {result.reason}"
+        else:
+            best = best_result(results, OBJECTIVES[name])
+            said = f"{result.status}: {name} {result.score:.4f}"
+            said += f" (best {best.score:.4f}, trial {best.trial})"
+        cost = f"{result.epochs} epochs in {result.seconds:.0f} s"
+        total = "" if math.isinf(self.total) else f" of {self.total}"
+        place = f"{len(results)}{total} trials{self._time_left(results)}"
+        print(f"trial {trial} {said}; {cost}; {place}", file=sys.stderr, flush=True)
+
+    def _time_left(self, results) -> str:
+        """From the epochs that are left, and the speed of all workers so far."""
+        spent = sum(result.epochs for result in results)
+        left = (self.total - len(results)) * spent / len(results)
+        if self.planned and not self.oracle.max_trials:
+            left = self.planned["epochs"] - spent
+        if self.config.max_total_epochs is not None:
+            left = min(left, self.config.max_total_epochs - spent)
+        done = spent - self.before
+        if done <= 0 or not math.isfinite(left) or left < 0:
+            return ""
+        minutes = left / done * (time.monotonic() - self.started) / 60
+        return f", about {minutes:.0f} min left" if minutes >= 1 else ", less than a minute left"

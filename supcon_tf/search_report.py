@@ -1,0 +1,171 @@
+"""What a search ends with: the best recipe, tables, pictures and the cost."""
+
+import csv
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from supcon_tf import search_pictures
+from supcon_tf.config import PretrainConfig, TuneConfig
+from supcon_tf.errors import UserError
+from supcon_tf.files import write_json, writing
+from supcon_tf.reporting import format_table
+from supcon_tf.scoring import OBJECTIVES
+from supcon_tf.search_space import SearchSpace, configured
+from supcon_tf.settings import default_of
+from supcon_tf.trials import Result, SearchDirectory, best_result, rank
+
+# Trials in the printed table.
+_SHOWN = 10
+
+
+def write_report(
+    place: SearchDirectory, config: TuneConfig, base: PretrainConfig, space: SearchSpace
+) -> dict:
+    """Writes best.flags, trials.csv, trials.json and the pictures of a search.
+
+    Args:
+        place: the search's directory.
+        config: the search's settings.
+        base: the recipe whose settings were searched.
+        space: what was searched.
+
+    Returns:
+        `best` (a `Result` as a dict), `recipe` (path of best.flags), `trials` (all of them), and
+        `cost`, as `cost_of` gives it. It is also trials.json.
+
+    Raises:
+        UserError: if every trial failed.
+    """
+    results, direction = place.results(), OBJECTIVES[config.objective]
+    ranked = sorted(results, key=lambda result: rank(result, direction))
+    _write_table(place.path / "trials.csv", ranked, space)
+    best = best_result(results, direction)
+    report: dict[str, Any] = {
+        "objective": config.objective,
+        "cost": cost_of(results),
+        "best": best and dataclasses.asdict(best),
+        "recipe": str(place.path / "best.flags"),
+        "trials": [dataclasses.asdict(result) for result in ranked],
+    }
+    write_json(place.path / "trials.json", report)
+    if best is None:
+        first = results[0].reason if results else "there was none"
+        raise UserError(
+            f"all {len(results)} trials failed. The first: {first} The others are in {place.path}"
+            "/trials.csv; narrow the space, or change the base recipe."
+        )
+    recipe = configured(base, best.values)
+    _write_recipe(place.path / "best.flags", recipe, best, config)
+    search_pictures.draw(place.path / "pictures", results, space, config.objective)
+    return report
+
+
+def cost_of(results) -> dict[str, float]:
+    """What trials cost: `seconds` and `epochs` in all, and how many ended in which way."""
+    kinds = ("finished", "paused", "pruned", "failed")
+    return {
+        "seconds": sum(result.seconds for result in results),
+        "epochs": sum(result.epochs for result in results),
+        "trials": len(results),
+        **{kind: sum(result.status == kind for result in results) for kind in kinds},
+    }
+
+
+def _write_table(path: Path, results, space: SearchSpace) -> None:
+    names = [parameter.name for parameter in space.parameters]
+    columns = ["trial", "status", "score", "epochs", "all_epochs", "seconds"]
+    columns += ["continues", "run", "worker"]
+    with writing(path) as temporary, open(temporary, "w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow([*columns, *names, "reason"])
+        for result in results:
+            values = [result.values.get(name) for name in names]
+            row = [getattr(result, column) for column in columns]
+            table.writerow([*row, *values, result.reason])
+
+
+def _write_recipe(path, recipe: PretrainConfig, best: Result, config: TuneConfig) -> None:
+    said = f"{best.score:.6g} after {best.all_epochs} of {recipe.epochs} epochs"
+    lines = [
+        f"# Trial {best.trial} of a {config.algorithm} search: {config.objective} {said}, on the",
+        f"# validation set ({recipe.validation_fraction:g} of the training images, set aside).",
+        f"#   python scripts/pretrain.py --flagfile={path} --run_dir=runs/best",
+        *flags_of(recipe),
+    ]
+    with writing(path) as temporary:
+        temporary.write_text("\n".join(lines) + "\n")
+
+
+def flags_of(config: PretrainConfig) -> list[str]:
+    """The flags of a recipe: every setting that is not its default, one a line.
+
+    Args:
+        config: the settings; where the run lies is left out.
+    """
+    flags = []
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.metadata["identity"] and value != default_of(field):
+            flags.append(f"--{field.name}={_text(value)}")
+    return flags
+
+
+def _text(value) -> str:
+    if isinstance(value, Mapping):
+        return ",".join(f"{name}={_text(argument)}" for name, argument in value.items())
+    return str(value)
+
+
+def search_table(report: Mapping, space_names) -> str:
+    """The best trials of a search, one a row.
+
+    Args:
+        report: `write_report`'s result.
+        space_names: the settings that were searched.
+    """
+    rows = [
+        [
+            trial["trial"],
+            trial["status"],
+            "" if trial["score"] is None else f"{trial['score']:.4f}",
+            str(trial["all_epochs"]),
+            *(_shown(trial["values"].get(name)) for name in space_names),
+        ]
+        for trial in report["trials"][:_SHOWN]
+    ]
+    return format_table(["trial", "status", report["objective"], "epochs", *space_names], rows)
+
+
+def _shown(value) -> str:
+    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def cost_line(cost: Mapping) -> str:
+    """What a search cost, in one line."""
+    kinds = ", ".join(
+        f"{cost[kind]} {kind}" for kind in ("finished", "paused", "pruned", "failed") if cost[kind]
+    )
+    seconds = f"{cost['seconds']:.0f} s of training and scoring"
+    return f"cost: {seconds}, {cost['epochs']} epochs, {cost['trials']} trials ({kinds})"
+
+
+def next_commands(report: Mapping, config: TuneConfig, recipe: PretrainConfig) -> list[str]:
+    """What trains the best recipe on all training images and scores it once on the test split.
+
+    Args:
+        report: `write_report`'s result.
+        config: the search's settings.
+        recipe: the best recipe.
+    """
+    run = f"{config.search_dir}/best_run"
+    # A recipe that chooses its best epoch by validation images keeps them.
+    keeps = recipe.best_metric == "knn_top1"
+    whole = "" if keeps else " --validation_fraction=0"
+    whole += " --validation_epochs=1" if whole and recipe.validation_epochs > 1 else ""
+    first = f"python scripts/pretrain.py --flagfile={report['recipe']}{whole} --run_dir={run}"
+    last = f"python scripts/evaluate.py --run_dir={run}"
+    if recipe.method == "cross_entropy":  # It comes with its classifier.
+        return [first, last]
+    return [first, f"python scripts/train_classifier.py --run_dir={run}", last]

@@ -1,0 +1,440 @@
+"""The search: what is proposed, kept, resumed and reported. Most trials here are not trained."""
+
+import dataclasses
+import errno
+import json
+import math
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+
+from supcon_tf import PretrainConfig, TuneConfig, UserError, search_pictures, tune, tuning
+from supcon_tf.search_report import flags_of
+from supcon_tf.trials import Result, SearchDirectory, best_result, is_hopeless
+
+# Keras Tuner 1.4.8 asks for the thread's name like that, at each call of an oracle.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:currentThread\\(\\) is deprecated:DeprecationWarning",
+    "ignore:getName\\(\\) is deprecated:DeprecationWarning",
+)
+
+BASE = PretrainConfig(validation_fraction=0.2, epochs=9)
+SPACE = {
+    "learning_rate": {"range": [0.01, 1.0], "scale": "log"},
+    "optimizer": {"choices": ["sgd", "adamw"]},
+    "nesterov": {"choices": [False, True], "when": {"optimizer": ["sgd"]}},
+}
+GRID = {**SPACE, "learning_rate": {"choices": [0.01, 0.1, 1.0]}}
+ALGORITHMS = ("random", "bayesian", "hyperband", "grid")
+
+
+class Training:
+    """Stands for `pretrain`: an epoch is a line of a file; a rate near 0.1 is best.
+
+    Attributes:
+        began: run directories in the order of the calls.
+        failing: from a configuration to an error that its training raises, or None.
+    """
+
+    def __init__(self):
+        self.began = []
+        self.failing = lambda config: None
+
+    def pretrain(self, config, *, stop_when=None, maps=True):
+        assert config.resume
+        assert not maps
+        self.began.append(config.run_dir)
+        error = self.failing(config)
+        if error is not None:
+            raise error
+        history = self.history(tuning.RunDirectory(config.run_dir))
+        history = history or {"loss": [], "knn_top1": [], "seconds": []}
+        best = 1 - abs(math.log10(config.learning_rate) + 1) / 4 - 0.05 * config.nesterov
+        while len(history["loss"]) < config.epochs:
+            if history["loss"] and stop_when and stop_when(history):
+                break
+            history["knn_top1"].append(best * (1 - 0.5 ** (1 + len(history["loss"]))))
+            history["loss"].append(1.0)
+            history["seconds"].append(2.0)
+            self.file(config.run_dir).parent.mkdir(parents=True, exist_ok=True)
+            self.file(config.run_dir).write_text(json.dumps(history))
+        return {}
+
+    def file(self, run_dir):
+        return tuning.RunDirectory(run_dir).path / "history.json"
+
+    def history(self, run):
+        file = self.file(str(run.path))
+        return json.loads(file.read_text()) if file.exists() else {}
+
+    def score(self, run, objective):
+        score = self.history(run)["knn_top1"][-1]
+        return -math.log(score) if objective == "nll" else score
+
+
+@pytest.fixture
+def training(monkeypatch):
+    stand_in = Training()
+    monkeypatch.setattr(tuning, "pretrain", stand_in.pretrain)
+    monkeypatch.setattr(tuning, "_history", stand_in.history)
+    monkeypatch.setattr(tuning, "validation_score", stand_in.score)
+    monkeypatch.setattr(tuning, "check_first", lambda base, space: None)
+    monkeypatch.setattr(tuning, "_free_memory", lambda: None)
+    stand_in.draw = search_pictures.draw
+    monkeypatch.setattr(search_pictures, "draw", lambda *arguments: None)
+    return stand_in
+
+
+def search_config(folder, algorithm="random", space=None, **changes):
+    space = space or (GRID if algorithm == "grid" else SPACE)
+    file = folder.parent / f"{folder.name}.json"
+    file.write_text(json.dumps(space))
+    if algorithm in ("random", "bayesian"):
+        # Each proposal of the Gaussian process takes seconds; the first three are random.
+        changes = {"max_trials": 5 if algorithm == "bayesian" else 7, **changes}
+    if algorithm == "hyperband":
+        changes = {"grace_epochs": 3, **changes}
+    return TuneConfig(
+        space=str(file), search_dir=str(folder), algorithm=algorithm, resume=True, **changes
+    )
+
+
+def outcome(folder):
+    return [
+        (result.trial, result.status, result.values, result.score, result.epochs, result.run)
+        for result in SearchDirectory(str(folder)).results()
+    ]
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_every_algorithm_finds_the_better_settings(algorithm, training, tmp_path):
+    folder = tmp_path / "search"
+    report = tune(search_config(folder, algorithm), BASE)
+    finished = [trial for trial in report["trials"] if trial["status"] == "finished"]
+    assert report["best"] == max(finished, key=lambda trial: trial["score"])
+    assert report["best"]["all_epochs"] == 9
+    assert abs(math.log10(report["best"]["values"]["learning_rate"]) + 1) < 0.6
+    settings = [json.dumps(trial["values"]) for trial in report["trials"] if not trial["continues"]]
+    assert len(settings) == len(set(settings))
+    for trial in report["trials"]:
+        assert ("nesterov" in trial["values"]) == (trial["values"]["optimizer"] == "sgd")
+        assert 0.01 <= trial["values"]["learning_rate"] <= 1
+    assert report["cost"]["epochs"] == sum(trial["epochs"] for trial in report["trials"])
+    assert (
+        report["cost"]["trials"]
+        == {"grid": 9, "hyperband": 10, "random": 7, "bayesian": 5}[algorithm]
+    )
+
+
+def test_a_search_ends_with_recipe_tables_and_pictures(training, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(search_pictures, "draw", training.draw)
+    folder = tmp_path / "search"
+    report = tune(search_config(folder, "grid", prune=False), BASE.replace(momentum=0.8))
+    recipe = (folder / "best.flags").read_text()
+    assert "Trial 0003 of a grid search: knn_top1 " in recipe
+    flags = [line for line in recipe.splitlines() if not line.startswith("#")]
+    assert sorted(flags) == [
+        "--epochs=9",
+        "--learning_rate=0.1",
+        "--momentum=0.8",
+        "--validation_fraction=0.2",
+    ]
+    rows = (folder / "trials.csv").read_text().splitlines()
+    assert rows[0].startswith("trial,status,score,epochs")
+    assert rows[0].endswith("continues,run,worker,learning_rate,optimizer,nesterov,reason")
+    assert len(rows) == 10
+    assert json.loads((folder / "trials.json").read_text()) == json.loads(json.dumps(report))
+    for name in ("parallel_coordinates", "importance"):
+        assert (folder / f"pictures/{name}.png").stat().st_size > 5000
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 9
+    assert lines[0].startswith("trial 0000 finished: knn_top1 ")
+    assert "(best " in lines[0]
+    assert "9 epochs in 18 s; 1 of 9 trials, less than a minute left" in lines[0]
+
+
+def test_importance_is_not_drawn_of_few_trials(training, tmp_path, monkeypatch):
+    monkeypatch.setattr(search_pictures, "draw", training.draw)
+    tune(search_config(tmp_path / "search", max_trials=7), BASE)
+    names = {path.name for path in (tmp_path / "search/pictures").iterdir()}
+    assert names == {"parallel_coordinates.png"}
+
+
+def test_a_lower_loss_wins(training, tmp_path):
+    report = tune(search_config(tmp_path / "search", "grid", objective="nll"), BASE)
+    finished = [trial for trial in report["trials"] if trial["status"] == "finished"]
+    assert report["best"]["score"] == min(trial["score"] for trial in finished)
+    assert report["best"]["values"]["learning_rate"] == 0.1
+
+
+def test_another_seed_proposes_other_settings_and_the_same_one_the_same(training, tmp_path):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        tune(search_config(tmp_path / name), BASE.replace(seed=seed))
+    assert outcome(tmp_path / "a") == outcome(tmp_path / "b") != outcome(tmp_path / "c")
+
+
+class Killed(BaseException):
+    """What no handler catches."""
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_search_killed_at_any_write_and_resumed_ends_like_one_that_never_was(
+    algorithm, training, tmp_path, monkeypatch
+):
+    """Kills before or after each file gets its name: nothing is lost, repeated, or different."""
+    tune(search_config(tmp_path / "whole", algorithm), BASE)
+    expected, replace = outcome(tmp_path / "whole"), os.replace
+    for place in range(1, 60, 3 if algorithm != "bayesian" else 8):
+        writes = iter(range(10**6))
+
+        def deadly(source, target, writes=writes, place=place):
+            at = next(writes)
+            if at == place and at % 2:
+                raise Killed
+            replace(source, target)
+            if at == place:
+                raise Killed
+
+        folder = tmp_path / str(place)
+        with monkeypatch.context() as patch:
+            patch.setattr("supcon_tf.files.os.replace", deadly)
+            try:
+                tune(search_config(folder, algorithm), BASE)
+                break
+            except Killed:
+                before = SearchDirectory(str(folder)).results()
+        training.began.clear()
+        tune(search_config(folder, algorithm), BASE)
+        assert outcome(folder) == expected
+        ended = {result.run for result in before if result.status == "finished"}
+        assert not ended & {Path(run_dir).name for run_dir in training.began}
+    assert place > 10
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_failing_trial_is_recorded_and_the_search_goes_on(algorithm, training, tmp_path, capsys):
+    """Also more of them in a row than Keras Tuner would stand."""
+    training.failing = lambda config: (
+        RuntimeError("no\n  memory") if config.optimizer == "adamw" else None
+    )
+    report = tune(search_config(tmp_path / "search", algorithm), BASE)
+    failed = [trial for trial in report["trials"] if trial["status"] == "failed"]
+    assert len(failed) == report["cost"]["failed"] > 0
+    assert {trial["reason"] for trial in failed} == {"no memory"}
+    assert {trial["score"] for trial in failed} == {None}
+    assert all(trial["values"]["optimizer"] == "adamw" for trial in failed)
+    assert report["best"]["status"] == "finished"
+    printed = capsys.readouterr()
+    assert "failed: no memory; 0 epochs" in printed.err
+    assert "Traceback" not in printed.err + printed.out
+    assert "Traceback" in (tmp_path / f"search/results/{failed[0]['trial']}.log").read_text()
+
+
+def test_a_search_of_failures_says_so(training, tmp_path):
+    training.failing = lambda config: UserError("the loss is nan.")
+    with pytest.raises(UserError, match="all 4 trials failed. The first: the loss is nan."):
+        tune(search_config(tmp_path / "search", max_trials=4), BASE)
+    assert len((tmp_path / "search/trials.csv").read_text().splitlines()) == 5
+
+
+def test_a_full_disk_ends_the_search_with_one_line(training, tmp_path, monkeypatch):
+    def full(place, result):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    config = search_config(tmp_path / "search", max_trials=3)
+    with monkeypatch.context() as patch:
+        patch.setattr(SearchDirectory, "write", full)
+        with pytest.raises(UserError, match="cannot write to search_dir .*: No space left"):
+            tune(config, BASE)
+    assert tune(config, BASE)["cost"]["finished"] == 3
+
+
+def test_hopeless_trials_are_stopped_and_marked(training, tmp_path):
+    space = {"learning_rate": {"choices": [0.1, 0.09, 0.11, 0.12, 0.01, 0.08]}}
+    config = search_config(tmp_path / "search", "grid", space, grace_epochs=3)
+    report = tune(config, BASE)
+    ended = {trial["values"]["learning_rate"]: trial for trial in report["trials"]}
+    assert [rate for rate, trial in ended.items() if trial["status"] == "pruned"] == [0.01]
+    pruned = ended[0.01]
+    assert 3 <= pruned["epochs"] < 9
+    assert pruned["score"] == pruned["curve"][-1]
+    assert len(pruned["curve"]) == pruned["epochs"]
+    assert report["cost"] == {
+        "seconds": pytest.approx(2.0 * (45 + pruned["epochs"]), abs=5),
+        "epochs": 45 + pruned["epochs"],
+        "trials": 6,
+        "finished": 5,
+        "paused": 0,
+        "pruned": 1,
+        "failed": 0,
+    }
+
+
+def test_without_pruning_every_trial_ends(training, tmp_path):
+    space = {"learning_rate": {"choices": [0.1, 0.09, 0.11, 0.12, 0.01, 0.08]}}
+    report = tune(search_config(tmp_path / "search", "grid", space, prune=False), BASE)
+    assert report["cost"]["finished"] == 6
+
+
+@pytest.mark.parametrize(
+    ("curve", "others", "grace", "hopeless"),
+    [
+        ([0.1, 0.4], [[0.4, 0.6]] * 4, 2, True),  # 0.4 < (0.4 + 0.6) / 2
+        ([0.1, 0.5], [[0.4, 0.6]] * 4, 2, False),
+        ([0.45, 0.3], [[0.4, 0.6]] * 4, 2, True),
+        ([0.55, 0.3], [[0.4, 0.6]] * 4, 2, False),  # The best so far counts.
+        ([0.1, 0.4], [[0.4, 0.6]] * 4, 3, False),
+        ([0.1, 0.4], [[0.4, 0.6]] * 3 + [[0.9]], 2, False),  # One did not come as far.
+        ([0.1, 0.4], [[0.4, 0.6, 0.0]] * 4, 2, True),  # Later epochs do not count.
+        ([0.1, 0.4], [[0.3, 0.3], [0.2, 0.2], [0.9, 0.9], [0.9, 0.9]], 2, True),  # Below 0.6
+        ([0.1, None], [[None, 0.6]] * 4, 2, False),
+        ([None, 0.4], [[None, 0.6]] * 4, 2, True),
+        ([0.4], [[None]] * 4, 1, False),
+    ],
+)
+def test_the_median_rule_by_hand(curve, others, grace, hopeless):
+    assert is_hopeless(curve, others, grace) == hopeless
+
+
+def test_the_winner_is_among_those_that_trained_longest():
+    def result(trial, status, score, epochs):
+        return Result(trial, status, {}, trial, score=score, all_epochs=epochs)
+
+    paused = [result("0", "paused", 0.9, 3), result("1", "paused", 0.8, 1)]
+    failed = [result("2", "failed", None, 0)]
+    finished = [result("4", "finished", 0.7, 9), result("3", "finished", 0.7, 9)]
+    assert best_result(paused + failed + finished, "max").trial == "3"
+    assert best_result(paused + failed, "max").trial == "0"
+    assert best_result(paused[::-1], "min").trial == "0"
+    assert best_result(failed, "max") is None
+
+
+def test_no_trial_begins_once_the_epochs_are_spent(training, tmp_path):
+    config = search_config(tmp_path / "search", max_total_epochs=20, max_trials=50, prune=False)
+    assert tune(config, BASE)["cost"]["trials"] == 3
+    more = config.replace(max_total_epochs=None, max_trials=5)
+    assert tune(more, BASE)["cost"] == {**tune(more, BASE)["cost"], "trials": 5}
+
+
+def test_hyperband_trains_what_it_planned(training, tmp_path, capsys):
+    config = search_config(tmp_path / "search", "hyperband")
+    report = tune(config, BASE)
+    # Brackets of rungs 3, 9 and 9: five trials, of which two go on, and three.
+    assert [trial["all_epochs"] for trial in report["trials"]].count(9) == 5
+    assert {trial["all_epochs"] for trial in report["trials"]} == {3, 9}
+    continued = [trial for trial in report["trials"] if trial["continues"]]
+    assert [trial["epochs"] for trial in continued] == [6, 6]
+    assert "1 of 10 trials" in capsys.readouterr().err
+    for trial in continued:
+        first = next(one for one in report["trials"] if one["trial"] == trial["continues"])
+        assert trial["run"] == first["run"]
+        assert trial["values"] == first["values"]
+
+
+def test_hyperband_needs_a_space_that_is_large_enough(training, tmp_path):
+    config = search_config(tmp_path / "search", "hyperband", GRID)
+    with pytest.raises(UserError, match="begins with 17 different settings; the space has 9"):
+        tune(config.replace(grace_epochs=1), BASE)
+
+
+def test_other_settings_are_refused_on_resume(training, tmp_path):
+    config = search_config(tmp_path / "search", max_trials=2)
+    tune(config, BASE)
+    with pytest.raises(UserError, match="already holds a search. Pass --resume"):
+        tune(config.replace(resume=False), BASE)
+    with pytest.raises(UserError, match="epochs was 9. Received: 10"):
+        tune(config, BASE.replace(epochs=10))
+    with pytest.raises(UserError, match="objective was 'knn_top1'. Received: 'nll'"):
+        tune(config.replace(objective="nll"), BASE)
+    other = {**SPACE, "learning_rate": {"range": [0.01, 2.0], "scale": "log"}}
+    with pytest.raises(UserError, match="learning_rate was .*'high': 1.0.*Received: .*2.0"):
+        tune(search_config(tmp_path / "search", space=other, max_trials=2), BASE)
+
+
+def test_a_search_stays_out_of_what_is_not_its_own(training, tmp_path):
+    (tmp_path / "search").mkdir()
+    (tmp_path / "search/letter.txt").write_text("mine")
+    with pytest.raises(UserError, match="holds files but no search"):
+        tune(search_config(tmp_path / "search"), BASE)
+    assert [path.name for path in (tmp_path / "search").iterdir()] == ["letter.txt"]
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"KERASTUNER_TUNER_ID": "chief"}, "need KERASTUNER_ORACLE_IP too"),
+        (
+            {
+                "KERASTUNER_TUNER_ID": "chief",
+                "KERASTUNER_ORACLE_IP": "127.0.0.1",
+                "KERASTUNER_ORACLE_PORT": "http",
+            },
+            "KERASTUNER_ORACLE_PORT must be a port. Received: 'http'",
+        ),
+        ({"TF_CONFIG": "{}"}, "each trial trains in one process"),
+    ],
+)
+def test_a_broken_environment_is_named(environment, message, training, tmp_path, monkeypatch):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=message):
+        tune(search_config(tmp_path / "search"), BASE)
+    assert not (tmp_path / "search").exists()
+
+
+def test_a_trial_that_another_worker_runs_is_waited_for(training, tmp_path):
+    """As after a restart of the chief, which gives what was running to whoever asks first."""
+    whole = search_config(tmp_path / "whole", max_trials=1)
+    tune(whole, BASE)
+    (result,) = SearchDirectory(whole.search_dir).results()
+    config = search_config(tmp_path / "search", max_trials=1)
+    run = tmp_path / "search/trials/0"
+    code = (
+        "import fcntl, os, pathlib, sys, time\n"
+        "file = os.open(sys.argv[1] + '/.lock', os.O_CREAT | os.O_WRONLY)\n"
+        "fcntl.flock(file, fcntl.LOCK_EX)\n"
+        "print('locked', flush=True)\n"
+        "time.sleep(1.5)\n"
+        "results = pathlib.Path(sys.argv[1]).parents[1] / 'results'\n"
+        "results.mkdir(exist_ok=True)\n"
+        "(results / '0.json').write_text(sys.argv[2])\n"
+    )
+    run.mkdir(parents=True)
+    (tmp_path / "search/search.json").write_bytes((tmp_path / "whole/search.json").read_bytes())
+    theirs = json.dumps({**dataclasses.asdict(result), "worker": "other"})
+    command = [sys.executable, "-c", code, str(run), theirs]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "locked\n"
+        training.began.clear()
+        report = tune(config, BASE)
+    assert training.began == []
+    assert report["best"]["worker"] == "other"
+
+
+def test_a_recipe_is_what_differs_from_the_defaults():
+    config = PretrainConfig(
+        nesterov=True, learning_rate=0.123457, method_args={"a": 0.5, "b": True}, run_dir="x"
+    )
+    assert flags_of(config) == [
+        "--method_args=a=0.5,b=True",
+        "--learning_rate=0.123457",
+        "--nesterov=True",
+    ]
+
+
+def test_first_settings_that_cannot_be_trained_are_refused(tmp_path):
+    space = {"optimizer": {"choices": ["adamw", "sgd"]}, "nesterov": {"choices": [True, False]}}
+    with pytest.raises(UserError, match="first values cannot be trained with .*Add a condition"):
+        tune(search_config(tmp_path / "search", space=space), BASE)
+    assert not (tmp_path / "search").exists()
+
+
+def test_warnings_of_the_gaussian_process_stay_inside(training, tmp_path):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        tune(search_config(tmp_path / "search", "bayesian", max_trials=6), BASE)
+    assert not [warning for warning in caught if "lbfgs" in str(warning.message).lower()]
