@@ -16,9 +16,9 @@ _OWN = ("run_dir", "resume", "overwrite", "dry_run")
 
 def main(config, base):
     """Searches, prints the best trials, and says what comes next."""
-    from supcon_tf.search_report import cost_line, next_commands, search_table
-    from supcon_tf.search_space import configured, read_space
-    from supcon_tf.tuning import tune
+    from supcon_tf.search.report import base_line, cost_line, next_commands, search_table
+    from supcon_tf.search.space import configured, read_space
+    from supcon_tf.search.tuning import tune
 
     report = tune(config, base)
     if not report:
@@ -28,6 +28,7 @@ def main(config, base):
     print(search_table(report, [parameter.name for parameter in space.parameters]))
     print(cost_line(report["cost"]))
     best = report["best"]
+    print(base_line(report))
     print(f"best: trial {best['trial']}, validation {config.objective} {best['score']:.4f}")
     print(f"recipe: {report['recipe']}    pictures: {config.search_dir}/pictures")
     print("next, for its score on images that the search has not seen, once:")

@@ -65,7 +65,7 @@ _PUBLIC = {
     "training_copy": "models.copies",
     "training_views": "data.pipeline",
     "triplet_loss": "methods.triplet",
-    "tune": "tuning",
+    "tune": "search.tuning",
     "uniformity": "metrics",
     "warmup_cosine": "schedules",
 }

@@ -1,7 +1,7 @@
 """Scores on the held-out split, or on the validation set."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import keras
 import numpy as np
@@ -27,7 +27,6 @@ def extract_features(
     batch_size: int = 256,
     limit: int | None = None,
     progress: str = "",
-    encode=None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Encodes a split as evaluation sees it, streaming.
 
@@ -37,13 +36,12 @@ def extract_features(
         batch_size: images a step.
         limit: at most so many images, drawn over the whole split.
         progress: title of a progress bar, shown on a terminal; '' for none.
-        encode: `inference_function(encoder)`, where it is used several times.
 
     Returns:
         features float32 [N, F] and labels int32 [N], in the order of `Split.sample`.
     """
     return encode_split(
-        encode or inference_function(encoder),
+        inference_function(encoder),
         encoder.input_shape[1],
         split,
         batch_size=batch_size,
@@ -78,7 +76,22 @@ def encode_split(
     count = split.num_examples if limit is None else min(limit, split.num_examples)
     hidden = not progress or not sys.stderr.isatty()
     shown = tqdm(batches, progress, -(-count // batch_size), leave=False, disable=hidden)
-    found = [(encode(images).numpy(), labels.numpy()) for images, labels in shown]
+    return encode_batches(encode, shown)
+
+
+def encode_batches(
+    encode: Callable[[tf.Tensor], tf.Tensor], batches: Iterable[tuple[tf.Tensor, tf.Tensor]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """As `encode_split`, of the batches that `Split.images` makes.
+
+    Args:
+        encode: from images float32 [B, S, S, 3] in [0, 1] to features [B, F].
+        batches: images and labels int32 [B].
+
+    Returns:
+        features float32 [N, F] and labels int32 [N], in their order.
+    """
+    found = [(encode(images).numpy(), labels.numpy()) for images, labels in batches]
     features, labels = zip(*found, strict=True)
     return np.concatenate(features), np.concatenate(labels)
 

@@ -13,7 +13,12 @@ from supcon_tf.data.augment import AUGMENTATIONS
 from supcon_tf.data.datasets import ImageDataset, from_config
 from supcon_tf.data.pipeline import training_views
 from supcon_tf.distribute import agreed, is_chief, make_strategy
-from supcon_tf.evaluation import extract_features, inference_function, knn_predict
+from supcon_tf.evaluation import (
+    encode_batches,
+    extract_features,
+    inference_function,
+    knn_predict,
+)
 from supcon_tf.models.classifier import build_classifier
 from supcon_tf.models.copies import portable_copy
 from supcon_tf.runs import RunDirectory
@@ -22,6 +27,8 @@ from supcon_tf.training import Saving, best_epoch, fit, initial_weights
 _MAPPED_IMAGES = 1000
 # The online k-NN: images that vote, images that are scored, and voters.
 _GALLERY, _QUERIES, _NEIGHBORS = 5000, 2000, 10
+# Decoded once and kept in memory where each of the two takes at most so many bytes as float32.
+_BATCH, _CACHED_BYTES = 256, 2**27
 
 
 def pretrain(
@@ -133,17 +140,23 @@ def _online_knn(config, dataset, model):
     """Scores an epoch's encoder by k-NN on the validation set, where there is one."""
     if dataset.validation is None:
         return lambda epoch, values: {}
-    encoder = model.evaluation_encoder
-    encode = inference_function(encoder)
+    size = model.evaluation_encoder.input_shape[1]
+    encode = inference_function(model.evaluation_encoder)
+
+    def images(split, limit):
+        batches = split.images(size, _BATCH, limit)
+        small = min(split.num_examples, limit) * size**2 * 12 <= _CACHED_BYTES
+        return batches.cache() if small else batches
+
+    gallery_images = images(dataset.train, _GALLERY)
+    query_images = images(dataset.validation, _QUERIES)
 
     def score(epoch, values):
         due = (epoch + 1) % config.validation_epochs == 0 or epoch + 1 == config.epochs
         if not due:
             return {"knn_top1": None}
-        gallery, labels = extract_features(encoder, dataset.train, limit=_GALLERY, encode=encode)
-        queries, truth = extract_features(
-            encoder, dataset.validation, limit=_QUERIES, encode=encode
-        )
+        gallery, labels = encode_batches(encode, gallery_images)
+        queries, truth = encode_batches(encode, query_images)
         voted = knn_predict(gallery, labels, queries, min(_NEIGHBORS, len(labels)))
         return {"knn_top1": float(np.mean(voted == truth))}
 

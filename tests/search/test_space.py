@@ -5,7 +5,7 @@ import json
 import pytest
 
 from supcon_tf import PretrainConfig, TuneConfig, UserError
-from supcon_tf.search_space import configured, parse_space, read_space
+from supcon_tf.search.space import configured, parse_space, read_space
 
 BASE = PretrainConfig(epochs=20)
 

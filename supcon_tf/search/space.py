@@ -22,7 +22,7 @@ from typing import Any
 
 from supcon_tf.config import PretrainConfig
 from supcon_tf.errors import UserError
-from supcon_tf.space_checks import ARGUMENT, check_entry, check_names, in_order
+from supcon_tf.search.space_checks import ARGUMENT, check_entry, check_names, in_order
 
 # What is enumerated to count a space, at most.
 _COUNTED = 10**5
@@ -68,6 +68,13 @@ class Parameter:
         value = int(value) if self.is_whole else float(f"{value:.6g}")
         return min(max(value, self.low), self.high)
 
+    def holds(self, value: Any) -> bool:
+        """Whether a value is one that a trial may have."""
+        if self.choices:
+            return json.dumps(value) in encoded(self.choices)
+        known = isinstance(value, int | float)  # An argument that the recipe leaves out is not.
+        return known and self.low <= value <= self.high and self.decoded(value) == value
+
     def place(self, value: Any) -> float:
         """Where a value lies between the first (0) and the last (1) one, for pictures."""
         if self.choices:
@@ -108,6 +115,21 @@ class SearchSpace:
         known = [parameter for parameter in self.parameters if parameter.name in values]
         found = {parameter.name: parameter.decoded(values[parameter.name]) for parameter in known}
         return self.active({**self._firsts(), **found})
+
+    def values_of(self, recipe: PretrainConfig) -> dict[str, Any] | None:
+        """The active settings that make a trial a recipe; None where one is not in the space."""
+        arguments = {f"{ARGUMENT}{name}": value for name, value in recipe.method_args.items()}
+        known = {**dataclasses.asdict(recipe), **arguments}
+        named = {parameter.name: parameter for parameter in self.parameters}
+        active = self.active({name: known.get(name) for name in named})
+        return active if all(named[name].holds(value) for name, value in active.items()) else None
+
+    def proposed(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Settings as the oracles hold them; the reverse of `decoded`."""
+        chosen = {parameter.name for parameter in self.parameters if parameter.choices}
+        return {
+            name: json.dumps(value) if name in chosen else value for name, value in settings.items()
+        }
 
     def _firsts(self):
         return {parameter.name: parameter.first() for parameter in self.parameters}

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from supcon_tf import PretrainConfig, TuneConfig, UserError, search_pictures, tune, tuning
-from supcon_tf.search_report import flags_of
-from supcon_tf.trials import Result, SearchDirectory, best_result, is_hopeless
+from supcon_tf import PretrainConfig, TuneConfig, UserError, tune
+from supcon_tf.runs import RunDirectory
+from supcon_tf.search import pictures, running, tuning
+from supcon_tf.search.report import base_line, flags_of
+from supcon_tf.search.trials import Result, SearchDirectory, best_result, is_hopeless
 
 # Keras Tuner 1.4.8 asks for the thread's name like that, at each call of an oracle.
 pytestmark = pytest.mark.filterwarnings(
@@ -51,7 +53,7 @@ class Training:
         error = self.failing(config)
         if error is not None:
             raise error
-        history = self.history(tuning.RunDirectory(config.run_dir))
+        history = self.history(RunDirectory(config.run_dir))
         history = history or {"loss": [], "knn_top1": [], "seconds": []}
         best = 1 - abs(math.log10(config.learning_rate) + 1) / 4 - 0.05 * config.nesterov
         while len(history["loss"]) < config.epochs:
@@ -65,7 +67,7 @@ class Training:
         return {}
 
     def file(self, run_dir):
-        return tuning.RunDirectory(run_dir).path / "history.json"
+        return RunDirectory(run_dir).path / "history.json"
 
     def history(self, run):
         file = self.file(str(run.path))
@@ -79,13 +81,13 @@ class Training:
 @pytest.fixture
 def training(monkeypatch):
     stand_in = Training()
-    monkeypatch.setattr(tuning, "pretrain", stand_in.pretrain)
-    monkeypatch.setattr(tuning, "_history", stand_in.history)
-    monkeypatch.setattr(tuning, "validation_score", stand_in.score)
+    monkeypatch.setattr(running, "pretrain", stand_in.pretrain)
+    monkeypatch.setattr(running, "_history", stand_in.history)
+    monkeypatch.setattr(running, "validation_score", stand_in.score)
     monkeypatch.setattr(tuning, "check_first", lambda base, space: None)
-    monkeypatch.setattr(tuning, "_free_memory", lambda: None)
-    stand_in.draw = search_pictures.draw
-    monkeypatch.setattr(search_pictures, "draw", lambda *arguments: None)
+    monkeypatch.setattr(running, "_free_memory", lambda: None)
+    stand_in.draw = pictures.draw
+    monkeypatch.setattr(pictures, "draw", lambda *arguments: None)
     return stand_in
 
 
@@ -131,7 +133,7 @@ def test_every_algorithm_finds_the_better_settings(algorithm, training, tmp_path
 
 
 def test_a_search_ends_with_recipe_tables_and_pictures(training, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(search_pictures, "draw", training.draw)
+    monkeypatch.setattr(pictures, "draw", training.draw)
     folder = tmp_path / "search"
     report = tune(search_config(folder, "grid", prune=False), BASE.replace(momentum=0.8))
     recipe = (folder / "best.flags").read_text()
@@ -158,7 +160,7 @@ def test_a_search_ends_with_recipe_tables_and_pictures(training, tmp_path, monke
 
 
 def test_importance_is_not_drawn_of_few_trials(training, tmp_path, monkeypatch):
-    monkeypatch.setattr(search_pictures, "draw", training.draw)
+    monkeypatch.setattr(pictures, "draw", training.draw)
     tune(search_config(tmp_path / "search", max_trials=7), BASE)
     names = {path.name for path in (tmp_path / "search/pictures").iterdir()}
     assert names == {"parallel_coordinates.png"}
@@ -169,6 +171,26 @@ def test_a_lower_loss_wins(training, tmp_path):
     finished = [trial for trial in report["trials"] if trial["status"] == "finished"]
     assert report["best"]["score"] == min(trial["score"] for trial in finished)
     assert report["best"]["values"]["learning_rate"] == 0.1
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_the_base_recipe_is_compared_where_it_lies_in_the_space(algorithm, training, tmp_path):
+    base = BASE.replace(learning_rate=0.01, nesterov=True)
+    report = tune(search_config(tmp_path / "search", algorithm), base)
+    own = {"learning_rate": 0.01, "optimizer": "sgd", "nesterov": True}
+    assert report["base"]["values"] == own
+    if algorithm != "grid":
+        assert int(report["base"]["trial"]) == 0
+    assert report["best"]["score"] > report["base"]["score"]
+    assert base_line(report).startswith(f"base recipe: trial {report['base']['trial']}, validation")
+    assert sum(trial["values"] == own for trial in report["trials"]) == 1
+
+
+@pytest.mark.parametrize("outside", [{"learning_rate": 3.0}, {"optimizer": "lars"}])
+def test_a_base_recipe_outside_the_space_is_no_trial(outside, training, tmp_path):
+    report = tune(search_config(tmp_path / "search"), BASE.replace(**outside))
+    assert report["base"] is None
+    assert base_line(report) == "base recipe: not among the trials; it lies outside the space"
 
 
 def test_another_seed_proposes_other_settings_and_the_same_one_the_same(training, tmp_path):

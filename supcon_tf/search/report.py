@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from supcon_tf import search_pictures
 from supcon_tf.config import PretrainConfig, TuneConfig
 from supcon_tf.errors import UserError
 from supcon_tf.files import write_json, writing
 from supcon_tf.reporting import format_table
-from supcon_tf.scoring import OBJECTIVES
-from supcon_tf.search_space import SearchSpace, configured
+from supcon_tf.search import pictures
+from supcon_tf.search.scoring import OBJECTIVES
+from supcon_tf.search.space import SearchSpace, configured
+from supcon_tf.search.trials import Result, SearchDirectory, best_result, rank
 from supcon_tf.settings import default_of
-from supcon_tf.trials import Result, SearchDirectory, best_result, rank
 
 # Trials in the printed table.
 _SHOWN = 10
@@ -32,8 +32,9 @@ def write_report(
         space: what was searched.
 
     Returns:
-        `best` (a `Result` as a dict), `recipe` (path of best.flags), `trials` (all of them), and
-        `cost`, as `cost_of` gives it. It is also trials.json.
+        `best` (a `Result` as a dict), `base` (that of the base recipe, or None where it was no
+        trial), `recipe` (path of best.flags), `trials` (all of them), and `cost`, as `cost_of`
+        gives it. It is also trials.json.
 
     Raises:
         UserError: if every trial failed.
@@ -46,6 +47,7 @@ def write_report(
         "objective": config.objective,
         "cost": cost_of(results),
         "best": best and dataclasses.asdict(best),
+        "base": _base_trial(results, space.values_of(base)),
         "recipe": str(place.path / "best.flags"),
         "trials": [dataclasses.asdict(result) for result in ranked],
     }
@@ -58,8 +60,15 @@ def write_report(
         )
     recipe = configured(base, best.values)
     _write_recipe(place.path / "best.flags", recipe, best, config)
-    search_pictures.draw(place.path / "pictures", results, space, config.objective)
+    pictures.draw(place.path / "pictures", results, space, config.objective)
     return report
+
+
+def _base_trial(results, settings):
+    """The trial of the base recipe that trained longest, or None."""
+    found = [result for result in results if result.values == settings]
+    longest = max(found, key=lambda result: result.all_epochs, default=None)
+    return longest and dataclasses.asdict(longest)
 
 
 def cost_of(results) -> dict[str, float]:
@@ -140,6 +149,18 @@ def search_table(report: Mapping, space_names) -> str:
 
 def _shown(value) -> str:
     return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def base_line(report: Mapping) -> str:
+    """What the base recipe scored, in one line."""
+    base = report["base"]
+    if base is None:
+        return "base recipe: not among the trials; it lies outside the space"
+    if base["score"] is None:
+        return f"base recipe: trial {base['trial']}, failed: {base['reason']}"
+    short = "" if base["status"] == "finished" else f" after {base['all_epochs']} epochs"
+    score = f"validation {report['objective']} {base['score']:.4f}{short}"
+    return f"base recipe: trial {base['trial']}, {score}"
 
 
 def cost_line(cost: Mapping) -> str:

@@ -10,8 +10,8 @@ from sklearn.ensemble import RandomForestRegressor
 from sklearn.inspection import permutation_importance
 
 from supcon_tf.pictures import save
-from supcon_tf.search_space import Parameter, SearchSpace
-from supcon_tf.trials import Result
+from supcon_tf.search.space import Parameter, SearchSpace
+from supcon_tf.search.trials import Result
 
 # Fewer trials say nothing about importance.
 _LEAST_TRIALS = 8

@@ -5,35 +5,28 @@ import math
 import os
 import sys
 import time
-import traceback
 
 import grpc
-import keras
 from keras_tuner.engine.base_tuner import BaseTuner
 from keras_tuner.errors import FatalError
 
-from supcon_tf import checkpoints
 from supcon_tf.config import PretrainConfig, TuneConfig
 from supcon_tf.errors import UserError
-from supcon_tf.files import lock, printing_to
-from supcon_tf.oracles import grace_epochs, make_oracle
-from supcon_tf.pretraining import pretrain
-from supcon_tf.runs import RunDirectory
-from supcon_tf.scoring import OBJECTIVES, validation_score
-from supcon_tf.search_checks import (
+from supcon_tf.search.checks import (
     ENVIRONMENT,
     check_base,
     check_first,
     check_size,
     role_of_process,
 )
-from supcon_tf.search_progress import SearchProgress
-from supcon_tf.search_report import write_report
-from supcon_tf.search_space import configured, read_space
-from supcon_tf.trials import Result, SearchDirectory, is_hopeless
+from supcon_tf.search.oracles import grace_epochs, make_oracle
+from supcon_tf.search.progress import SearchProgress
+from supcon_tf.search.report import write_report
+from supcon_tf.search.running import IDLE_SECONDS, Trial, run_trial
+from supcon_tf.search.scoring import OBJECTIVES
+from supcon_tf.search.space import read_space
+from supcon_tf.search.trials import Result, SearchDirectory, is_hopeless
 
-# Seconds between two looks whether there is something to do by now.
-_IDLE_SECONDS = 0.5
 # Until a file that another machine wrote is seen here.
 _VISIBLE_SECONDS = 60
 
@@ -71,7 +64,8 @@ def tune(config: TuneConfig, base: PretrainConfig) -> dict:
         check_first(base, space)
         place.begin(config, base, space)
     progress = SearchProgress(place, config, space, oracle)
-    oracle.prepare(progress.is_spent, progress)
+    known = space.values_of(base)
+    oracle.prepare(progress.is_spent, progress, known and space.proposed(known))
     tuner = _Tuner(oracle, place, config, base, space)
     if role != "worker" and oracle.file.exists():
         oracle.reload()
@@ -100,7 +94,7 @@ def _wait_for_chief(place):
     if not place.file.exists():
         print(f"waiting for the chief to begin {place.file}", file=sys.stderr, flush=True)
     while not place.file.exists():
-        time.sleep(_IDLE_SECONDS)
+        time.sleep(IDLE_SECONDS)
 
 
 class _SearchEnds(FatalError, UserError):
@@ -121,7 +115,7 @@ class _Tuner(BaseTuner):
     def pre_create_trial(self):
         """Waits a little where the last question gave no trial."""
         if self.is_idle:
-            time.sleep(_IDLE_SECONDS)
+            time.sleep(IDLE_SECONDS)
         self.is_idle = True
 
     def on_trial_begin(self, trial):
@@ -136,9 +130,7 @@ class _Tuner(BaseTuner):
         result = self.place.result(trial.trial_id)
         try:
             if result is None:
-                with printing_to(self.place.log(trial.trial_id)):
-                    result = self._run(trial.trial_id, trial.hyperparameters.values)
-                _free_memory()
+                result = run_trial(self._trial(trial), self.place)
         except OSError as error:
             reason = error.strerror or error
             raise _SearchEnds(
@@ -148,64 +140,27 @@ class _Tuner(BaseTuner):
         worst = -math.inf if OBJECTIVES[self.config.objective] == "max" else math.inf
         return {self.config.objective: worst if result.score is None else result.score}
 
-    def _run(self, trial, values) -> Result:
-        """Runs a trial and keeps its result before another process may enter its directory."""
+    def _trial(self, proposed) -> Trial:
+        values = proposed.hyperparameters.values
         continues = values.get("tuner/trial_id")
-        past = _ended(self.place, continues) if continues else None
-        settings = self.space.decoded(values)
-        known = {"trial": trial, "values": settings, "continues": continues}
-        known |= {"run": past.run if past else trial, "worker": self.tuner_id}
-        run = RunDirectory(self.place.run_dir(known["run"]))
-        try:
-            _wait_for(run)
-            result = self.place.result(trial)
-            if result is None:
-                result = Result(**known, **self._attempt(run, settings, values, past))
-                self.place.write(result)
-            return result
-        finally:
-            run.release()
+        return Trial(
+            name=proposed.trial_id,
+            base=self.base,
+            values=self.space.decoded(values),
+            objective=self.config.objective,
+            worker=self.tuner_id,
+            past=_ended(self.place, continues) if continues else None,
+            stop_when=self._stop_rule(values),
+            stopped="paused" if self.config.algorithm == "hyperband" else "pruned",
+        )
 
-    def _attempt(self, run, settings, values, past) -> dict:
-        """The fields of a `Result`, whether the trial succeeds or fails."""
-        started, done = time.monotonic(), past.all_epochs if past else 0
-        try:
-            if past and past.status == "failed":
-                raise UserError(f"trial {past.trial}, which this one continues, failed.")
-            return self._train(run, settings, values, done)
-        except Exception as error:  # Whatever a combination of settings runs into.
-            traceback.print_exc()
-            reason = " ".join(str(error).split()) or type(error).__name__
-            epochs = max(0, len(_history(run).get("loss", ())) - done)
-            seconds = time.monotonic() - started
-            return {"status": "failed", "reason": reason, "epochs": epochs, "seconds": seconds}
-
-    def _train(self, run, settings, values, done) -> dict:
-        """Trains, continuing what is there, and scores; the fields of a `Result`."""
-        config = configured(self.base, settings, run_dir=str(run.path), resume=True)
-        pretrain(config, stop_when=self._stop_rule(values, config.epochs), maps=False)
-        history, started = _history(run), time.monotonic()
-        score = validation_score(run, self.config.objective)
-        if not math.isfinite(score):
-            raise UserError(f"{self.config.objective} is {score}.")
-        stopped = "paused" if self.config.algorithm == "hyperband" else "pruned"
-        epochs = len(history["loss"])
-        return {
-            "status": "finished" if epochs == config.epochs else stopped,
-            "score": score,
-            "epochs": epochs - done,
-            "all_epochs": epochs,
-            # Of training, what counts is what was kept: a killed process's time is in the curves.
-            "seconds": sum(history["seconds"][done:]) + time.monotonic() - started,
-            "curve": history["knn_top1"],
-        }
-
-    def _stop_rule(self, values, epochs):
+    def _stop_rule(self, values):
         """From the curves so far to whether the trial stops; None where it never does."""
         if self.config.algorithm == "hyperband":
             return lambda history: len(history["loss"]) >= values["tuner/epochs"]
         if not self.config.is_pruning():
             return None
+        epochs = self.space.decoded(values).get("epochs", self.base.epochs)
         grace = grace_epochs(self.config, epochs)
 
         def hopeless(history):
@@ -224,27 +179,5 @@ def _ended(place, trial) -> Result:
                 f"{place.path}/results/{trial}.json is not there. Share the directory with the "
                 "other workers, and start this one again."
             )
-        time.sleep(_IDLE_SECONDS)
+        time.sleep(IDLE_SECONDS)
     return result
-
-
-def _wait_for(run):
-    """Waits while another worker is in a run: a chief that was restarted gives its trial again."""
-    run.path.mkdir(parents=True, exist_ok=True)
-    while not lock(run.path):
-        time.sleep(_IDLE_SECONDS)
-
-
-def _free_memory():
-    """Lets go of the graphs of the trial before."""
-    keras.utils.clear_session()
-
-
-def _history(run) -> dict:
-    """A run's curves so far; {} where there are none."""
-    if run.has_finished("pretrain"):
-        return run.history()["pretrain"]
-    with contextlib.suppress(UserError):  # No sound checkpoint.
-        state = checkpoints.newest(run.checkpoints("pretrain"))
-        return state.history if state else {}
-    return {}

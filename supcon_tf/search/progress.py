@@ -4,8 +4,8 @@ import math
 import sys
 import time
 
-from supcon_tf.scoring import OBJECTIVES
-from supcon_tf.trials import best_result
+from supcon_tf.search.scoring import OBJECTIVES
+from supcon_tf.search.trials import best_result
 
 
 class SearchProgress:

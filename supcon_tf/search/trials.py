@@ -16,7 +16,7 @@ from supcon_tf.config import PretrainConfig, TuneConfig
 from supcon_tf.errors import UserError
 from supcon_tf.files import LOCK, TEMPORARY_PREFIX, lock, read_json, write_json
 from supcon_tf.manifest import resumption
-from supcon_tf.search_space import SearchSpace
+from supcon_tf.search.space import SearchSpace
 
 # Other trials that must have come as far before one of them is called hopeless.
 _LEAST_TRIALS = 4

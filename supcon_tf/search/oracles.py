@@ -1,11 +1,11 @@
 """Who proposes a trial's settings: Keras Tuner's oracles, made to survive a kill and failures."""
 
 import functools
-import json
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import keras_tuner
 import numpy as np
@@ -21,8 +21,8 @@ from sklearn.exceptions import ConvergenceWarning
 
 from supcon_tf.config import PretrainConfig, TuneConfig
 from supcon_tf.files import read_json, write_json
-from supcon_tf.scoring import OBJECTIVES
-from supcon_tf.search_space import SearchSpace, encoded
+from supcon_tf.search.scoring import OBJECTIVES
+from supcon_tf.search.space import SearchSpace, encoded
 
 _MAX_TRIALS, _FACTOR, _ITERATIONS = 20, 3, 1
 # Random settings drawn in vain before the space counts as exhausted.
@@ -36,14 +36,20 @@ class _Lasting:
     trials that are forgotten or run again. Here one file, written in one step, holds everything.
     """
 
-    def prepare(self, is_spent: Callable[[], bool], after_trial: Callable[[str], None]):
+    def prepare(
+        self,
+        is_spent: Callable[[], bool],
+        after_trial: Callable[[str], None],
+        begin_with: Mapping[str, Any] | None = None,
+    ):
         """To be called before the search.
 
         Args:
             is_spent: whether no further trial may begin.
             after_trial: called with the number of a trial that has ended.
+            begin_with: what the first trial has in place of random values, as the oracle holds it.
         """
-        self._is_spent, self._after_trial = is_spent, after_trial
+        self._is_spent, self._after_trial, self._begin_with = is_spent, after_trial, begin_with
         self._max_collisions = _COLLISIONS
         self.verbose = 0
 
@@ -76,6 +82,14 @@ class _Lasting:
         if self._is_spent():
             return {"status": "STOPPED", "values": None}
         return super().populate_space(trial_id)
+
+    def _random_values(self):
+        """The base recipe first, where it lies in the space: the best trial is no worse then."""
+        return (
+            dict(self._begin_with)
+            if self._begin_with and not self.trials
+            else super()._random_values()
+        )
 
     def end_trial(self, trial):
         """Takes a trial's result; the settings stay as proposed, since workers round them.
@@ -176,11 +190,7 @@ def hyperparameters(space: SearchSpace) -> keras_tuner.HyperParameters:
             config |= {"sampling": sampling}
         entries.append({"class_name": kind, "config": config})
     # The grid begins with the first values, and looks here for which of them are active.
-    known = {parameter.name: parameter for parameter in space.parameters}
-    values = {
-        name: json.dumps(value) if known[name].choices else value
-        for name, value in space.first().items()
-    }
+    values = space.proposed(space.first())
     return keras_tuner.HyperParameters.from_config({"space": entries, "values": values})
 
 

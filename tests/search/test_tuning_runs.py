@@ -17,7 +17,7 @@ import supcon_tf
 from supcon_tf import PretrainConfig, TuneConfig, evaluate, pretrain, train_classifier, tune
 from supcon_tf.data.datasets import Split
 from supcon_tf.runs import RunDirectory
-from supcon_tf.trials import SearchDirectory
+from supcon_tf.search.trials import SearchDirectory
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:currentThread\\(\\) is deprecated:DeprecationWarning",

@@ -7,7 +7,7 @@ from supcon_tf.config import PretrainConfig, TuneConfig
 from supcon_tf.data.datasets import from_config
 from supcon_tf.distribute import make_strategy
 from supcon_tf.errors import UserError
-from supcon_tf.search_space import SearchSpace, configured
+from supcon_tf.search.space import SearchSpace, configured
 
 # Keras Tuner's own, for a chief and workers.
 ENVIRONMENT = ("KERASTUNER_TUNER_ID", "KERASTUNER_ORACLE_IP", "KERASTUNER_ORACLE_PORT")

@@ -1,0 +1,1 @@
+"""Search for settings on Keras Tuner, and the study of how much they matter."""

@@ -1,0 +1,139 @@
+"""One trial: an ordinary pretraining, scored on its validation set, whatever it runs into."""
+
+import contextlib
+import dataclasses
+import math
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
+
+from supcon_tf import checkpoints
+from supcon_tf.config import PretrainConfig
+from supcon_tf.errors import UserError
+from supcon_tf.files import lock, printing_to
+from supcon_tf.pretraining import pretrain
+from supcon_tf.runs import RunDirectory
+from supcon_tf.search.scoring import validation_score
+from supcon_tf.search.space import configured
+from supcon_tf.search.trials import Result, SearchDirectory
+
+# Seconds between two looks whether there is something to do by now.
+IDLE_SECONDS = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """What is to be trained and scored.
+
+    Attributes:
+        name: its number, as text.
+        base: the recipe that it changes.
+        values: by setting, what it changes it to.
+        objective: a key of `scoring.OBJECTIVES`.
+        worker: which process runs it.
+        past: the ended trial that it continues, or None.
+        stop_when: as in `pretrain`.
+        stopped: its status where that stops it.
+    """
+
+    name: str
+    base: PretrainConfig
+    values: Mapping[str, Any]
+    objective: str
+    worker: str
+    past: Result | None = None
+    stop_when: Callable[[dict], bool] | None = None
+    stopped: str = "pruned"
+
+
+def run_trial(trial: Trial, place: SearchDirectory) -> Result:
+    """Runs a trial, and keeps its result before another process may enter its directory.
+
+    Where a killed process had begun it, it goes on from its checkpoint; where another process is
+    in its directory, that one is waited for. What is printed goes to the trial's log.
+
+    Args:
+        trial: what to run.
+        place: the search's directory.
+
+    Returns:
+        Its result, also where it failed.
+    """
+    with printing_to(place.log(trial.name)):
+        run = RunDirectory(place.run_dir(trial.past.run if trial.past else trial.name))
+        run.path.mkdir(parents=True, exist_ok=True)
+        while not lock(run.path):
+            time.sleep(IDLE_SECONDS)
+        try:
+            result = place.result(trial.name)
+            if result is None:
+                result = _attempt(trial, run)
+                place.write(result)
+        finally:
+            run.release()
+    _free_memory()
+    return result
+
+
+def _attempt(trial, run) -> Result:
+    """What comes of a trial, whether it succeeds or fails."""
+    past = trial.past
+    started, done = time.monotonic(), past.all_epochs if past else 0
+    try:
+        if past and past.status == "failed":
+            raise UserError(f"trial {past.trial}, which this one continues, failed.")
+        found = _train(trial, run, done)
+    except Exception as error:  # Whatever a combination of settings runs into.
+        traceback.print_exc()
+        found = {
+            "status": "failed",
+            "reason": " ".join(str(error).split()) or type(error).__name__,
+            "epochs": max(0, len(_history(run).get("loss", ())) - done),
+            "seconds": time.monotonic() - started,
+        }
+    return Result(
+        trial=trial.name,
+        values=dict(trial.values),
+        run=run.path.name,
+        continues=past and past.trial,
+        worker=trial.worker,
+        **found,
+    )
+
+
+def _train(trial, run, done) -> dict:
+    """Trains, continuing what is there, and scores; the fields of a `Result`."""
+    config = configured(trial.base, trial.values, run_dir=str(run.path), resume=True)
+    pretrain(config, stop_when=trial.stop_when, maps=False)
+    history, started = _history(run), time.monotonic()
+    score = validation_score(run, trial.objective)
+    if not math.isfinite(score):
+        raise UserError(f"{trial.objective} is {score}.")
+    epochs = len(history["loss"])
+    return {
+        "status": "finished" if epochs == config.epochs else trial.stopped,
+        "score": score,
+        "epochs": epochs - done,
+        "all_epochs": epochs,
+        # Of training, what counts is what was kept: a killed process's time is in the curves.
+        "seconds": sum(history["seconds"][done:]) + time.monotonic() - started,
+        "curve": history["knn_top1"],
+    }
+
+
+def _free_memory():
+    """Lets go of the graphs of the trial before."""
+    keras.utils.clear_session()
+
+
+def _history(run) -> dict:
+    """A run's curves so far; {} where there are none."""
+    if run.has_finished("pretrain"):
+        return run.history()["pretrain"]
+    with contextlib.suppress(UserError):  # No sound checkpoint.
+        state = checkpoints.newest(run.checkpoints("pretrain"))
+        return state.history if state else {}
+    return {}
