@@ -14,6 +14,7 @@ import textwrap
 
 from absl import app, flags, logging
 
+from supcon_tf.config import PretrainConfig
 from supcon_tf.errors import UserError
 from supcon_tf.settings import default_of
 
@@ -40,25 +41,40 @@ def parse_arguments(text):
     return arguments
 
 
-def _define(config_class, without=()):
+def _define(config_class, without=(), known=flags.FLAGS):
     for field in dataclasses.fields(config_class):
         if field.name in without:
             continue
         default, kind = default_of(field), field.metadata["kind"]
         default = None if kind is dict else default
-        _DEFINE[kind](field.name, default, field.metadata["help"])
+        _DEFINE[kind](field.name, default, field.metadata["help"], flag_values=known)
 
 
-def _config(config_class, without=()):
+def _config(config_class, without=(), known=flags.FLAGS):
     values = {}
     for field in dataclasses.fields(config_class):
         if field.name in without:
             continue
-        value = getattr(flags.FLAGS, field.name)
+        value = getattr(known, field.name)
         if field.metadata["kind"] is dict:
             value = parse_arguments(value or "")
         values[field.name] = value
     return config_class(**values)
+
+
+def read_recipe(path):
+    """The settings of a recipe, as `pretrain.py --flagfile` reads it.
+
+    Raises:
+        UserError: if it cannot be read, or a setting is unknown or wrong.
+    """
+    known = flags.FlagValues()
+    _define(PretrainConfig, known=known)
+    try:
+        known(["", *known.read_flags_from_files([f"--flagfile={path}"])])
+        return _config(PretrainConfig, known=known)
+    except (flags.Error, UnicodeDecodeError, UserError) as error:
+        raise UserError(f"recipe {path}: {error}") from error
 
 
 def _help(config_class, usage):
@@ -85,7 +101,9 @@ def _fail(message):
 def _parser(config_class, usage):
     def parse(argv):
         if {"--help", "-help", "-h"} & set(argv):
-            print(_help(config_class, usage))
+            with contextlib.suppress(BrokenPipeError):
+                print(_help(config_class, usage), flush=True)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Perhaps nobody reads on.
             sys.exit(0)
         try:
             return flags.FLAGS(argv)

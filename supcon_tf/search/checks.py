@@ -34,6 +34,11 @@ def check_base(base: PretrainConfig) -> None:
             "a search scores its trials on a validation set. Received: validation_fraction=0. Pass "
             "--validation_fraction=0.2."
         )
+    check_process(base)
+
+
+def check_process(base: PretrainConfig) -> None:
+    """Raises `UserError` unless a trial trains in one process."""
     if base.strategy == "multi_worker" or (base.strategy == "auto" and os.environ.get("TF_CONFIG")):
         raise UserError(
             "each trial trains in one process. Received: strategy='multi_worker', or TF_CONFIG. "

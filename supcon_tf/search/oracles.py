@@ -230,5 +230,8 @@ def make_oracle(config: TuneConfig, base: PretrainConfig, space: SearchSpace):
         return _Random(**settings)
     # Keras Tuner's own number of random trials, but a third of all at most: of 20 trials with six
     # parameters it would leave two to what was learned.
-    first = min(3 * len(space.parameters), settings["max_trials"] // 3)
+    expected = settings["max_trials"]
+    if config.max_total_epochs is not None:
+        expected = min(expected, config.max_total_epochs // base.epochs)
+    first = min(3 * len(space.parameters), expected // 3)
     return _Bayesian(num_initial_points=max(3, first), **settings)

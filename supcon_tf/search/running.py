@@ -13,7 +13,7 @@ import keras
 from supcon_tf import checkpoints
 from supcon_tf.config import PretrainConfig
 from supcon_tf.errors import UserError
-from supcon_tf.files import lock, printing_to
+from supcon_tf.files import printing_to
 from supcon_tf.pretraining import pretrain
 from supcon_tf.runs import RunDirectory
 from supcon_tf.search.scoring import validation_score
@@ -63,10 +63,10 @@ def run_trial(trial: Trial, place: SearchDirectory) -> Result:
         Its result, also where it failed.
     """
     with printing_to(place.log(trial.name)):
-        run = RunDirectory(place.run_dir(trial.past.run if trial.past else trial.name))
-        run.path.mkdir(parents=True, exist_ok=True)
-        while not lock(run.path):
+        name = trial.past.run if trial.past else trial.name
+        while not place.enter(name):
             time.sleep(IDLE_SECONDS)
+        run = RunDirectory(place.run_dir(name))
         try:
             result = place.result(trial.name)
             if result is None:

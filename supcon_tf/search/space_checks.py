@@ -89,11 +89,19 @@ def check_entry(name: str, entry: Any, algorithm: str) -> dict[str, Any]:
     return {**found, "when": _conditions(name, entry.get("when", {}))}
 
 
-def _value(name, value):
-    """One value as the setting takes it; arguments of a method are checked by the method."""
+def check_value(name: str, value: Any) -> Any:
+    """One value as its setting takes it; arguments of a method are checked by the method.
+
+    Args:
+        name: a name that `check_names` allows.
+        value: from JSON.
+
+    Raises:
+        UserError: if it has another type, or is out of bounds.
+    """
     if name in _FIELDS:
         return checked(_FIELDS[name], value)
-    plain = value is None or isinstance(value, bool) or _is_number(value)
+    plain = value is None or isinstance(value, bool) or is_number(value)
     # Commas separate the arguments on the command line, and text like "1" would be read as 1.
     text = isinstance(value, str) and value.replace("_", "").replace("-", "").isalpha()
     if not (plain or text):
@@ -114,7 +122,7 @@ def _choices(name, entry):
         raise UserError(
             f"{name} must have one choice or more, as a list. Received: {json.dumps(values)}."
         )
-    values = tuple(_value(name, value) for value in values)
+    values = tuple(check_value(name, value) for value in values)
     texts = [json.dumps(value) for value in values]
     twins = [text for text in texts if texts.count(text) > 1]
     if twins:
@@ -124,7 +132,7 @@ def _choices(name, entry):
 
 def _range(name, entry):
     ends = entry["range"]
-    if not isinstance(ends, list) or len(ends) != 2 or not all(map(_is_number, ends)):
+    if not isinstance(ends, list) or len(ends) != 2 or not all(map(is_number, ends)):
         raise UserError(
             f"{name} must have a range of two numbers, [low, high]. Received: {json.dumps(ends)}."
         )
@@ -133,7 +141,7 @@ def _range(name, entry):
         raise UserError(
             f"{name} is no number, so has no range. Received: {json.dumps(ends)}. Give choices."
         )
-    low, high = (_value(name, end) for end in ends)
+    low, high = (check_value(name, end) for end in ends)
     if low >= high:
         raise UserError(
             f"{name} must have a range that rises. Received: {json.dumps(ends)}. Give the lower "
@@ -151,7 +159,8 @@ def _range(name, entry):
     return {"low": low, "high": high, "log": scale == "log"}
 
 
-def _is_number(value):
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite number; true and false are none."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return number and math.isfinite(value)
 
@@ -160,7 +169,7 @@ def _stepped(name, low, high, scale, step):
     """The values of a range with a step: a difference, or on a log scale a factor."""
     whole = isinstance(low, int) and isinstance(high, int)
     least, most = (1, high / low) if scale == "log" else (0, high - low)
-    if not _is_number(step) or step <= least or (whole and not isinstance(step, int)):
+    if not is_number(step) or step <= least or (whole and not isinstance(step, int)):
         kind = "a whole number" if whole else "a number"
         raise UserError(f"{name} must have as its step {kind} above {least}. Received: {step!r}.")
     if step > most:
@@ -188,7 +197,9 @@ def _conditions(name, when):
             f'{{"optimizer": ["sgd"]}}. Received: {json.dumps(when)}.'
         )
     return {
-        parent: tuple(_value(parent, value) if parent in _FIELDS else value for value in values)
+        parent: tuple(
+            check_value(parent, value) if parent in _FIELDS else value for value in values
+        )
         for parent, values in when.items()
     }
 

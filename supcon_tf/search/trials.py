@@ -12,11 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from supcon_tf.config import PretrainConfig, TuneConfig
 from supcon_tf.errors import UserError
 from supcon_tf.files import LOCK, TEMPORARY_PREFIX, lock, read_json, write_json
 from supcon_tf.manifest import resumption
-from supcon_tf.search.space import SearchSpace
 
 # Other trials that must have come as far before one of them is called hopeless.
 _LEAST_TRIALS = 4
@@ -113,40 +111,47 @@ def is_hopeless(
 
 
 class SearchDirectory:
-    """One search.
+    """One search, or one study.
 
     Args:
         path: the directory; nothing is written before `begin`.
+        kind: what it holds, for messages: "search" or "study".
     """
 
-    def __init__(self, path: str):
-        self.path = Path(path)
-        self.file = self.path / "search.json"
+    def __init__(self, path: str, kind: str = "search"):
+        self.path, self.kind = Path(path), kind
+        self.file = self.path / f"{kind}.json"
         self._known: dict[str, Result] = {}  # What is written of a trial never changes.
 
     def check(self, resume: bool) -> None:
-        """Refuses a search that would collide with what is there; nothing is written.
+        """Refuses what would collide with what is there; nothing is written.
 
         Raises:
             UserError: if the directory holds something else, or a search and `resume` is not given.
         """
         if self.path.exists() and not self.path.is_dir():
-            raise UserError(f"search_dir is a file. Received: {self.path}. Give a directory.")
+            raise UserError(f"{self.kind}_dir is a file. Received: {self.path}. Give a directory.")
         entries = list(self.path.iterdir()) if self.path.is_dir() else []
         if self.file.exists() and not resume:
             raise UserError(
-                f"{self.path} already holds a search. Pass --resume to continue it, or another "
-                "--search_dir."
+                f"{self.path} already holds a {self.kind}. Pass --resume to continue it, or "
+                f"another --{self.kind}_dir."
             )
         if not self.file.exists() and any(
             not entry.name.startswith((TEMPORARY_PREFIX, LOCK)) for entry in entries
         ):
             raise UserError(
-                f"search_dir holds files but no search. Received: {self.path}. Give another."
+                f"{self.kind}_dir holds files but no {self.kind}. Received: {self.path}. Give "
+                "another."
             )
 
-    def begin(self, config: TuneConfig, base: PretrainConfig, space: SearchSpace) -> None:
-        """Writes what the search is, after `check`, and keeps other processes out.
+    def begin(self, content: Mapping[str, Mapping], resume: bool, alone: bool = True) -> None:
+        """Writes what the search is, after `check`.
+
+        Args:
+            content: what makes it the same search, ready for JSON.
+            resume: whether it may have been begun before.
+            alone: whether other processes are kept out.
 
         Raises:
             UserError: if it cannot be written, another process has it, or the settings differ from
@@ -154,40 +159,47 @@ class SearchDirectory:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            if not lock(self.path):
+            if alone and not lock(self.path):
                 raise UserError(
-                    f"another process runs the search in {self.path}. Wait for it, or stop it."
+                    f"another process runs the {self.kind} in {self.path}. Wait for it, or stop it."
                 )
-            self.check(config.resume)
+            self.check(resume)
             if self.file.exists():
-                self.check_same(config, base, space)
-                content = read_json(self.file)
-                content["resumed"] = [*content.get("resumed", []), resumption()]
+                self.check_same(content)
+                before = read_json(self.file)
+                resumed = {"resumed": [*before.get("resumed", []), resumption()]}
+                write_json(self.file, {**before, **resumed})
             else:
-                content = {**_described(config, base, space), **resumption()}
-            write_json(self.file, content)
+                write_json(self.file, {**content, **resumption()})
         except OSError as error:
             reason = error.strerror or error
-            raise UserError(f"cannot write to search_dir {self.path}: {reason}.") from error
+            raise UserError(
+                f"cannot write to {self.kind}_dir {self.path}: {reason}. Give another."
+            ) from error
 
-    def check_same(self, config: TuneConfig, base: PretrainConfig, space: SearchSpace) -> None:
+    def check_same(self, content: Mapping[str, Mapping]) -> None:
         """Raises `UserError` unless the search was begun with these settings."""
         before = read_json(self.file)
-        now = _described(config, base, space)
-        for part in now:
+        for part in content:
             if not isinstance(before, dict) or not isinstance(before.get(part), dict):
-                raise UserError(f"{self.file} is damaged. Give another --search_dir.")
-            for name in sorted({*before[part], *now[part]}):
-                old, new = (content[part].get(name) for content in (before, now))
+                raise UserError(f"{self.file} is damaged. Give another --{self.kind}_dir.")
+            for name in sorted({*before[part], *content[part]}):
+                old, new = (known[part].get(name) for known in (before, content))
                 if old != new:
                     raise UserError(
-                        f"{self.path} holds another search: {name} was {old!r}. Received: "
-                        f"{new!r}. Give the same settings, or another --search_dir."
+                        f"{self.path} holds another {self.kind}: {name} was {old!r}. Received: "
+                        f"{new!r}. Give the same settings, or another --{self.kind}_dir."
                     )
 
     def run_dir(self, name: str) -> str:
         """The run directory of a trial, by the name of `Result.run`."""
         return str(self.path / "trials" / name)
+
+    def enter(self, name: str) -> bool:
+        """Locks a run directory for this process; False where another one has it."""
+        folder = Path(self.run_dir(name))
+        folder.mkdir(parents=True, exist_ok=True)
+        return lock(folder)
 
     def log(self, trial: str) -> Path:
         """Where a trial's output goes."""
@@ -204,7 +216,7 @@ class SearchDirectory:
             try:
                 self._known[trial] = Result(**read_json(file))
             except TypeError as error:
-                raise UserError(f"{file} is damaged. Give another --search_dir.") from error
+                raise UserError(f"{file} is damaged. Give another --{self.kind}_dir.") from error
         return self._known.get(trial)
 
     def results(self) -> list[Result]:
@@ -212,14 +224,3 @@ class SearchDirectory:
         files = (self.path / "results").glob("[0-9]*.json")
         found = [self.result(file.stem) for file in files]
         return sorted(found, key=lambda result: int(result.trial))
-
-
-def _described(config, base, space) -> dict[str, Mapping]:
-    """What makes a search the same search, as JSON gives it back."""
-    parameters = {}
-    for parameter in space.parameters:
-        entry = dataclasses.asdict(parameter)
-        entry["choices"] = list(parameter.choices)
-        entry["when"] = {parent: list(wanted) for parent, wanted in parameter.when.items()}
-        parameters[parameter.name] = entry
-    return {"settings": config.to_dict(), "base": base.to_dict(), "space": parameters}

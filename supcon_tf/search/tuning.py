@@ -1,6 +1,7 @@
 """Search for settings: each trial is an ordinary pretraining, scored on its validation set."""
 
 import contextlib
+import dataclasses
 import math
 import os
 import sys
@@ -55,14 +56,14 @@ def tune(config: TuneConfig, base: PretrainConfig) -> dict:
     space = read_space(config.space, base, config.algorithm)
     oracle = make_oracle(config, base, space)
     check_size(config, space, oracle)
-    place = SearchDirectory(config.search_dir)
+    place, content = SearchDirectory(config.search_dir), _described(config, base, space)
     if role == "worker":
         _wait_for_chief(place)
-        place.check_same(config, base, space)
+        place.check_same(content)
     else:
         place.check(config.resume)
         check_first(base, space)
-        place.begin(config, base, space)
+        place.begin(content, config.resume)
     progress = SearchProgress(place, config, space, oracle)
     known = space.values_of(base)
     oracle.prepare(progress.is_spent, progress, known and space.proposed(known))
@@ -71,6 +72,17 @@ def tune(config: TuneConfig, base: PretrainConfig) -> dict:
         oracle.reload()
     _search(tuner, role)
     return {} if role == "worker" else write_report(place, config, base, space)
+
+
+def _described(config, base, space) -> dict[str, dict]:
+    """What makes a search the same search, as JSON gives it back."""
+    parameters = {}
+    for parameter in space.parameters:
+        entry = dataclasses.asdict(parameter)
+        entry["choices"] = list(parameter.choices)
+        entry["when"] = {parent: list(wanted) for parent, wanted in parameter.when.items()}
+        parameters[parameter.name] = entry
+    return {"settings": config.to_dict(), "base": base.to_dict(), "space": parameters}
 
 
 def _search(tuner, role):
