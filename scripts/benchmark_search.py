@@ -61,22 +61,16 @@ def _search(config, base, algorithm, seed, epochs):
     from supcon_tf.search.report import flags_of
 
     folder = Path(config.output_dir) / f"{algorithm}_{seed}"
-    command = [
-        *(
-            sys.executable,
-            str(_TUNE),
-            *flags_of(base.replace(seed=seed)),
-            f"--space={config.space}",
-        ),
-        *(f"--objective={config.objective}"),
-        *(
-            f"--algorithm={algorithm}",
-            "--resume",
-            f"--max_total_epochs={epochs}",
-            f"--max_trials={_MANY}",
-            f"--search_dir={folder}",
-        ),
-    ]
+    own = {
+        "space": config.space,
+        "objective": config.objective,
+        "algorithm": algorithm,
+        "max_total_epochs": epochs,
+        "max_trials": _MANY,
+        "search_dir": folder,
+    }
+    flags = [*flags_of(base.replace(seed=seed)), *(f"--{name}={own[name]}" for name in own)]
+    command = [sys.executable, str(_TUNE), *flags, "--resume"]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise UserError(f"the {algorithm} search of seed {seed}: {done.stderr.splitlines()[-1]}")
