@@ -74,7 +74,8 @@ def read_recipe(path):
         known(["", *known.read_flags_from_files([f"--flagfile={path}"])])
         return _config(PretrainConfig, known=known)
     except (flags.Error, UnicodeDecodeError, UserError) as error:
-        raise UserError(f"recipe {path}: {error}") from error
+        reason = str(error).removeprefix("ERROR:: ")  # As absl says of a file that is not there.
+        raise UserError(f"recipe {path}: {reason}") from error
 
 
 def _help(config_class, usage):

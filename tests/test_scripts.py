@@ -1,6 +1,7 @@
 """The scripts as a user meets them: help, one clear line and status 2 for bad input, signals."""
 
 import ast
+import importlib.util
 import os
 import re
 import signal
@@ -16,10 +17,13 @@ from conftest import ROOT, write_images
 
 import supcon_tf
 from supcon_tf.runs import RunDirectory
+from supcon_tf.search.space import read_space
+from supcon_tf.search.study import read_study
 
 SCRIPTS = (
     "pretrain",
     "tune",
+    "stability",
     "train_classifier",
     "evaluate",
     "export",
@@ -29,7 +33,7 @@ SCRIPTS = (
     "demo",
     "write_digits",
 )
-_WITHOUT_RUN = ("predict", "demo", "add_class", "serve", "tune")
+_WITHOUT_RUN = ("predict", "demo", "add_class", "serve", "tune", "stability")
 
 BAD_INPUT = {
     "unknown flag": (["pretrain", "--epoch=3"], "Unknown command line flag 'epoch'"),
@@ -65,6 +69,11 @@ BAD_INPUT = {
         ["tune", "--space={inputs}/bad.json", "--validation_fraction=0.2"],
         "'learning_rat'. Did you mean 'learning_rate'?",
     ),
+    "no study": (["stability"], "no study given. Pass --study=FILE.json"),
+    "no recipe in the study": (
+        ["stability", "--study={inputs}/study.json"],
+        "none.flags: Unable to open",
+    ),
     "flag of a run": (["tune", "--run_dir=runs/x"], "Unknown command line flag 'run_dir'"),
     "no encoder": (["train_classifier"], "has no pretrained encoder"),
     "nothing to evaluate": (["evaluate"], "has no pretrained encoder"),
@@ -91,6 +100,7 @@ def inputs(tmp_path_factory, data_dir):
     write_images(folder / "one", ["a"], 5)
     (folder / "space.json").write_text('{"momentum": {"choices": [0.8, 0.9]}}')
     (folder / "bad.json").write_text('{"learning_rat": {"choices": [0.8, 0.9]}}')
+    (folder / "study.json").write_text('{"recipes": {"a": "none.flags"}, "factors": {"b": {}}}')
     write_images(folder / "small", ["a"], 5)
     write_images(folder / "small", ["b"], 2)
     config = supcon_tf.PretrainConfig(run_dir=str(folder / "run"), data_dir=data_dir)
@@ -192,18 +202,61 @@ def test_sigterm_ends_without_a_traceback(small_config, tmp_path):
     assert "Traceback" not in errors
 
 
+@pytest.fixture(scope="module")
+def read_recipe():
+    """How the scripts read a recipe file."""
+    spec = importlib.util.spec_from_file_location("_flags", ROOT / "scripts/_flags.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.read_recipe
+
+
 @pytest.mark.parametrize(
     "recipe", sorted(path.name for path in (ROOT / "scripts/recipes").glob("*.flags"))
 )
-def test_recipes_hold_valid_settings(recipe):
-    lines = (ROOT / "scripts/recipes" / recipe).read_text().splitlines()
-    assert lines[0].startswith("# ")
-    flags = dict(line.removeprefix("--").split("=", 1) for line in lines if line.startswith("--"))
-    kinds = {
-        field.name: field.metadata["kind"]
-        for field in supcon_tf.PretrainConfig.__dataclass_fields__.values()
-    }
-    supcon_tf.PretrainConfig(**{name: kinds[name](value) for name, value in flags.items()})
+def test_recipes_hold_valid_settings(recipe, read_recipe):
+    path = ROOT / "scripts/recipes" / recipe
+    assert path.read_text().startswith("# ")
+    assert isinstance(read_recipe(path), supcon_tf.PretrainConfig)
+
+
+def test_a_recipe_is_read_with_all_its_settings(read_recipe, tmp_path):
+    path = tmp_path / "mine.flags"
+    path.write_text("# mine\n--nesterov\n--epochs=7\n--method_args=margin=0.5,mining=hard\n")
+    assert read_recipe(path) == supcon_tf.PretrainConfig(
+        nesterov=True, epochs=7, method_args={"margin": 0.5, "mining": "hard"}
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "none.flags"),
+        ("--epocs=7", "Unknown command line flag 'epocs'"),
+        ("--epochs=many", "flag --epochs=many"),
+        ("--epochs=0", "epochs must be at least 1"),
+        ("\xff", "can't decode|codec"),
+    ],
+)
+def test_a_wrong_recipe_is_named(text, message, read_recipe, tmp_path):
+    path = tmp_path / "none.flags"
+    if text is not None:
+        path.write_text(text, encoding="latin-1")
+    with pytest.raises(supcon_tf.UserError, match=f"recipe .*none.flags: .*({message})"):
+        read_recipe(path)
+
+
+@pytest.mark.parametrize("method", ["digits", "digits_cross_entropy"])
+def test_spaces_hold_their_recipe(method, read_recipe):
+    base = read_recipe(ROOT / f"scripts/recipes/{method}.flags")
+    space = read_space(str(ROOT / f"scripts/recipes/{method}.space.json"), base, "random")
+    assert space.values_of(base)["learning_rate"] == base.learning_rate
+
+
+def test_the_study_of_the_recipes_is_valid(read_recipe):
+    variations = read_study(str(ROOT / "scripts/recipes/digits.stability.json"), read_recipe)
+    assert {one.recipe for one in variations} == {"SupCon", "cross entropy"}
+    assert {one.base.method for one in variations} == {"supcon_out", "cross_entropy"}
 
 
 def test_digits_recipe_is_the_default():

@@ -16,6 +16,8 @@ from supcon_tf.search.trials import Result
 # Fewer trials say nothing about importance.
 _LEAST_TRIALS = 8
 _TREES, _PERMUTATIONS = 200, 20
+# Below this R² on unseen trials the picture says that it says nothing.
+_BELIEVED = 0.3
 # Where a setting that was not active is drawn, below the first value at 0.
 _INACTIVE = -0.15
 
@@ -59,10 +61,11 @@ def _parallel_coordinates(path, places, scores, space, objective, best_high):
     axis = figure.subplots()
     spread = np.ptp(scores) or 1.0
     heights = (scores - scores.min()) / spread
-    colors = matplotlib.colormaps["viridis" if best_high else "viridis_r"]
-    for order in np.argsort(heights if best_high else -heights):  # The best on top.
+    colors = matplotlib.colormaps["viridis"]
+    # Coloured by rank, so that one bad trial does not make all others alike; the best on top.
+    for rank, order in enumerate(np.argsort(heights if best_high else -heights), 1):
         line = [*places[order], heights[order]]
-        axis.plot(range(len(line)), line, color=colors(heights[order]), alpha=0.8)
+        axis.plot(range(len(line)), line, color=colors(rank / len(scores)), alpha=0.8)
     for place, parameter in enumerate(space.parameters):
         _label_axis(axis, place, parameter)
     last = places.shape[1]
@@ -73,7 +76,9 @@ def _parallel_coordinates(path, places, scores, space, objective, best_high):
     axis.set(yticks=[], ylim=(_INACTIVE - 0.05, 1.05), xlim=(-0.1, last + 0.4))
     for place in range(last + 1):
         axis.axvline(place, color="grey", linewidth=0.8, zorder=0)
-    axis.set_title(f"{len(scores)} trials; settings that do not apply lie below their axis")
+    axis.set_title(
+        f"{len(scores)} trials, the best in yellow; settings that do not apply lie below their axis"
+    )
     save(figure, path)
 
 
@@ -96,6 +101,7 @@ def _importance(path, places, scores, names, objective):
     forest.fit(places, scores)
     found = permutation_importance(forest, places, scores, n_repeats=_PERMUTATIONS, random_state=0)
     order = np.argsort(found.importances_mean)
+    doubt = "" if forest.oob_score_ >= _BELIEVED else ", too low to tell"
     figure = Figure(figsize=(8, 1.6 + 0.4 * len(names)), layout="constrained")
     axis = figure.subplots()
     axis.barh(
@@ -106,7 +112,7 @@ def _importance(path, places, scores, names, objective):
     axis.set_xlabel("loss of R² where the setting is shuffled (mean and deviation)")
     axis.set_title(
         f"Permutation importance for {objective}: random forest over {len(scores)} trials,\n"
-        f"R² on trials that its trees have not seen: {forest.oob_score_:.2f}",
+        f"R² on trials that its trees have not seen: {forest.oob_score_:.2f}{doubt}",
         fontsize=10,
     )
     save(figure, path)
