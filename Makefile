@@ -9,7 +9,7 @@ demo: $(INSTALLED)
 	$(VENV)/bin/python scripts/demo.py
 
 test: lint
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest --numprocesses=2 --dist=loadfile
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .
