@@ -71,7 +71,9 @@ def read_recipe(path):
     known = flags.FlagValues()
     _define(PretrainConfig, known=known)
     try:
-        known(["", *known.read_flags_from_files([f"--flagfile={path}"])])
+        _, *left = known(["", *known.read_flags_from_files([f"--flagfile={path}"])])
+        if left:
+            raise UserError(f"a line must begin with --. Received: {left[0]!r}.")
         return _config(PretrainConfig, known=known)
     except (flags.Error, UnicodeDecodeError, UserError) as error:
         reason = str(error).removeprefix("ERROR:: ")  # As absl says of a file that is not there.

@@ -20,7 +20,7 @@ from pathlib import Path
 import _flags
 from _contestants import hardware
 
-from supcon_tf.config import SCORES, PretrainConfig, TuneConfig
+from supcon_tf.config import OBJECTIVES, PLACEMENT, PretrainConfig, TuneConfig
 from supcon_tf.errors import UserError
 from supcon_tf.settings import Config, setting
 
@@ -35,7 +35,7 @@ class BenchmarkConfig(Config):
     """What to compare."""
 
     space: str = setting("", "JSON file: the settings to search, and their values.")
-    objective: str = setting("nll", "Score on the validation set.", choices=SCORES)
+    objective: str = setting("nll", "Score on the validation set.", choices=tuple(OBJECTIVES))
     seeds: int = setting(3, "Seeds, from 0 on.", at_least=1, at_most=100)
     jobs: int = setting(2, "Searches at a time.", at_least=1, at_most=64)
     output_dir: str = setting("runs/benchmark_search", "Where searches and results are written.")
@@ -56,8 +56,8 @@ def _planned_epochs(config, base):
     return oracle.planned()["epochs"]
 
 
-def _search(config, base, algorithm, seed, epochs):
-    """Runs one search in a process of its own; its report."""
+def _search(config, base, algorithm, seed, epochs, running):
+    """Runs one search in a process of its own, noted in `running`; its report."""
     from supcon_tf.search.report import flags_of
 
     folder = Path(config.output_dir) / f"{algorithm}_{seed}"
@@ -71,16 +71,20 @@ def _search(config, base, algorithm, seed, epochs):
     }
     flags = [*flags_of(base.replace(seed=seed)), *(f"--{name}={own[name]}" for name in own)]
     command = [sys.executable, str(_TUNE), *flags, "--resume"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise UserError(f"the {algorithm} search of seed {seed}: {done.stderr.splitlines()[-1]}")
-    print(f"{algorithm}, seed {seed}: {done.stderr.splitlines()[-1]}", file=sys.stderr, flush=True)
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as search:
+        running.append(search)
+        *_, last = ["nothing was left to do", *search.stderr]
+    if search.returncode:
+        raise UserError(f"the {algorithm} search of seed {seed}: {last.strip()}")
+    print(f"{algorithm}, seed {seed}: {last.strip()}", file=sys.stderr, flush=True)
     return json.loads((folder / "trials.json").read_text())
 
 
 def _best_by_epochs(report):
     """After each trial that trained all its epochs: epochs spent so far, best score so far."""
-    better = min if report["objective"] == "nll" else max
+    better = min if OBJECTIVES[report["objective"]] == "min" else max
     spent, best, curve = 0, None, []
     for trial in sorted(report["trials"], key=lambda trial: int(trial["trial"])):
         spent += trial["epochs"]
@@ -130,7 +134,9 @@ def _draw(results, objective, path):
     axis = figure.subplots()
     for at, row in enumerate(results["algorithms"]):
         for seed, curve in enumerate(row["best_by_epochs"]):
-            label = {"label": row["algorithm"]} if not seed else {}
+            label = {} if seed else {"label": row["algorithm"]}
+            if not curve:
+                continue
             spent, best = zip(*curve, strict=True)
             axis.step(spent, best, where="post", color=f"C{at}", alpha=0.8, **label)
             axis.plot(spent[-1], best[-1], "o", color=f"C{at}")
@@ -147,17 +153,19 @@ def main(config, base):
     if not config.space:
         raise UserError("no search space given. Pass --space=FILE.json.")
     epochs = _planned_epochs(config, base)
-    seeds = range(config.seeds)
+    seeds, running = range(config.seeds), []
     with concurrent.futures.ThreadPoolExecutor(config.jobs) as pool:
         jobs = {
-            (algorithm, seed): pool.submit(_search, config, base, algorithm, seed, epochs)
+            (algorithm, seed): pool.submit(_search, config, base, algorithm, seed, epochs, running)
             for seed in seeds
             for algorithm in _ALGORITHMS
         }
         try:
             reports = {key: job.result() for key, job in jobs.items()}
         except BaseException:
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)
+            for search in running:
+                search.terminate()  # Each keeps what is finished.
             raise
     found = [[reports[algorithm, seed] for seed in seeds] for algorithm in _ALGORITHMS]
     results = {
@@ -181,5 +189,5 @@ if __name__ == "__main__":
         BenchmarkConfig,
         __doc__,
         base=PretrainConfig,
-        base_without=("run_dir", "resume", "overwrite", "dry_run", "seed"),
+        base_without=(*PLACEMENT, "seed"),
     )

@@ -4,7 +4,7 @@ r"""Compares how much the scores of recipes depend on their settings.
         --study_dir=runs/stability
 
 Each change of the study alone is made to each recipe, and trained with every seed. Started again
-with --resume, it goes on; started a second time beside it, both share the work.
+with --resume, it goes on; a second process with --resume beside the first shares the work.
 """
 
 import _flags

@@ -8,24 +8,20 @@ All flags of pretrain.py are taken too: they are the recipe that the search star
 
 import _flags
 
-from supcon_tf.config import PretrainConfig, TuneConfig
-
-# What a search decides by itself for each of its trials.
-_OWN = ("run_dir", "resume", "overwrite", "dry_run")
+from supcon_tf.config import PLACEMENT, PretrainConfig, TuneConfig
 
 
 def main(config, base):
     """Searches, prints the best trials, and says what comes next."""
     from supcon_tf.search.report import base_line, cost_line, next_commands, search_table
-    from supcon_tf.search.space import configured, read_space
+    from supcon_tf.search.space import configured
     from supcon_tf.search.tuning import tune
 
     report = tune(config, base)
     if not report:
         print(f"the search is over; its chief writes the results into {config.search_dir}")
         return
-    space = read_space(config.space, base, config.algorithm)
-    print(search_table(report, [parameter.name for parameter in space.parameters]))
+    print(search_table(report))
     print(cost_line(report["cost"]))
     best = report["best"]
     print(base_line(report))
@@ -37,4 +33,4 @@ def main(config, base):
 
 
 if __name__ == "__main__":
-    _flags.run(main, TuneConfig, __doc__, base=PretrainConfig, base_without=_OWN)
+    _flags.run(main, TuneConfig, __doc__, base=PretrainConfig, base_without=PLACEMENT)

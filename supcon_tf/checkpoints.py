@@ -11,7 +11,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from supcon_tf.errors import UserError
+from supcon_tf.errors import StorageError, UserError
 from supcon_tf.files import sha256, write_json, writing
 
 _WEIGHTS, _REST = "model.weights.h5", "rest.npz"
@@ -68,7 +68,7 @@ def save(
         try:
             _write(temporary, model)
         except (OSError, RuntimeError) as error:  # HDF5 raises either.
-            raise UserError(
+            raise StorageError(
                 f"cannot write checkpoint {target}: {error}. The ones before it are kept."
             ) from error
         content = {**dataclasses.asdict(state), "sha256": _digests(temporary)}
@@ -101,7 +101,7 @@ def _check_space(folder: Path, model: keras.Model) -> None:
     needed = 1.1 * sum(4 * math.prod(variable.shape) for variable in variables) + 2**20
     free = shutil.disk_usage(folder).free
     if free < needed:
-        raise UserError(
+        raise StorageError(
             f"the disk of {folder} is full: {free / 2**20:.0f} MiB free, a checkpoint takes "
             f"{needed / 2**20:.0f}. The ones before it are kept; free some space and --resume."
         )

@@ -233,8 +233,10 @@ class EvaluateConfig(Config):
     )
 
 
-# What a trial is scored by, on its validation set.
-SCORES = ("knn_top1", "linear_top1", "nll")
+# What a trial is scored by, on its validation set, and which way is better.
+OBJECTIVES = {"knn_top1": "max", "linear_top1": "max", "nll": "min"}
+# Settings of a pretraining that a search decides by itself for each of its trials.
+PLACEMENT = ("run_dir", "resume", "overwrite", "dry_run")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -254,7 +256,7 @@ class TuneConfig(Config):
     objective: str = setting(
         "knn_top1",
         "Score on the validation set; of a linear classifier: top-1, or the loss (nll).",
-        choices=SCORES,
+        choices=tuple(OBJECTIVES),
     )
     max_trials: int | None = setting(
         None,
@@ -334,7 +336,7 @@ class StabilityConfig(Config):
     objective: str = setting(
         "linear_top1",
         "Score on the validation set; of a linear classifier: top-1, or the loss (nll).",
-        choices=SCORES,
+        choices=tuple(OBJECTIVES),
     )
 
     def __post_init__(self):

@@ -1,4 +1,4 @@
-"""The one exception that means: the user can put this right."""
+"""The exceptions that mean: the user can put this right."""
 
 
 class UserError(ValueError):
@@ -7,3 +7,7 @@ class UserError(ValueError):
     It says what was wrong, the value received and what to do. The scripts print it and exit with
     status 2; nothing has been written when it is raised before a run begins.
     """
+
+
+class StorageError(UserError):
+    """A disk that is full or cannot be written: no fault of the settings."""

@@ -138,6 +138,40 @@ def read_json(path: Path) -> Any:
         raise UserError(f"cannot read {path}: {error}.") from error
 
 
+def read_json_of_people(path: str, title: str) -> Any:
+    """Reads JSON that somebody wrote by hand, where a name given twice is a mistake.
+
+    Args:
+        path: the file.
+        title: what it is, for messages.
+
+    Raises:
+        UserError: if it cannot be read, or is not JSON.
+    """
+
+    def no_twins(pairs):
+        names = [name for name, _ in pairs]
+        twins = sorted({name for name in names if names.count(name) > 1})
+        if twins:
+            raise ValueError(f"{twins[0]!r} is there twice")
+        return dict(pairs)
+
+    def no_constant(text):
+        raise ValueError(f"{text} is no number")
+
+    try:
+        text = Path(path).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not a text file"
+        raise UserError(
+            f"{title} {path} cannot be read: {reason}. Pass a JSON file as --{title.split()[-1]}."
+        ) from error
+    try:
+        return json.loads(text, object_pairs_hook=no_twins, parse_constant=no_constant)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{title} {path} is not JSON: {error}. Correct it.") from error
+
+
 def sha256(path: Path) -> str:
     """SHA-256 of a file's content, in hexadecimal."""
     digest = hashlib.sha256()

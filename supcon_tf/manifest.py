@@ -28,12 +28,13 @@ def manifest(seed: int, dataset: dict) -> dict:
         **resumption(),
         "seed": seed,
         "dataset": dataset,
-        "hardware": {
-            "machine": platform.machine(),
-            "cpus": os.cpu_count(),
-            "devices": _devices(),
-        },
+        "hardware": hardware(),
     }
+
+
+def hardware() -> dict:
+    """The machine: its kind, its cores, and its GPUs or logical CPU devices."""
+    return {"machine": platform.machine(), "cpus": os.cpu_count(), "devices": _devices()}
 
 
 def resumption() -> dict:

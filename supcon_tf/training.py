@@ -180,7 +180,12 @@ class _Loop:
             return True
         if self.stop_when is None or not self.state.step or self.state.step % self.steps_per_epoch:
             return False
-        return bool(agreed(self.model.distribute_strategy, int(self.stop_when(self.state.history))))
+        return bool(
+            agreed(
+                self.model.distribute_strategy,
+                int(self.chief and self.stop_when(self.state.history)),
+            )
+        )
 
     def run(self, make_stream, at_epoch_end, watch, stop):
         """Trains to the end, or until `stop_when` or a signal stops it."""

@@ -4,7 +4,7 @@ import os
 
 from supcon_tf.checks import data_checks, settings_checks
 from supcon_tf.config import PretrainConfig, TuneConfig
-from supcon_tf.data.datasets import from_config
+from supcon_tf.data.datasets import ImageDataset, from_config
 from supcon_tf.distribute import make_strategy
 from supcon_tf.errors import UserError
 from supcon_tf.search.space import SearchSpace, configured
@@ -16,7 +16,7 @@ ENVIRONMENT = ("KERASTUNER_TUNER_ID", "KERASTUNER_ORACLE_IP", "KERASTUNER_ORACLE
 def role_of_process() -> str:
     """Of this process: "chief", "worker", or "alone"."""
     given = {name: os.environ.get(name, "") for name in ENVIRONMENT}
-    if not any(given.values()):
+    if not any(name in os.environ for name in ENVIRONMENT):
         return "alone"
     missing = [name for name, value in given.items() if not value]
     if missing:
@@ -59,8 +59,8 @@ def check_size(config: TuneConfig, space: SearchSpace, oracle) -> None:
         )
 
 
-def check_first(base: PretrainConfig, space: SearchSpace) -> None:
-    """Raises `UserError` unless the space's first settings and the data can be trained with."""
+def check_first(base: PretrainConfig, space: SearchSpace) -> ImageDataset:
+    """Opens the data; `UserError` unless the space's first settings can be trained with on it."""
     first = configured(base, space.first())
     try:
         for check in settings_checks(first):
@@ -72,5 +72,7 @@ def check_first(base: PretrainConfig, space: SearchSpace) -> None:
             "(when), or begin with another value."
         ) from error
     strategy = make_strategy(first.strategy)
-    for check in data_checks(first, from_config(first), strategy.num_replicas_in_sync):
+    dataset = from_config(first)
+    for check in data_checks(first, dataset, strategy.num_replicas_in_sync):
         check()
+    return dataset

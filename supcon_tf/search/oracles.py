@@ -1,7 +1,10 @@
 """Who proposes a trial's settings: Keras Tuner's oracles, made to survive a kill and failures."""
 
+import contextlib
 import functools
 import math
+import signal
+import threading
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,7 +13,7 @@ from typing import Any
 import keras_tuner
 import numpy as np
 from keras_tuner.engine.oracle import Objective
-from keras_tuner.engine.trial import Trial
+from keras_tuner.engine.trial import Trial as ProposedTrial
 from keras_tuner.oracles import (
     BayesianOptimizationOracle,
     GridSearchOracle,
@@ -19,9 +22,8 @@ from keras_tuner.oracles import (
 )
 from sklearn.exceptions import ConvergenceWarning
 
-from supcon_tf.config import PretrainConfig, TuneConfig
+from supcon_tf.config import OBJECTIVES, PretrainConfig, TuneConfig
 from supcon_tf.files import read_json, write_json
-from supcon_tf.search.scoring import OBJECTIVES
 from supcon_tf.search.space import SearchSpace, encoded
 
 _MAX_TRIALS, _FACTOR, _ITERATIONS = 20, 3, 1
@@ -61,6 +63,28 @@ class _Lasting:
     def _save_trial(self, trial):
         """Nothing: `save` writes the trials too, and always follows."""
 
+    failure: BaseException | None = None
+
+    @contextlib.contextmanager
+    def _ending_the_chief(self):
+        """Ends the chief with what is raised for a worker, in a thread of the server.
+
+        Nobody hears of it there, and the chief would wait for ever.
+        """
+        try:
+            yield
+        except Exception as error:
+            self.failure = error
+            main = threading.main_thread()
+            if threading.current_thread() is not main:
+                signal.pthread_kill(main.ident, signal.SIGINT)
+            raise
+
+    def create_trial(self, tuner_id):
+        """A trial for a worker."""
+        with self._ending_the_chief():
+            return super().create_trial(tuner_id)
+
     def save(self):
         """Writes the state of the oracle and of all trials."""
         trials = {name: trial.get_state() for name, trial in self.trials.items()}
@@ -69,7 +93,9 @@ class _Lasting:
     def reload(self):
         """Reads the state back; the trials that had not ended are run first."""
         state = read_json(self.file)
-        self.trials = {name: Trial.from_state(trial) for name, trial in state["trials"].items()}
+        self.trials = {
+            name: ProposedTrial.from_state(trial) for name, trial in state["trials"].items()
+        }
         self.set_state(state)
         self.ongoing_trials = {}
         # The state is saved before an ended trial is taken off the ongoing ones. The last is
@@ -97,13 +123,14 @@ class _Lasting:
         Where a worker went on with it while the chief was away, it is given to another one and
         then ends twice, with one result.
         """
-        trial.hyperparameters = self.trials[trial.trial_id].hyperparameters
-        if trial.trial_id in self._retry_queue:
-            self._retry_queue.remove(trial.trial_id)
-        is_new = trial.trial_id not in self.end_order
-        super().end_trial(trial)
-        if is_new:
-            self._after_trial(trial.trial_id)
+        with self._ending_the_chief():
+            trial.hyperparameters = self.trials[trial.trial_id].hyperparameters
+            if trial.trial_id in self._retry_queue:
+                self._retry_queue.remove(trial.trial_id)
+            is_new = trial.trial_id not in self.end_order
+            super().end_trial(trial)
+            if is_new:
+                self._after_trial(trial.trial_id)
 
 
 class _Random(_Lasting, RandomSearchOracle):

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.inspection import permutation_importance
 
+from supcon_tf.config import OBJECTIVES
 from supcon_tf.pictures import save
 from supcon_tf.search.space import Parameter, SearchSpace
 from supcon_tf.search.trials import Result
@@ -37,7 +38,7 @@ def draw(folder: Path, results: Sequence[Result], space: SearchSpace, objective:
     places = np.array([_places(result, space.parameters) for result in scored])
     scores = np.array([result.score for result in scored])
     names = [parameter.name for parameter in space.parameters]
-    best_high = objective != "nll"
+    best_high = OBJECTIVES[objective] == "max"
     _parallel_coordinates(
         folder / "parallel_coordinates.png", places, scores, space, objective, best_high
     )

@@ -4,7 +4,7 @@ import math
 import sys
 import time
 
-from supcon_tf.search.scoring import OBJECTIVES
+from supcon_tf.config import OBJECTIVES
 from supcon_tf.search.trials import best_result
 
 

@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from supcon_tf.config import PretrainConfig, TuneConfig
+from supcon_tf.config import OBJECTIVES, PretrainConfig, TuneConfig
 from supcon_tf.errors import UserError
 from supcon_tf.files import write_json, writing
 from supcon_tf.reporting import format_table
 from supcon_tf.search import pictures
-from supcon_tf.search.scoring import OBJECTIVES
 from supcon_tf.search.space import SearchSpace, configured
 from supcon_tf.search.trials import Result, SearchDirectory, best_result, rank
 from supcon_tf.settings import default_of
@@ -33,8 +32,8 @@ def write_report(
 
     Returns:
         `best` (a `Result` as a dict), `base` (that of the base recipe, or None where it was no
-        trial), `recipe` (path of best.flags), `trials` (all of them), and `cost`, as `cost_of`
-        gives it. It is also trials.json.
+        trial), `recipe` (path of best.flags), `searched` (names of settings), `trials` (all of
+        them), and `cost`, as `cost_of` gives it. It is also trials.json.
 
     Raises:
         UserError: if every trial failed.
@@ -45,6 +44,7 @@ def write_report(
     best = best_result(results, direction)
     report: dict[str, Any] = {
         "objective": config.objective,
+        "searched": [parameter.name for parameter in space.parameters],
         "cost": cost_of(results),
         "best": best and dataclasses.asdict(best),
         "base": _base_trial(results, space.values_of(base)),
@@ -127,24 +127,24 @@ def _text(value) -> str:
     return str(value)
 
 
-def search_table(report: Mapping, space_names) -> str:
+def search_table(report: Mapping) -> str:
     """The best trials of a search, one a row.
 
     Args:
         report: `write_report`'s result.
-        space_names: the settings that were searched.
     """
+    searched = report["searched"]
     rows = [
         [
             trial["trial"],
             trial["status"],
             "" if trial["score"] is None else f"{trial['score']:.4f}",
             str(trial["all_epochs"]),
-            *(_shown(trial["values"].get(name)) for name in space_names),
+            *(_shown(trial["values"].get(name)) for name in searched),
         ]
         for trial in report["trials"][:_SHOWN]
     ]
-    return format_table(["trial", "status", report["objective"], "epochs", *space_names], rows)
+    return format_table(["trial", "status", report["objective"], "epochs", *searched], rows)
 
 
 def _shown(value) -> str:
@@ -155,7 +155,7 @@ def base_line(report: Mapping) -> str:
     """What the base recipe scored, in one line."""
     base = report["base"]
     if base is None:
-        return "base recipe: not among the trials; it lies outside the space"
+        return "base recipe: not among the trials; it lies outside the space, or was not reached"
     if base["score"] is None:
         return f"base recipe: trial {base['trial']}, failed: {base['reason']}"
     short = "" if base["status"] == "finished" else f" after {base['all_epochs']} epochs"

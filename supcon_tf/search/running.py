@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import math
 import time
 import traceback
@@ -12,7 +13,7 @@ import keras
 
 from supcon_tf import checkpoints
 from supcon_tf.config import PretrainConfig
-from supcon_tf.errors import UserError
+from supcon_tf.errors import StorageError, UserError
 from supcon_tf.files import printing_to
 from supcon_tf.pretraining import pretrain
 from supcon_tf.runs import RunDirectory
@@ -22,6 +23,8 @@ from supcon_tf.search.trials import Result, SearchDirectory
 
 # Seconds between two looks whether there is something to do by now.
 IDLE_SECONDS = 0.5
+# A trial that its process does not survive so often at the same epoch has failed.
+_MOST_KILLS = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,8 +35,8 @@ class Trial:
         name: its number, as text.
         base: the recipe that it changes.
         values: by setting, what it changes it to.
-        objective: a key of `scoring.OBJECTIVES`.
-        worker: which process runs it.
+        objective: a key of `config.OBJECTIVES`.
+        worker: which process runs it; '' where it does not matter.
         past: the ended trial that it continues, or None.
         stop_when: as in `pretrain`.
         stopped: its status where that stops it.
@@ -52,8 +55,9 @@ class Trial:
 def run_trial(trial: Trial, place: SearchDirectory) -> Result:
     """Runs a trial, and keeps its result before another process may enter its directory.
 
-    Where a killed process had begun it, it goes on from its checkpoint; where another process is
-    in its directory, that one is waited for. What is printed goes to the trial's log.
+    Where a killed process had begun it, it goes on from its checkpoint, unless it has been killed
+    at the same place before; where another process is in its directory, that one is waited for.
+    What is printed goes to the trial's log.
 
     Args:
         trial: what to run.
@@ -61,7 +65,22 @@ def run_trial(trial: Trial, place: SearchDirectory) -> Result:
 
     Returns:
         Its result, also where it failed.
+
+    Raises:
+        StorageError: if the disk is full or cannot be written.
     """
+    try:
+        result = _run(trial, place)
+    except OSError as error:
+        raise StorageError(
+            f"cannot write to {place.kind}_dir {place.path}: {error.strerror or error}. Put it "
+            "right, then continue with --resume."
+        ) from error
+    _free_memory()
+    return result
+
+
+def _run(trial, place) -> Result:
     with printing_to(place.log(trial.name)):
         name = trial.past.run if trial.past else trial.name
         while not place.enter(name):
@@ -70,28 +89,39 @@ def run_trial(trial: Trial, place: SearchDirectory) -> Result:
         try:
             result = place.result(trial.name)
             if result is None:
-                result = _attempt(trial, run)
+                with place.counting_kills(trial.name, len(_history(run).get("loss", ()))) as kills:
+                    result = _attempt(trial, run, kills)
                 place.write(result)
+            return result
         finally:
             run.release()
-    _free_memory()
-    return result
 
 
-def _attempt(trial, run) -> Result:
-    """What comes of a trial, whether it succeeds or fails."""
+def _attempt(trial, run, kills) -> Result:
+    """What comes of a trial, whether it succeeds or fails; a full disk is no fault of it."""
     past = trial.past
     started, done = time.monotonic(), past.all_epochs if past else 0
     try:
         if past and past.status == "failed":
             raise UserError(f"trial {past.trial}, which this one continues, failed.")
+        if kills >= _MOST_KILLS:
+            raise UserError(
+                f"its process was killed {kills} times without another epoch; perhaps it takes "
+                "too much memory."
+            )
         found = _train(trial, run, done)
+    except StorageError:
+        raise
     except Exception as error:  # Whatever a combination of settings runs into.
+        if isinstance(error, OSError) and error.errno != errno.ENOMEM:
+            raise
         traceback.print_exc()
+        epochs = max(done, len(_history(run).get("loss", ())))
         found = {
             "status": "failed",
             "reason": " ".join(str(error).split()) or type(error).__name__,
-            "epochs": max(0, len(_history(run).get("loss", ())) - done),
+            "epochs": epochs - done,
+            "all_epochs": epochs,
             "seconds": time.monotonic() - started,
         }
     return Result(

@@ -10,12 +10,10 @@ from supcon_tf.calibration import negative_log_likelihood
 from supcon_tf.classification import train_head
 from supcon_tf.config import ClassifierConfig, EvaluateConfig
 from supcon_tf.distribute import make_strategy
+from supcon_tf.errors import UserError
 from supcon_tf.evaluation import extract_features, knn_predict
 from supcon_tf.pretraining import kept_encoder, restore_best
 from supcon_tf.runs import RunDirectory
-
-# Which way is better.
-OBJECTIVES = {"knn_top1": "max", "linear_top1": "max", "nll": "min"}
 
 
 def validation_score(run: RunDirectory, objective: str) -> float:
@@ -27,7 +25,7 @@ def validation_score(run: RunDirectory, objective: str) -> float:
 
     Args:
         run: pretrained with `validation_fraction` above 0.
-        objective: a key of `OBJECTIVES`.
+        objective: a key of `config.OBJECTIVES`.
 
     Returns:
         A share in [0, 1], or nats for "nll".
@@ -56,24 +54,16 @@ def validation_score(run: RunDirectory, objective: str) -> float:
 def _networks(run):
     """The encoder, and the method's own head or None."""
     if not run.has_finished("pretrain"):
-        return networks_so_far(run)
+        return _networks_so_far(run)
     if run.has_finished("classifier") and run.pretrain_config().method == "cross_entropy":
         return run.load_model("encoder"), run.load_model("classifier").get_layer("logits")
     return run.load_model("encoder"), None
 
 
-def networks_so_far(run: RunDirectory):
-    """The networks of a run that was stopped at an epoch's end, from its newest checkpoint.
+def _networks_so_far(run):
+    """As `_networks`, of a run that was stopped at an epoch's end: what it would keep if it ended.
 
-    Args:
-        run: begun, and not written to by another process.
-
-    Returns:
-        What a finished run would keep if it ended here: the encoder, and the method's own head or
-        None.
-
-    Raises:
-        UserError: if there is no sound checkpoint.
+    From its newest checkpoint; no other process may write to the run.
     """
     config, dataset = run.pretrain_config(unfinished=True), run.open_dataset(unfinished=True)
     steps = dataset.train.num_examples // config.batch_size
@@ -81,7 +71,9 @@ def networks_so_far(run: RunDirectory):
     with strategy.scope():
         model = compiled_model(config, dataset, steps, strategy.num_replicas_in_sync)
         model.optimizer.build(model.trainable_variables)
-        state = checkpoints.newest(folder) or checkpoints.State()
+        state = checkpoints.newest(folder)
+        if state is None:
+            raise UserError(f"{run.path} has no checkpoint to score. Train it for an epoch first.")
         checkpoints.restore(folder, state.step, model)
     restore_best(run, config, model, state.history, steps)
     return kept_encoder(model), getattr(model, "evaluation_head", None)

@@ -17,11 +17,11 @@ import itertools
 import json
 import math
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from supcon_tf.config import PretrainConfig
 from supcon_tf.errors import UserError
+from supcon_tf.files import read_json_of_people
 from supcon_tf.search.space_checks import ARGUMENT, check_entry, check_names, in_order
 
 # What is enumerated to count a space, at most.
@@ -203,35 +203,11 @@ def read_space(path: str, base: PretrainConfig, algorithm: str) -> SearchSpace:
         UserError: if the file cannot be read or used; one line says what is wrong with which
             setting, the value received, and what to do.
     """
-    content = _read(path)
+    content = read_json_of_people(path, "search space")
     try:
         return parse_space(content, base, algorithm)
     except UserError as error:
         raise UserError(f"search space {path}: {error}") from error
-
-
-def _read(path: str) -> Any:
-    def no_twins(pairs):
-        names = [name for name, _ in pairs]
-        twins = sorted({name for name in names if names.count(name) > 1})
-        if twins:
-            raise ValueError(f"{twins[0]!r} is there twice")
-        return dict(pairs)
-
-    def no_constant(text):
-        raise ValueError(f"{text} is no number")
-
-    try:
-        text = Path(path).read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not a text file"
-        raise UserError(
-            f"search space {path} cannot be read: {reason}. Pass a JSON file as --space."
-        ) from error
-    try:
-        return json.loads(text, object_pairs_hook=no_twins, parse_constant=no_constant)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"search space {path} is not JSON: {error}. Correct it.") from error
 
 
 def parse_space(content: Any, base: PretrainConfig, algorithm: str) -> SearchSpace:

@@ -7,18 +7,17 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from supcon_tf.config import PretrainConfig
+from supcon_tf.config import PLACEMENT, PretrainConfig
 from supcon_tf.errors import UserError
 from supcon_tf.settings import checked
 
 ARGUMENT = "method_args."
 _FIELDS = {field.name: field for field in dataclasses.fields(PretrainConfig)}
-_PLACEMENT = "it says where and how a run is kept, not what it learns"
+_PLACED = "it says where and how a run is kept, not what it learns"
 _DATA = "trials are compared on the same data"
 # Settings that trials must have in common, and why.
 _FIXED = {
-    **dict.fromkeys(("run_dir", "resume", "overwrite", "dry_run"), _PLACEMENT),
-    **dict.fromkeys(("checkpoint_steps", "keep_checkpoints", "strategy"), _PLACEMENT),
+    **dict.fromkeys((*PLACEMENT, "checkpoint_steps", "keep_checkpoints", "strategy"), _PLACED),
     **dict.fromkeys(("dataset", "data_dir", "holdout_fraction", "skip_bad_images"), _DATA),
     **dict.fromkeys(("validation_fraction", "validation_epochs"), _DATA),
     "seed": "its best value is luck; run the search again with another --seed",
@@ -28,8 +27,8 @@ _KEYS = ("range", "choices", "scale", "step", "when")
 _MOST_STEPS = 1000
 
 
-def check_names(content: Mapping[str, Any], algorithm: str) -> None:
-    """Raises `UserError` unless all names are settings that may be searched."""
+def check_names(content: Mapping[str, Any], algorithm: str = "") -> None:
+    """Raises `UserError` unless all names are settings that may be searched, by an algorithm."""
     fixed = dict(_FIXED)
     if algorithm == "hyperband":
         fixed["epochs"] = "hyperband itself says how long a trial trains"
@@ -142,6 +141,8 @@ def _range(name, entry):
             f"{name} is no number, so has no range. Received: {json.dumps(ends)}. Give choices."
         )
     low, high = (check_value(name, end) for end in ends)
+    if name not in _FIELDS and "step" not in entry:
+        low, high = float(low), float(high)  # Whether the method wants whole numbers is not known.
     if low >= high:
         raise UserError(
             f"{name} must have a range that rises. Received: {json.dumps(ends)}. Give the lower "

@@ -9,16 +9,18 @@ from pathlib import Path
 
 from supcon_tf.checks import data_checks
 from supcon_tf.config import PretrainConfig, StabilityConfig
-from supcon_tf.data.datasets import from_config
+from supcon_tf.data.datasets import ImageDataset, from_config
 from supcon_tf.distribute import make_strategy
 from supcon_tf.errors import UserError
-from supcon_tf.files import write_json
-from supcon_tf.manifest import resumption
+from supcon_tf.files import read_json, write_json
 from supcon_tf.search.running import IDLE_SECONDS, Trial, run_trial
 from supcon_tf.search.space import configured
 from supcon_tf.search.stability_report import draw, summarized
 from supcon_tf.search.study import Variation, read_study
 from supcon_tf.search.trials import SearchDirectory
+
+# What its file says of how a study was begun.
+_ORIGIN = ("started", "git_commit", "versions", "hardware")
 
 
 def stability(config: StabilityConfig, read_recipe: Callable[[Path], PretrainConfig]) -> dict:
@@ -33,8 +35,9 @@ def stability(config: StabilityConfig, read_recipe: Callable[[Path], PretrainCon
         read_recipe: from a recipe's file to its settings.
 
     Returns:
-        What it writes to `study_dir`/stability.json, as `summarized` gives it, with `versions` and
-        the study's settings. stability.png is the figure.
+        What it writes to `study_dir`/stability.json: as `summarized` gives it, with `objective`,
+        `seeds`, and when, with which code and on which hardware it was begun. stability.png is
+        the figure.
 
     Raises:
         UserError: if a setting, the study, the data or the directory cannot be used, or every
@@ -45,11 +48,11 @@ def stability(config: StabilityConfig, read_recipe: Callable[[Path], PretrainCon
         around each recipe's best settings; several seeds; scored on validation images.
     """
     variations = read_study(config.study, read_recipe)
-    _check_data(variations)
+    datasets = _open_data(variations)
     place = SearchDirectory(config.study_dir, "study")
     place.check(config.resume)
     trials = _trials(config, variations)
-    place.begin(_described(config, variations), config.resume, alone=False)
+    place.begin(_described(config, variations, datasets), config.resume, alone=False)
     _run(trials, place)
     found = [
         (variation, trial.base.seed, place.result(name))
@@ -59,16 +62,16 @@ def stability(config: StabilityConfig, read_recipe: Callable[[Path], PretrainCon
         "objective": config.objective,
         "seeds": config.seeds,
         **summarized(found, config.objective),
-        **{name: resumption()[name] for name in ("started", "git_commit", "versions")},
+        **{name: read_json(place.file).get(name) for name in _ORIGIN},
     }
     write_json(place.path / "stability.json", report)
     draw(report, place.path / "stability.png")
     return report
 
 
-def _check_data(variations: Sequence[Variation]) -> None:
-    """Raises `UserError` unless the data of each recipe can be trained on in every variation."""
-    datasets: dict[str, object] = {}
+def _open_data(variations: Sequence[Variation]) -> dict[str, ImageDataset]:
+    """The data of each recipe; `UserError` unless every variation can be trained on it."""
+    datasets: dict[str, ImageDataset] = {}
     for variation in variations:
         config = configured(variation.base, variation.values)
         if variation.recipe not in datasets:
@@ -79,6 +82,7 @@ def _check_data(variations: Sequence[Variation]) -> None:
                 check()
             except UserError as error:
                 raise UserError(f"{variation.recipe} with {variation.label}: {error}") from error
+    return datasets
 
 
 def _trials(config, variations) -> dict[str, tuple[Trial, Variation]]:
@@ -92,13 +96,15 @@ def _trials(config, variations) -> dict[str, tuple[Trial, Variation]]:
     return trials
 
 
-def _described(config, variations) -> dict[str, dict]:
+def _described(config, variations, datasets) -> dict[str, dict]:
     """What makes a study the same study, as JSON gives it back."""
     named = {}
     for variation in variations:
         settings = configured(variation.base, variation.values).to_dict()
         named[f"{variation.recipe}, {variation.label}"] = settings
-    return {"settings": config.to_dict(), "variations": json.loads(json.dumps(named))}
+    data = {title: dataset.describe() for title, dataset in datasets.items()}
+    content = {"settings": config.to_dict(), "variations": named, "data": data}
+    return json.loads(json.dumps(content))
 
 
 def _run(trials: Mapping[str, tuple[Trial, Variation]], place: SearchDirectory) -> None:
@@ -106,21 +112,15 @@ def _run(trials: Mapping[str, tuple[Trial, Variation]], place: SearchDirectory) 
     started = time.monotonic()
     for ran, number in enumerate(_left(list(trials), place), 1):
         trial, variation = trials[number]
-        try:
-            result = run_trial(trial, place)
-        except OSError as error:
-            raise UserError(
-                f"cannot write to study_dir {place.path}: {error.strerror or error}. Then continue "
-                "with --resume."
-            ) from error
+        result = run_trial(trial, place)
         left = len(trials) - len(place.results())
         name = trial.objective
         said = f"failed: {result.reason}" if result.score is None else f"{name} {result.score:.4f}"
-        # Other processes keep their pace too, but it is not known how many there are.
+        # Less where other processes share the work: how many there are is not known.
         minutes = math.ceil(left * (time.monotonic() - started) / ran / 60)
         print(
             f"trial {number} {variation.recipe}, {variation.label}, seed {trial.base.seed}: "
-            f"{said}; {left} of {len(trials)} left, at most {minutes} min",
+            f"{said}; {left} of {len(trials)} left, about {minutes} min",
             file=sys.stderr,
             flush=True,
         )

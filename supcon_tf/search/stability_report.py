@@ -7,14 +7,13 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from supcon_tf.config import OBJECTIVES
 from supcon_tf.errors import UserError
 from supcon_tf.pictures import save
 from supcon_tf.reporting import format_table, percent
-from supcon_tf.search.scoring import OBJECTIVES
-from supcon_tf.search.study import UNCHANGED, Variation
+from supcon_tf.search.study import ALL, UNCHANGED, Variation
 from supcon_tf.search.trials import Result
 
-ALL = "all"
 _COLUMNS = 3
 
 

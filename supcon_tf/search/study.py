@@ -22,15 +22,17 @@ from pathlib import Path
 from typing import Any
 
 from supcon_tf.checks import settings_checks
-from supcon_tf.config import PretrainConfig
+from supcon_tf.config import PLACEMENT, PretrainConfig
 from supcon_tf.errors import UserError
-from supcon_tf.files import read_json
+from supcon_tf.files import read_json_of_people
 from supcon_tf.search.checks import check_process
 from supcon_tf.search.space import configured
 from supcon_tf.search.space_checks import check_names, check_value, is_number
 
 # The label of a recipe as it is.
 UNCHANGED = "as it is"
+# The factor that stands for all of them.
+ALL = "all"
 _FIELDS = {field.name: field for field in dataclasses.fields(PretrainConfig)}
 
 
@@ -64,7 +66,7 @@ def read_study(path: str, read_recipe: Callable[[Path], PretrainConfig]) -> list
         UserError: if a file cannot be read or used; one line says what is wrong, the value
             received, and what to do.
     """
-    content = read_json(Path(path))
+    content = read_json_of_people(path, "study")
     try:
         return _variations(content, Path(path).parent, read_recipe)
     except UserError as error:
@@ -78,6 +80,8 @@ def _variations(content, folder, read_recipe):
             raise UserError(
                 f"{part} must be an object with one or more. Received: {json.dumps(content[part])}."
             )
+    for factor, entry in content["factors"].items():
+        _check_factor(factor, entry, content["recipes"])
     settings = _settings(content.get("settings", {}))
     bases = {}
     for title, file in content["recipes"].items():
@@ -92,7 +96,11 @@ def _variations(content, folder, read_recipe):
             )
     found: dict[str, Variation] = {}
     for title, base in bases.items():
-        factors = [name for name, entry in content["factors"].items() if _concerns(entry, title)]
+        factors = [
+            name
+            for name, entry in content["factors"].items()
+            if title in entry.get("recipes", [title])
+        ]
         _add(found, Variation(title, UNCHANGED, base, {}, tuple(factors)))
     for factor, entry in content["factors"].items():
         for variation in _of_factor(factor, entry, bases):
@@ -117,29 +125,30 @@ def _settings(settings):
     if not isinstance(settings, dict):
         raise UserError(f"settings must be an object. Received: {json.dumps(settings)}.")
     for name in settings:
-        if name not in _FIELDS or name in ("run_dir", "resume", "overwrite", "dry_run", "seed"):
+        if name not in _FIELDS or name in (*PLACEMENT, "seed"):
             raise UserError(f"settings cannot hold {name}. Received: {name!r}. Remove it.")
     return settings
 
 
-def _concerns(entry, title):
-    """Whether a factor is about a recipe; what is wrong with the factor is said elsewhere."""
-    return not isinstance(entry, dict) or title in entry.get("recipes", [title])
-
-
-def _of_factor(factor, entry, bases):
-    """The variations of one factor."""
+def _check_factor(factor, entry, recipes):
+    """Raises `UserError` unless a factor has changes, and names recipes if it names any."""
+    if factor == ALL:
+        raise UserError(f"{ALL!r} stands for all factors. Received: {factor!r}. Rename it.")
     _check_object(factor, entry, ("changes", "recipes"), ("changes",))
-    titles = entry.get("recipes", list(bases))
-    if not isinstance(titles, list) or not titles or not all(title in bases for title in titles):
+    titles = entry.get("recipes", list(recipes))
+    if not isinstance(titles, list) or not titles or not all(name in [*recipes] for name in titles):
         raise UserError(
-            f"{factor} must name recipes of {', '.join(bases)}. Received: {json.dumps(titles)}."
+            f"{factor} must name recipes of {', '.join(recipes)}. Received: {json.dumps(titles)}."
         )
     changes = entry["changes"]
     if not isinstance(changes, list) or not changes:
         raise UserError(f"{factor} must have a list of changes. Received: {json.dumps(changes)}.")
-    for title in titles:
-        for change in changes:
+
+
+def _of_factor(factor, entry, bases):
+    """The variations of one factor."""
+    for title in entry.get("recipes", list(bases)):
+        for change in entry["changes"]:
             values, label = _change(factor, change, bases[title])
             yield Variation(title, label, bases[title], values, (factor,))
 
@@ -151,7 +160,7 @@ def _change(factor, change, base):
             f"{factor} must have changes that are objects of settings. Received: "
             f"{json.dumps(change)}."
         )
-    check_names(change, "grid")
+    check_names(change)
     values, words = {}, []
     for name, value in change.items():
         if isinstance(value, dict):

@@ -6,6 +6,7 @@ trials/<trial>/  a run directory each; a trial that continues another one goes o
 results/         <trial>.json: settings, score, cost;  <trial>.log: what it printed
 """
 
+import contextlib
 import dataclasses
 import statistics
 from collections.abc import Mapping, Sequence
@@ -13,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from supcon_tf.errors import UserError
-from supcon_tf.files import LOCK, TEMPORARY_PREFIX, lock, read_json, write_json
-from supcon_tf.manifest import resumption
+from supcon_tf.files import LOCK, TEMPORARY_PREFIX, lock, read_json, unlock, write_json
+from supcon_tf.manifest import hardware, resumption
 
 # Other trials that must have come as far before one of them is called hopeless.
 _LEAST_TRIALS = 4
@@ -36,7 +37,8 @@ class Result:
         curve: online k-NN by epoch; None where it was not due.
         continues: the trial that it continues.
         reason: one line on why it failed.
-        worker: which process ran it; KERASTUNER_TUNER_ID, or "tuner0" where there is one process.
+        worker: which process ran it; KERASTUNER_TUNER_ID, or "tuner0" where there is one process;
+            '' in a study.
     """
 
     trial: str
@@ -170,12 +172,16 @@ class SearchDirectory:
                 resumed = {"resumed": [*before.get("resumed", []), resumption()]}
                 write_json(self.file, {**before, **resumed})
             else:
-                write_json(self.file, {**content, **resumption()})
+                write_json(self.file, {**content, **resumption(), "hardware": hardware()})
         except OSError as error:
             reason = error.strerror or error
             raise UserError(
                 f"cannot write to {self.kind}_dir {self.path}: {reason}. Give another."
             ) from error
+
+    def release(self) -> None:
+        """Lets other processes in; the end of this one does so too."""
+        unlock(self.path)
 
     def check_same(self, content: Mapping[str, Mapping]) -> None:
         """Raises `UserError` unless the search was begun with these settings."""
@@ -201,6 +207,21 @@ class SearchDirectory:
         folder.mkdir(parents=True, exist_ok=True)
         return lock(folder)
 
+    @contextlib.contextmanager
+    def counting_kills(self, trial: str, epochs: int):
+        """Yields how often a process died in this block at as many epochs of a trial before.
+
+        An exception is no death.
+        """
+        file = self.path / "results" / f"{trial}.begun"
+        before = file.read_text().split() if file.exists() else []
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("\n".join([*before, str(epochs)]) + "\n")
+        try:
+            yield before.count(str(epochs))
+        finally:
+            file.unlink(missing_ok=True)
+
     def log(self, trial: str) -> Path:
         """Where a trial's output goes."""
         return self.path / "results" / f"{trial}.log"
@@ -210,7 +231,11 @@ class SearchDirectory:
         write_json(self.path / "results" / f"{result.trial}.json", dataclasses.asdict(result))
 
     def result(self, trial: str) -> Result | None:
-        """What came of a trial; None before it has ended."""
+        """What came of a trial; None before it has ended.
+
+        Raises:
+            UserError: if its file is damaged.
+        """
         file = self.path / "results" / f"{trial}.json"
         if trial not in self._known and file.exists():
             try:

@@ -11,8 +11,8 @@ import grpc
 from keras_tuner.engine.base_tuner import BaseTuner
 from keras_tuner.errors import FatalError
 
-from supcon_tf.config import PretrainConfig, TuneConfig
-from supcon_tf.errors import UserError
+from supcon_tf.config import OBJECTIVES, PretrainConfig, TuneConfig
+from supcon_tf.errors import StorageError, UserError
 from supcon_tf.search.checks import (
     ENVIRONMENT,
     check_base,
@@ -24,7 +24,6 @@ from supcon_tf.search.oracles import grace_epochs, make_oracle
 from supcon_tf.search.progress import SearchProgress
 from supcon_tf.search.report import write_report
 from supcon_tf.search.running import IDLE_SECONDS, Trial, run_trial
-from supcon_tf.search.scoring import OBJECTIVES
 from supcon_tf.search.space import read_space
 from supcon_tf.search.trials import Result, SearchDirectory, is_hopeless
 
@@ -56,14 +55,24 @@ def tune(config: TuneConfig, base: PretrainConfig) -> dict:
     space = read_space(config.space, base, config.algorithm)
     oracle = make_oracle(config, base, space)
     check_size(config, space, oracle)
-    place, content = SearchDirectory(config.search_dir), _described(config, base, space)
+    place = SearchDirectory(config.search_dir)
     if role == "worker":
         _wait_for_chief(place)
-        place.check_same(content)
     else:
         place.check(config.resume)
-        check_first(base, space)
+    content = _described(config, base, space, check_first(base, space))
+    if role == "worker":
+        place.check_same(content)
+    else:
         place.begin(content, config.resume)
+    try:
+        return _searched(config, base, space, oracle, place, role)
+    finally:
+        place.release()
+
+
+def _searched(config, base, space, oracle, place, role) -> dict:
+    """As `tune`, after all checks."""
     progress = SearchProgress(place, config, space, oracle)
     known = space.values_of(base)
     oracle.prepare(progress.is_spent, progress, known and space.proposed(known))
@@ -71,10 +80,14 @@ def tune(config: TuneConfig, base: PretrainConfig) -> dict:
     if role != "worker" and oracle.file.exists():
         oracle.reload()
     _search(tuner, role)
-    return {} if role == "worker" else write_report(place, config, base, space)
+    if role == "worker":
+        return {}
+    for trial in oracle.end_order:
+        _ended(place, trial)
+    return write_report(place, config, base, space)
 
 
-def _described(config, base, space) -> dict[str, dict]:
+def _described(config, base, space, dataset) -> dict[str, dict]:
     """What makes a search the same search, as JSON gives it back."""
     parameters = {}
     for parameter in space.parameters:
@@ -82,7 +95,12 @@ def _described(config, base, space) -> dict[str, dict]:
         entry["choices"] = list(parameter.choices)
         entry["when"] = {parent: list(wanted) for parent, wanted in parameter.when.items()}
         parameters[parameter.name] = entry
-    return {"settings": config.to_dict(), "base": base.to_dict(), "space": parameters}
+    return {
+        "settings": config.to_dict(),
+        "base": base.to_dict(),
+        "space": parameters,
+        "data": dataset.describe(),
+    }
 
 
 def _search(tuner, role):
@@ -96,6 +114,11 @@ def _search(tuner, role):
             f"the chief at {address} is out of reach. Start it again with --resume, then this "
             "worker, with the KERASTUNER_TUNER_ID that it had."
         ) from error
+    except KeyboardInterrupt:
+        failure = tuner.oracle.failure
+        if failure is None:
+            raise
+        raise UserError(f"the chief ends: {failure}. Put it right, then --resume.") from failure
     except RuntimeError as error:
         if role != "chief":
             raise
@@ -143,12 +166,8 @@ class _Tuner(BaseTuner):
         try:
             if result is None:
                 result = run_trial(self._trial(trial), self.place)
-        except OSError as error:
-            reason = error.strerror or error
-            raise _SearchEnds(
-                f"cannot write to search_dir {self.place.path}: {reason}. Then continue with "
-                "--resume."
-            ) from error
+        except StorageError as error:
+            raise _SearchEnds(str(error)) from error
         worst = -math.inf if OBJECTIVES[self.config.objective] == "max" else math.inf
         return {self.config.objective: worst if result.score is None else result.score}
 

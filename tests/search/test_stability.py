@@ -78,6 +78,10 @@ def _factor(**entry):
         ({"settings": {"epocs": 1}}, "settings cannot hold epocs"),
         ({"settings": {"epochs": 0}}, "epochs must be at least 1 and"),
         ({"settings": {}}, "recipe ours has no validation set .*fraction=0"),
+        ({"factors": {"all": {"changes": [{"momentum": 0.1}]}}}, "'all' stands for all factors"),
+        (_factor(recipes=3, changes=[{"momentum": 0.1}]), "must name recipes of .*Received: 3"),
+        (_factor(recipes=[["ours"]], changes=[{"momentum": 0.1}]), "must name recipes of"),
+        ({"factors": {"it": None}}, "it must be an object. Received: null"),
         (_factor(changes=[]), r"it must have a list of changes. Received: \[\]"),
         (_factor(change=[]), "it may hold changes, recipes. Received: 'change'"),
         (_factor(recipes=["ours"]), "it must hold changes. Received: recipes. Add changes"),
@@ -150,7 +154,7 @@ class Training:
 def training(monkeypatch):
     stand_in = Training()
     monkeypatch.setattr(module, "run_trial", lambda *given: stand_in.run(*given))
-    monkeypatch.setattr(module, "_check_data", lambda variations: None)
+    monkeypatch.setattr(module, "_open_data", lambda variations: {})
     return stand_in
 
 

@@ -11,6 +11,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+from sklearn.exceptions import ConvergenceWarning
 
 from supcon_tf import PretrainConfig, TuneConfig, UserError, tune
 from supcon_tf.runs import RunDirectory
@@ -32,6 +33,13 @@ SPACE = {
 }
 GRID = {**SPACE, "learning_rate": {"choices": [0.01, 0.1, 1.0]}}
 ALGORITHMS = ("random", "bayesian", "hyperband", "grid")
+
+
+class Data:
+    """Stands for the data set."""
+
+    def describe(self):
+        return {"name": "digits"}
 
 
 class Training:
@@ -84,7 +92,7 @@ def training(monkeypatch):
     monkeypatch.setattr(running, "pretrain", stand_in.pretrain)
     monkeypatch.setattr(running, "_history", stand_in.history)
     monkeypatch.setattr(running, "validation_score", stand_in.score)
-    monkeypatch.setattr(tuning, "check_first", lambda base, space: None)
+    monkeypatch.setattr(tuning, "check_first", lambda base, space: Data())
     monkeypatch.setattr(running, "_free_memory", lambda: None)
     stand_in.draw = pictures.draw
     monkeypatch.setattr(pictures, "draw", lambda *arguments: None)
@@ -190,7 +198,7 @@ def test_the_base_recipe_is_compared_where_it_lies_in_the_space(algorithm, train
 def test_a_base_recipe_outside_the_space_is_no_trial(outside, training, tmp_path):
     report = tune(search_config(tmp_path / "search"), BASE.replace(**outside))
     assert report["base"] is None
-    assert base_line(report) == "base recipe: not among the trials; it lies outside the space"
+    assert base_line(report).startswith("base recipe: not among the trials; it lies outside")
 
 
 def test_another_seed_proposes_other_settings_and_the_same_one_the_same(training, tmp_path):
@@ -339,7 +347,7 @@ def test_no_trial_begins_once_the_epochs_are_spent(training, tmp_path):
     config = search_config(tmp_path / "search", max_total_epochs=20, max_trials=50, prune=False)
     assert tune(config, BASE)["cost"]["trials"] == 3
     more = config.replace(max_total_epochs=None, max_trials=5)
-    assert tune(more, BASE)["cost"] == {**tune(more, BASE)["cost"], "trials": 5}
+    assert tune(more, BASE)["cost"]["trials"] == 5
 
 
 def test_hyperband_trains_what_it_planned(training, tmp_path, capsys):
@@ -459,4 +467,4 @@ def test_warnings_of_the_gaussian_process_stay_inside(training, tmp_path):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         tune(search_config(tmp_path / "search", "bayesian", max_trials=6), BASE)
-    assert not [warning for warning in caught if "lbfgs" in str(warning.message).lower()]
+    assert not [one for one in caught if issubclass(one.category, ConvergenceWarning)]
