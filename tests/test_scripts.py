@@ -234,6 +234,7 @@ def test_a_recipe_is_read_with_all_its_settings(read_recipe, tmp_path):
         (None, "none.flags"),
         ("--epocs=7", "Unknown command line flag 'epocs'"),
         ("--epochs=many", "flag --epochs=many"),
+        ("epochs=7", "a line must begin with --. Received: 'epochs=7'"),
         ("--epochs=0", "epochs must be at least 1"),
         ("\xff", "can't decode|codec"),
     ],

@@ -14,6 +14,7 @@ import pytest
 from sklearn.exceptions import ConvergenceWarning
 
 from supcon_tf import PretrainConfig, TuneConfig, UserError, tune
+from supcon_tf.errors import StorageError
 from supcon_tf.runs import RunDirectory
 from supcon_tf.search import pictures, running, tuning
 from supcon_tf.search.report import base_line, flags_of
@@ -269,6 +270,70 @@ def test_a_search_of_failures_says_so(training, tmp_path):
     with pytest.raises(UserError, match="all 4 trials failed. The first: the loss is nan."):
         tune(search_config(tmp_path / "search", max_trials=4), BASE)
     assert len((tmp_path / "search/trials.csv").read_text().splitlines()) == 5
+
+
+def test_a_trial_that_its_process_does_not_survive_fails(training, tmp_path):
+    """As where the system kills what takes too much memory; nobody is left to record it."""
+    config = search_config(tmp_path / "search", max_trials=2)
+    training.failing = lambda settings: KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        tune(config, BASE)
+    place, counted = SearchDirectory(config.search_dir), tmp_path / "search/results/0.begun"
+    assert not counted.exists()
+    for kills in range(3):
+        with place.counting_kills("0", 0) as before:
+            assert before == kills
+            text = counted.read_text()
+        counted.write_text(text)  # A killed process does not come to removing it.
+    training.failing = lambda settings: None
+    trials = {trial["trial"]: trial for trial in tune(config, BASE)["trials"]}
+    assert trials["0"]["status"] == "failed"
+    assert trials["0"]["reason"].startswith("its process was killed 3 times without another epoch")
+    assert trials["1"]["status"] == "finished"
+
+
+def test_what_a_failed_trial_trained_is_counted_once(training, tmp_path):
+    """Hyperband may choose a failed trial to go on, where all others failed too."""
+
+    def failing(config):
+        error = RuntimeError("lost")
+        history = {name: [0.5] * 3 for name in ("loss", "knn_top1", "seconds")}
+        training.file(config.run_dir).parent.mkdir(parents=True, exist_ok=True)
+        training.file(config.run_dir).write_text(json.dumps(history))
+        return error if config.optimizer == "adamw" else None
+
+    training.failing = failing
+    report = tune(search_config(tmp_path / "search", "hyperband"), BASE)
+    for run in {trial["run"] for trial in report["trials"] if trial["status"] == "failed"}:
+        own = [trial for trial in report["trials"] if trial["run"] == run]
+        assert sum(trial["epochs"] for trial in own) == 3
+        assert {trial["all_epochs"] for trial in own} == {3}
+
+
+def test_other_data_is_refused_on_resume(training, tmp_path, monkeypatch):
+    config = search_config(tmp_path / "search", max_trials=1)
+    tune(config, BASE)
+    monkeypatch.setattr(Data, "describe", lambda self: {"name": "digits", "train": 1})
+    with pytest.raises(UserError, match="holds another search: train was None. Received: 1"):
+        tune(config.replace(max_trials=2), BASE)
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EROFS, "Read-only"), StorageError("disk full.")])
+def test_a_disk_is_no_fault_of_a_trial(error, training, tmp_path):
+    config = search_config(tmp_path / "search", max_trials=2)
+    training.failing = lambda settings: error
+    with pytest.raises(UserError, match="Read-only|disk full"):
+        tune(config, BASE)
+    assert SearchDirectory(config.search_dir).results() == []
+    training.failing = lambda settings: None
+    assert tune(config, BASE)["cost"]["finished"] == 2
+
+
+def test_too_little_memory_is(training, tmp_path):
+    training.failing = lambda config: (
+        OSError(errno.ENOMEM, "Cannot allocate memory") if config.optimizer == "adamw" else None
+    )
+    assert tune(search_config(tmp_path / "search"), BASE)["cost"]["failed"] > 0
 
 
 def test_a_full_disk_ends_the_search_with_one_line(training, tmp_path, monkeypatch):
