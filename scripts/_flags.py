@@ -75,7 +75,7 @@ def read_recipe(path):
         if left:
             raise UserError(f"a line must begin with --. Received: {left[0]!r}.")
         return _config(PretrainConfig, known=known)
-    except (flags.Error, UnicodeDecodeError, UserError) as error:
+    except (flags.Error, ValueError) as error:
         reason = str(error).removeprefix("ERROR:: ")  # As absl says of a file that is not there.
         raise UserError(f"recipe {path}: {reason}") from error
 

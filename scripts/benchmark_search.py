@@ -47,8 +47,8 @@ def _planned_epochs(config, base):
     from supcon_tf.search.oracles import make_oracle
     from supcon_tf.search.space import read_space
 
-    check_base(base)
     search = TuneConfig(space=config.space, algorithm="hyperband", objective=config.objective)
+    check_base(base, search)
     space = read_space(config.space, base, "hyperband")
     oracle = make_oracle(search, base, space)
     check_size(search, space, oracle)
@@ -152,6 +152,8 @@ def main(config, base):
 
     if not config.space:
         raise UserError("no search space given. Pass --space=FILE.json.")
+    if not config.output_dir:
+        raise UserError("output_dir must name a directory. Received: ''.")
     epochs = _planned_epochs(config, base)
     seeds, running = range(config.seeds), []
     with concurrent.futures.ThreadPoolExecutor(config.jobs) as pool:

@@ -1,11 +1,13 @@
 """Pictures for people who would rather look than read; PNG files, drawn without a screen."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
@@ -22,8 +24,11 @@ _NOT_CURVES = (
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Writes a picture as PNG."""
-    with writing(path) as temporary:
+    """Writes a picture as PNG; names in it are shown as they are, not read as formulas."""
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+    with writing(path) as temporary, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # Shown as boxes.
         figure.savefig(temporary, format="png", dpi=120)
 
 

@@ -70,7 +70,7 @@ def _check_type(name: str, value: Any, expected: type, optional: bool) -> Any:
     if value is None and optional:
         return None
     if expected is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        return float(value) if abs(value) < 2**1023 else math.inf  # Larger ones are no float.
     if expected is dict and isinstance(value, Mapping):
         return dict(value)
     if not isinstance(value, expected) or (expected is int and isinstance(value, bool)):

@@ -1,6 +1,7 @@
 """What a search is checked for before any trial, beside its space."""
 
 import os
+import socket
 
 from supcon_tf.checks import data_checks, settings_checks
 from supcon_tf.config import PretrainConfig, TuneConfig
@@ -24,11 +25,26 @@ def role_of_process() -> str:
     port = given["KERASTUNER_ORACLE_PORT"]
     if not (port.isdecimal() and 0 < int(port) < 2**16):
         raise UserError(f"KERASTUNER_ORACLE_PORT must be a port. Received: {port!r}.")
-    return "chief" if "chief" in given["KERASTUNER_TUNER_ID"] else "worker"
+    if "chief" not in given["KERASTUNER_TUNER_ID"]:
+        return "worker"
+    address = (given["KERASTUNER_ORACLE_IP"], int(port))
+    try:
+        with socket.create_server(address):
+            return "chief"
+    except OSError as error:
+        raise UserError(
+            f"the chief cannot listen on {':'.join(map(str, address))}: {error.strerror or error}. "
+            "Give another KERASTUNER_ORACLE_IP or KERASTUNER_ORACLE_PORT."
+        ) from error
 
 
-def check_base(base: PretrainConfig) -> None:
-    """Raises `UserError` unless trials can be scored, each in one process."""
+def check_base(base: PretrainConfig, config: TuneConfig) -> None:
+    """Raises `UserError` unless trials can be scored, each in one process, and stopped in time."""
+    if config.grace_epochs is not None and config.grace_epochs > base.epochs:
+        raise UserError(
+            f"grace_epochs must be at most the {base.epochs} epochs of the recipe. Received: "
+            f"{config.grace_epochs}. Lower it."
+        )
     if not base.validation_fraction:
         raise UserError(
             "a search scores its trials on a validation set. Received: validation_fraction=0. Pass "

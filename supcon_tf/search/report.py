@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from supcon_tf.files import write_json, writing
 from supcon_tf.reporting import format_table
 from supcon_tf.search import pictures
 from supcon_tf.search.space import SearchSpace, configured
-from supcon_tf.search.trials import Result, SearchDirectory, best_result, rank
+from supcon_tf.search.trials import STATUSES, Result, SearchDirectory, best_result, rank
 from supcon_tf.settings import default_of
 
 # Trials in the printed table.
@@ -73,12 +74,11 @@ def _base_trial(results, settings):
 
 def cost_of(results) -> dict[str, float]:
     """What trials cost: `seconds` and `epochs` in all, and how many ended in which way."""
-    kinds = ("finished", "paused", "pruned", "failed")
     return {
         "seconds": sum(result.seconds for result in results),
         "epochs": sum(result.epochs for result in results),
         "trials": len(results),
-        **{kind: sum(result.status == kind for result in results) for kind in kinds},
+        **{kind: sum(result.status == kind for result in results) for kind in STATUSES},
     }
 
 
@@ -100,7 +100,7 @@ def _write_recipe(path, recipe: PretrainConfig, best: Result, config: TuneConfig
     lines = [
         f"# Trial {best.trial} of a {config.algorithm} search: {config.objective} {said}, on the",
         f"# validation set ({recipe.validation_fraction:g} of the training images, set aside).",
-        f"#   python scripts/pretrain.py --flagfile={path} --run_dir=runs/best",
+        f"#   python scripts/pretrain.py --flagfile={shlex.quote(str(path))} --run_dir=runs/best",
         *flags_of(recipe),
     ]
     with writing(path) as temporary:
@@ -165,9 +165,7 @@ def base_line(report: Mapping) -> str:
 
 def cost_line(cost: Mapping) -> str:
     """What a search cost, in one line."""
-    kinds = ", ".join(
-        f"{cost[kind]} {kind}" for kind in ("finished", "paused", "pruned", "failed") if cost[kind]
-    )
+    kinds = ", ".join(f"{cost[kind]} {kind}" for kind in STATUSES if cost[kind])
     seconds = f"{cost['seconds']:.0f} s of training and scoring"
     return f"cost: {seconds}, {cost['epochs']} epochs, {cost['trials']} trials ({kinds})"
 
@@ -180,12 +178,13 @@ def next_commands(report: Mapping, config: TuneConfig, recipe: PretrainConfig) -
         config: the search's settings.
         recipe: the best recipe.
     """
-    run = f"{config.search_dir}/best_run"
+    run = shlex.quote(f"{config.search_dir}/best_run")
     # A recipe that chooses its best epoch by validation images keeps them.
     keeps = recipe.best_metric == "knn_top1"
     whole = "" if keeps else " --validation_fraction=0"
     whole += " --validation_epochs=1" if whole and recipe.validation_epochs > 1 else ""
-    first = f"python scripts/pretrain.py --flagfile={report['recipe']}{whole} --run_dir={run}"
+    recipe_file = shlex.quote(report["recipe"])
+    first = f"python scripts/pretrain.py --flagfile={recipe_file}{whole} --run_dir={run}"
     last = f"python scripts/evaluate.py --run_dir={run}"
     if recipe.method == "cross_entropy":  # It comes with its classifier.
         return [first, last]

@@ -14,7 +14,7 @@ import keras
 from supcon_tf import checkpoints
 from supcon_tf.config import PretrainConfig
 from supcon_tf.errors import StorageError, UserError
-from supcon_tf.files import printing_to
+from supcon_tf.files import LOCK, printing_to, remove
 from supcon_tf.pretraining import pretrain
 from supcon_tf.runs import RunDirectory
 from supcon_tf.search.scoring import validation_score
@@ -109,6 +109,8 @@ def _attempt(trial, run, kills) -> Result:
                 f"its process was killed {kills} times without another epoch; perhaps it takes "
                 "too much memory."
             )
+        if not past:
+            _forget_damaged(run)
         found = _train(trial, run, done)
     except StorageError:
         raise
@@ -132,6 +134,17 @@ def _attempt(trial, run, kills) -> Result:
         worker=trial.worker,
         **found,
     )
+
+
+def _forget_damaged(run) -> None:
+    """Lets a trial begin anew whose checkpoints are all damaged."""
+    try:
+        checkpoints.newest(run.checkpoints("pretrain"))
+    except UserError as error:
+        print(f"{error} The trial begins anew.")
+        for path in run.path.iterdir():
+            if path.name != LOCK:
+                remove(path)
 
 
 def _train(trial, run, done) -> dict:

@@ -22,7 +22,7 @@ from typing import Any
 from supcon_tf.config import PretrainConfig
 from supcon_tf.errors import UserError
 from supcon_tf.files import read_json_of_people
-from supcon_tf.search.space_checks import ARGUMENT, check_entry, check_names, in_order
+from supcon_tf.search.space_checks import ARGUMENT, check_entry, check_names, in_order, six_digits
 
 # What is enumerated to count a space, at most.
 _COUNTED = 10**5
@@ -58,14 +58,10 @@ class Parameter:
         return self.choices[0] if self.choices else self.low
 
     def decoded(self, value: Any) -> Any:
-        """From a value as the oracles hold it: choices are JSON texts, numbers are rounded.
-
-        Six digits survive the float32 in which workers and chief exchange numbers, and make
-        recipes that people can read.
-        """
+        """From a value as the oracles hold it: choices are JSON texts, numbers are rounded."""
         if self.choices:
             return json.loads(value)
-        value = int(value) if self.is_whole else float(f"{value:.6g}")
+        value = int(value) if self.is_whole else six_digits(value)
         return min(max(value, self.low), self.high)
 
     def holds(self, value: Any) -> bool:

@@ -141,7 +141,7 @@ def _range(name, entry):
             f"{name} is no number, so has no range. Received: {json.dumps(ends)}. Give choices."
         )
     low, high = (check_value(name, end) for end in ends)
-    if name not in _FIELDS and "step" not in entry:
+    if name not in _FIELDS and not isinstance(entry.get("step"), int):
         low, high = float(low), float(high)  # Whether the method wants whole numbers is not known.
     if low >= high:
         raise UserError(
@@ -155,15 +155,25 @@ def _range(name, entry):
         raise UserError(
             f"{name} must have a range above 0 on a log scale. Received: {json.dumps(ends)}."
         )
+    if six_digits(low) == six_digits(high):
+        raise UserError(
+            f"{name} must have a range whose ends six digits tell apart. Received: "
+            f"{json.dumps(ends)}. Widen it."
+        )
     if "step" in entry:
         return {"choices": _stepped(name, low, high, scale, entry["step"])}
     return {"low": low, "high": high, "log": scale == "log"}
 
 
+def six_digits(value: float) -> float:
+    """A number as trials have it: six digits survive the float32 in which workers exchange it."""
+    return float(f"{value:.6g}")
+
+
 def is_number(value: Any) -> bool:
     """Whether a value is a finite number; true and false are none."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and math.isfinite(value)
+    return number and abs(value) < 2**1023  # Larger integers are no float.
 
 
 def _stepped(name, low, high, scale, step):
@@ -179,14 +189,20 @@ def _stepped(name, low, high, scale, step):
             "Lower it, or give choices."
         )
     # A little more than the ratio: 0.3 / 0.1 is 2.9999999999999996.
-    count = math.floor((math.log(most, step) if scale == "log" else most / step) + 1e-9) + 1
-    if count > _MOST_STEPS:
+    ratio = (math.log(most, step) if scale == "log" else most / step) + 1e-9
+    if not ratio < _MOST_STEPS:
         raise UserError(
-            f"{name} has {count} steps in its range; {_MOST_STEPS} are possible. Received: {step}. "
-            "Raise it."
+            f"{name} has more than {_MOST_STEPS} steps in its range. Received: {step}. Raise it."
         )
+    count = math.floor(ratio) + 1
     values = [low * step**place if scale == "log" else low + place * step for place in range(count)]
-    return tuple(value if whole else float(f"{value:.6g}") for value in values)
+    rounded = tuple(value if whole else six_digits(value) for value in values)
+    if len(set(rounded)) < count or not low <= rounded[0] <= rounded[-1] <= high:
+        raise UserError(
+            f"{name} has steps that six digits do not tell apart, [{low}, {high}]. Received: "
+            f"{step}. Raise it, or give choices."
+        )
+    return rounded
 
 
 def _conditions(name, when):

@@ -80,6 +80,9 @@ def _variations(content, folder, read_recipe):
             raise UserError(
                 f"{part} must be an object with one or more. Received: {json.dumps(content[part])}."
             )
+    for name in [*content["recipes"], *content["factors"]]:
+        if not name.strip() or not name.isprintable():
+            raise UserError(f"a title must be a line of text. Received: {name!r}. Rename it.")
     for factor, entry in content["factors"].items():
         _check_factor(factor, entry, content["recipes"])
     settings = _settings(content.get("settings", {}))
@@ -165,7 +168,7 @@ def _change(factor, change, base):
     for name, value in change.items():
         if isinstance(value, dict):
             values[name] = _multiplied(name, value, base)
-            words.append(f"{name} x {value['times']:g}")
+            words.append(f"{name} x {value['times']}")
         else:
             values[name] = check_value(name, value)
             words.append(f"{name} {value}")
@@ -202,6 +205,12 @@ def _add(found, variation):
     except UserError as error:
         raise UserError(f"{variation.recipe} with {variation.label}: {error}") from error
     key = json.dumps([variation.recipe, config.to_dict()])
+    for other, known in found.items():
+        if other != key and (known.recipe, known.label) == (variation.recipe, variation.label):
+            raise UserError(
+                f"two different changes are called alike. Received: {variation.label!r}. "
+                "Remove one."
+            )
     if key in found:
         factors = dict.fromkeys([*found[key].factors, *variation.factors])
         variation = dataclasses.replace(found[key], factors=tuple(factors))

@@ -16,7 +16,9 @@ from typing import Any
 from supcon_tf.errors import UserError
 from supcon_tf.files import LOCK, TEMPORARY_PREFIX, lock, read_json, unlock, write_json
 from supcon_tf.manifest import hardware, resumption
+from supcon_tf.search.space_checks import is_number
 
+STATUSES = ("finished", "paused", "pruned", "failed")
 # Other trials that must have come as far before one of them is called hopeless.
 _LEAST_TRIALS = 4
 
@@ -112,6 +114,23 @@ def is_hopeless(
     return max(value for value in curve if value is not None) < statistics.median(averages)
 
 
+def _is_result(content, trial) -> bool:
+    """Whether JSON is what `SearchDirectory.write` wrote of a trial."""
+    if not isinstance(content, dict) or set(content) != set(Result.__dataclass_fields__):
+        return False
+    score, status, curve = content["score"], content["status"], content["curve"]
+    counts = [content[name] for name in ("epochs", "all_epochs", "seconds")]
+    return (
+        content["trial"] == trial
+        and status in STATUSES
+        and ((score is None) if status == "failed" else is_number(score))
+        and isinstance(content["values"], dict)
+        and all(is_number(count) and count >= 0 for count in counts)
+        and isinstance(curve, list)
+        and all(value is None or is_number(value) for value in curve)
+    )
+
+
 class SearchDirectory:
     """One search, or one study.
 
@@ -169,8 +188,9 @@ class SearchDirectory:
             if self.file.exists():
                 self.check_same(content)
                 before = read_json(self.file)
-                resumed = {"resumed": [*before.get("resumed", []), resumption()]}
-                write_json(self.file, {**before, **resumed})
+                past = before.get("resumed", [])
+                resumed = [*(past if isinstance(past, list) else []), resumption()]
+                write_json(self.file, {**before, "resumed": resumed})
             else:
                 write_json(self.file, {**content, **resumption(), "hardware": hardware()})
         except OSError as error:
@@ -238,14 +258,14 @@ class SearchDirectory:
         """
         file = self.path / "results" / f"{trial}.json"
         if trial not in self._known and file.exists():
-            try:
-                self._known[trial] = Result(**read_json(file))
-            except TypeError as error:
-                raise UserError(f"{file} is damaged. Give another --{self.kind}_dir.") from error
+            content = read_json(file)
+            if not _is_result(content, trial):
+                raise UserError(f"{file} is damaged. Give another --{self.kind}_dir.")
+            self._known[trial] = Result(**content)
         return self._known.get(trial)
 
     def results(self) -> list[Result]:
         """What came of all trials that have ended, in their order."""
-        files = (self.path / "results").glob("[0-9]*.json")
-        found = [self.result(file.stem) for file in files]
+        names = [file.stem for file in (self.path / "results").glob("*.json")]
+        found = [self.result(name) for name in names if name.isdecimal()]
         return sorted(found, key=lambda result: int(result.trial))

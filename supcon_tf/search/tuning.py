@@ -29,6 +29,8 @@ from supcon_tf.search.trials import Result, SearchDirectory, is_hopeless
 
 # Until a file that another machine wrote is seen here.
 _VISIBLE_SECONDS = 60
+# Until it is said that the chief does not answer.
+_ANSWER_SECONDS = 3
 
 
 def tune(config: TuneConfig, base: PretrainConfig) -> dict:
@@ -51,12 +53,13 @@ def tune(config: TuneConfig, base: PretrainConfig) -> dict:
             trial failed.
     """
     role = role_of_process()
-    check_base(base)
+    check_base(base, config)
     space = read_space(config.space, base, config.algorithm)
     oracle = make_oracle(config, base, space)
     check_size(config, space, oracle)
     place = SearchDirectory(config.search_dir)
     if role == "worker":
+        place.check(resume=True)
         _wait_for_chief(place)
     else:
         place.check(config.resume)
@@ -78,12 +81,15 @@ def _searched(config, base, space, oracle, place, role) -> dict:
     oracle.prepare(progress.is_spent, progress, known and space.proposed(known))
     tuner = _Tuner(oracle, place, config, base, space)
     if role != "worker" and oracle.file.exists():
-        oracle.reload()
+        try:
+            oracle.reload()
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise UserError(f"{oracle.file} is damaged. Give another --search_dir.") from error
     _search(tuner, role)
     if role == "worker":
         return {}
     for trial in oracle.end_order:
-        _ended(place, trial)
+        _ended(place, trial, patience=_VISIBLE_SECONDS if role == "chief" else 0)
     return write_report(place, config, base, space)
 
 
@@ -107,6 +113,8 @@ def _search(tuner, role):
     address = ":".join(os.environ.get(name, "") for name in ENVIRONMENT[1:])
     try:
         # Keras Tuner 1.4.8 prints a value of each condition that it sends to another process.
+        if role == "worker":
+            _say_whether_chief_answers(address)
         with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
             tuner.search()
     except grpc.RpcError as error:
@@ -130,6 +138,14 @@ def _wait_for_chief(place):
         print(f"waiting for the chief to begin {place.file}", file=sys.stderr, flush=True)
     while not place.file.exists():
         time.sleep(IDLE_SECONDS)
+
+
+def _say_whether_chief_answers(address):
+    with grpc.insecure_channel(address) as channel:
+        try:
+            grpc.channel_ready_future(channel).result(timeout=_ANSWER_SECONDS)
+        except grpc.FutureTimeoutError:
+            print(f"waiting for the chief at {address}", file=sys.stderr, flush=True)
 
 
 class _SearchEnds(FatalError, UserError):
@@ -201,14 +217,14 @@ class _Tuner(BaseTuner):
         return hopeless
 
 
-def _ended(place, trial) -> Result:
+def _ended(place, trial, patience=_VISIBLE_SECONDS) -> Result:
     """The result of a trial that another one continues; a shared file system may show it late."""
-    deadline = time.monotonic() + _VISIBLE_SECONDS
+    deadline = time.monotonic() + patience
     while (result := place.result(trial)) is None:
         if time.monotonic() > deadline:
             raise _SearchEnds(
-                f"{place.path}/results/{trial}.json is not there. Share the directory with the "
-                "other workers, and start this one again."
+                f"{place.path}/results/{trial}.json is not there. Where several machines search, "
+                "share the directory; where it was removed, give another --search_dir."
             )
         time.sleep(IDLE_SECONDS)
     return result

@@ -16,6 +16,32 @@ BAD = {
     "no number": ('{"momentum": {"range": [0.1, NaN]}}', "random", "NaN is no number"),
     "a list": ("[1]", "random", r"must be an object of settings.*Received: \[1\]"),
     "empty": ("{}", "random", "one or more. Received: {}"),
+    "a huge number": (
+        {"learning_rate": {"range": [0.1, 10**400]}},
+        "random",
+        "range of two numbers",
+    ),
+    "a huge choice": ({"learning_rate": {"choices": [10**400]}}, "random", "finite number"),
+    "steps without end": (
+        {"learning_rate": {"range": [0.02, 2.0], "step": 1e-320}},
+        "random",
+        "more than 1000 steps in its range. Received: 1e-320",
+    ),
+    "factors without end": (
+        {"weight_decay": {"range": [1e-320, 1.0], "scale": "log", "step": 10}},
+        "random",
+        "more than 1000 steps",
+    ),
+    "steps too fine to tell apart": (
+        {"learning_rate": {"range": [1.0, 1.0000005], "step": 1e-7}},
+        "random",
+        "six digits",
+    ),
+    "a range too narrow": (
+        {"learning_rate": {"range": [0.12345671, 0.12345672]}},
+        "random",
+        "six digits tell apart",
+    ),
     "unknown field": (
         {"learning_rat": {"choices": [1.0]}},
         "random",
@@ -99,7 +125,7 @@ BAD = {
     "endless steps": (
         {"momentum": {"range": [0, 0.9], "step": 1e-6}},
         "random",
-        "900001 steps in its range; 1000 are possible",
+        "more than 1000 steps in its range. Received: 1e-06",
     ),
     "no choice": ({"optimizer": {"choices": []}}, "random", r"one choice or more.*Received: \[\]"),
     "choices as text": ({"optimizer": {"choices": "sgd"}}, "random", 'as a list. Received: "sgd"'),

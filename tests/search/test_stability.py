@@ -78,6 +78,16 @@ def _factor(**entry):
         ({"settings": {"epocs": 1}}, "settings cannot hold epocs"),
         ({"settings": {"epochs": 0}}, "epochs must be at least 1 and"),
         ({"settings": {}}, "recipe ours has no validation set .*fraction=0"),
+        ({"recipes": {"a\n": "ours.flags"}}, "a title must be a line of text. Received: 'a"),
+        ({"factors": {" ": {"changes": [{"momentum": 0.1}]}}}, "a title must be a line of text"),
+        (
+            _factor(changes=[{"method_args": 1}]),
+            "method_args cannot be searched: search its arguments one by one",
+        ),
+        (
+            _factor(changes=[{"learning_rate": {"times": 10**400}}]),
+            'a value or {"times": number}',
+        ),
         ({"factors": {"all": {"changes": [{"momentum": 0.1}]}}}, "'all' stands for all factors"),
         (_factor(recipes=3, changes=[{"momentum": 0.1}]), "must name recipes of .*Received: 3"),
         (_factor(recipes=[["ours"]], changes=[{"momentum": 0.1}]), "must name recipes of"),
@@ -273,10 +283,10 @@ def test_a_recipe_that_always_fails_is_named():
         summarized(found, "linear_top1")
 
 
-def test_the_figure_of_failures_and_of_many_factors(tmp_path):
+def test_the_figure_of_failures_odd_titles_and_many_factors(tmp_path):
     base = PretrainConfig()
     found = []
-    for factor in "abcdefg":
+    for factor in ("cost $x_$", "名", "c", "d", "e", "f", "g"):
         variation = Variation("one", factor, base, {}, (factor,))
         score = None if factor == "c" else 0.5
         found.append((variation, 0, Result("0", "finished", {}, "0", score=score)))

@@ -5,6 +5,8 @@ import errno
 import json
 import math
 import os
+import shlex
+import socket
 import subprocess
 import sys
 import warnings
@@ -17,7 +19,7 @@ from supcon_tf import PretrainConfig, TuneConfig, UserError, tune
 from supcon_tf.errors import StorageError
 from supcon_tf.runs import RunDirectory
 from supcon_tf.search import pictures, running, tuning
-from supcon_tf.search.report import base_line, flags_of
+from supcon_tf.search.report import base_line, flags_of, next_commands
 from supcon_tf.search.trials import Result, SearchDirectory, best_result, is_hopeless
 
 # Keras Tuner 1.4.8 asks for the thread's name like that, at each call of an oracle.
@@ -308,6 +310,99 @@ def test_what_a_failed_trial_trained_is_counted_once(training, tmp_path):
         own = [trial for trial in report["trials"] if trial["run"] == run]
         assert sum(trial["epochs"] for trial in own) == 3
         assert {trial["all_epochs"] for trial in own} == {3}
+
+
+def _damage(path, **changes):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("oracle/oracle.json", {"trials": None}),
+        ("oracle/oracle.json", {"trials": {}}),
+        ("results/1.json", {"score": "abc"}),
+        ("results/1.json", {"score": None}),
+        ("results/1.json", {"score": math.inf}),
+        ("results/1.json", {"status": "lost"}),
+        ("results/1.json", {"trial": "99"}),
+        ("results/1.json", {"values": None}),
+        ("results/1.json", {"epochs": "3"}),
+        ("results/1.json", {"more": 1}),
+        ("search.json", {"settings": 3}),
+    ],
+)
+def test_damage_is_named(name, changes, training, tmp_path):
+    config = search_config(tmp_path / "search", max_trials=2)
+    tune(config, BASE)
+    report = (tmp_path / "search/trials.json").read_bytes()
+    _damage(tmp_path / "search" / name, **changes)
+    with pytest.raises(UserError, match=f"{name} is damaged. Give another --search_dir"):
+        tune(config.replace(max_trials=3), BASE)
+    assert (tmp_path / "search/trials.json").read_bytes() == report
+
+
+def test_a_result_that_was_removed_is_missed(training, tmp_path):
+    config = search_config(tmp_path / "search", max_trials=2)
+    tune(config, BASE)
+    (tmp_path / "search/results/1 copy.json").write_text("{}")
+    assert tune(config, BASE)["cost"]["trials"] == 2
+    (tmp_path / "search/results/1.json").unlink()
+    with pytest.raises(UserError, match="results/1.json is not there"):
+        tune(config, BASE)
+
+
+def test_damaged_checkpoints_begin_the_trial_anew(training, tmp_path):
+    config = search_config(tmp_path / "search", max_trials=1)
+    broken = tmp_path / "search/trials/0/checkpoints/pretrain/000000004"
+
+    def failing(settings):
+        if not broken.exists():
+            broken.mkdir(parents=True)
+            (broken / "state.json").write_text("{")
+            return KeyboardInterrupt()
+        return None
+
+    training.failing = failing
+    with pytest.raises(KeyboardInterrupt):
+        tune(config, BASE)
+    training.failing = lambda settings: None
+    assert tune(config, BASE)["cost"]["finished"] == 1
+    assert not broken.exists()
+    assert "The trial begins anew" in (tmp_path / "search/results/0.log").read_text()
+
+
+def test_the_next_commands_can_be_pasted(training, tmp_path):
+    config = search_config(tmp_path / "my search", max_trials=1)
+    report = tune(config, BASE)
+    first = next_commands(report, config, BASE)[0]
+    assert f"--flagfile={tmp_path / 'my search/best.flags'}" in shlex.split(first)
+
+
+def test_grace_above_the_epochs_is_refused(training, tmp_path):
+    with pytest.raises(UserError, match="at most the 9 epochs of the recipe. Received: 10"):
+        tune(search_config(tmp_path / "search", grace_epochs=10), BASE)
+
+
+def test_a_worker_does_not_wait_where_no_search_can_be(training, tmp_path, monkeypatch):
+    _environment(monkeypatch, "worker", 1)
+    (tmp_path / "search").write_text("a file")
+    with pytest.raises(UserError, match="search_dir is a file"):
+        tune(search_config(tmp_path / "search"), BASE)
+
+
+def test_a_chief_that_cannot_listen_writes_nothing(training, tmp_path, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        _environment(monkeypatch, "chief", taken.getsockname()[1])
+        with pytest.raises(UserError, match="cannot listen on 127.0.0.1:.* in use"):
+            tune(search_config(tmp_path / "search"), BASE)
+    assert not (tmp_path / "search").exists()
+
+
+def _environment(monkeypatch, name, port):
+    monkeypatch.setenv("KERASTUNER_TUNER_ID", name)
+    monkeypatch.setenv("KERASTUNER_ORACLE_IP", "127.0.0.1")
+    monkeypatch.setenv("KERASTUNER_ORACLE_PORT", str(port))
 
 
 def test_other_data_is_refused_on_resume(training, tmp_path, monkeypatch):
