@@ -11,8 +11,8 @@ from sklearn.inspection import permutation_importance
 
 from supcon_tf.config import OBJECTIVES
 from supcon_tf.pictures import save
+from supcon_tf.search.results import Result
 from supcon_tf.search.space import Parameter, SearchSpace
-from supcon_tf.search.trials import Result
 
 # Fewer trials say nothing about importance.
 _LEAST_TRIALS = 8

@@ -5,7 +5,7 @@ import sys
 import time
 
 from supcon_tf.config import OBJECTIVES
-from supcon_tf.search.trials import best_result
+from supcon_tf.search.results import best_result
 
 
 class SearchProgress:

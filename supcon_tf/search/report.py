@@ -12,8 +12,9 @@ from supcon_tf.errors import UserError
 from supcon_tf.files import write_json, writing
 from supcon_tf.reporting import format_table
 from supcon_tf.search import pictures
+from supcon_tf.search.directory import SearchDirectory
+from supcon_tf.search.results import STATUSES, Result, best_result, rank
 from supcon_tf.search.space import SearchSpace, configured
-from supcon_tf.search.trials import STATUSES, Result, SearchDirectory, best_result, rank
 from supcon_tf.settings import default_of
 
 # Trials in the printed table.

@@ -17,9 +17,10 @@ from supcon_tf.errors import StorageError, UserError
 from supcon_tf.files import LOCK, printing_to, remove
 from supcon_tf.pretraining import pretrain
 from supcon_tf.runs import RunDirectory
+from supcon_tf.search.directory import SearchDirectory
+from supcon_tf.search.results import Result
 from supcon_tf.search.scoring import validation_score
 from supcon_tf.search.space import configured
-from supcon_tf.search.trials import Result, SearchDirectory
 
 # Seconds between two looks whether there is something to do by now.
 IDLE_SECONDS = 0.5

@@ -13,11 +13,11 @@ from supcon_tf.data.datasets import ImageDataset, from_config
 from supcon_tf.distribute import make_strategy
 from supcon_tf.errors import UserError
 from supcon_tf.files import read_json, write_json
+from supcon_tf.search.directory import SearchDirectory
 from supcon_tf.search.running import IDLE_SECONDS, Trial, run_trial
 from supcon_tf.search.space import configured
 from supcon_tf.search.stability_report import draw, summarized
 from supcon_tf.search.study import Variation, read_study
-from supcon_tf.search.trials import SearchDirectory
 
 # What its file says of how a study was begun.
 _ORIGIN = ("started", "git_commit", "versions", "hardware")

@@ -11,8 +11,8 @@ from supcon_tf.config import OBJECTIVES
 from supcon_tf.errors import UserError
 from supcon_tf.pictures import save
 from supcon_tf.reporting import format_table, percent
+from supcon_tf.search.results import Result
 from supcon_tf.search.study import ALL, UNCHANGED, Variation
-from supcon_tf.search.trials import Result
 
 _COLUMNS = 3
 

@@ -20,12 +20,13 @@ from supcon_tf.search.checks import (
     check_size,
     role_of_process,
 )
+from supcon_tf.search.directory import SearchDirectory
 from supcon_tf.search.oracles import grace_epochs, make_oracle
 from supcon_tf.search.progress import SearchProgress
 from supcon_tf.search.report import write_report
+from supcon_tf.search.results import Result, is_hopeless
 from supcon_tf.search.running import IDLE_SECONDS, Trial, run_trial
 from supcon_tf.search.space import read_space
-from supcon_tf.search.trials import Result, SearchDirectory, is_hopeless
 
 # Until a file that another machine wrote is seen here.
 _VISIBLE_SECONDS = 60

@@ -9,9 +9,10 @@ import pytest
 
 from supcon_tf import PretrainConfig, StabilityConfig, UserError, stability
 from supcon_tf.search import stability as module
+from supcon_tf.search.directory import SearchDirectory
+from supcon_tf.search.results import Result
 from supcon_tf.search.stability_report import draw, spread_table, summarized, variation_table
 from supcon_tf.search.study import UNCHANGED, Variation, read_study
-from supcon_tf.search.trials import Result, SearchDirectory
 
 RECIPES = {
     "ours.flags": PretrainConfig(learning_rate=0.5, batch_size=64, temperature=0.1),

@@ -19,8 +19,9 @@ from supcon_tf import PretrainConfig, TuneConfig, UserError, tune
 from supcon_tf.errors import StorageError
 from supcon_tf.runs import RunDirectory
 from supcon_tf.search import pictures, running, tuning
+from supcon_tf.search.directory import SearchDirectory
 from supcon_tf.search.report import base_line, flags_of, next_commands
-from supcon_tf.search.trials import Result, SearchDirectory, best_result, is_hopeless
+from supcon_tf.search.results import Result, best_result, is_hopeless
 
 # Keras Tuner 1.4.8 asks for the thread's name like that, at each call of an oracle.
 pytestmark = pytest.mark.filterwarnings(

@@ -18,7 +18,7 @@ import supcon_tf
 from supcon_tf import PretrainConfig, TuneConfig, evaluate, pretrain, train_classifier, tune
 from supcon_tf.data.datasets import Split
 from supcon_tf.runs import RunDirectory
-from supcon_tf.search.trials import SearchDirectory
+from supcon_tf.search.directory import SearchDirectory
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:currentThread\\(\\) is deprecated:DeprecationWarning",
