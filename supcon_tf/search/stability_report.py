@@ -182,8 +182,9 @@ def _draw_factor(panel, report, factor) -> None:
         own = {one["label"]: one for one in report["variations"] if _is_of(one, title, factor)}
         drawn = [label for label in labels if label in own and own[label]["mean"] is not None]
         means = [own[label]["mean"] for label in drawn]
-        below = [own[label]["mean"] - own[label]["least"] for label in drawn]
-        above = [own[label]["most"] - own[label]["mean"] for label in drawn]
+        # The mean of equal scores may differ from them in the last digit.
+        below = [max(0.0, own[label]["mean"] - own[label]["least"]) for label in drawn]
+        above = [max(0.0, own[label]["most"] - own[label]["mean"]) for label in drawn]
         places = [labels.index(label) + 0.12 * at for label in drawn]
         color = f"C{at}"
         panel.errorbar(places, means, (below, above), fmt="o", capsize=3, color=color, label=title)

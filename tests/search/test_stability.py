@@ -289,8 +289,10 @@ def test_the_figure_of_failures_odd_titles_and_many_factors(tmp_path):
     found = []
     for factor in ("cost $x_$", "名", "c", "d", "e", "f", "g"):
         variation = Variation("one", factor, base, {}, (factor,))
-        score = None if factor == "c" else 0.5
-        found.append((variation, 0, Result("0", "finished", {}, "0", score=score)))
+        score = None if factor == "c" else 240 / 269  # Its mean over three is another number.
+        for seed in range(3):
+            found.append((variation, seed, Result("0", "finished", {}, "0", score=score)))
+    assert summarized(found, "nll")["variations"][0]["mean"] != 240 / 269
     report = {**summarized(found, "nll"), "objective": "nll", "seeds": 1}
     draw(report, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 5000
