@@ -2,7 +2,6 @@
 
 import math
 import sys
-import time
 
 from supcon_tf.config import OBJECTIVES
 from supcon_tf.search.results import best_result
@@ -23,9 +22,6 @@ class SearchProgress:
         self.planned = oracle.planned() if config.algorithm == "hyperband" else {}
         most = oracle.max_trials or math.inf
         self.total = min(most, self.planned.get("trials", space.count()))
-        # Of trials that ended before this process began nothing is known but their results.
-        self.before = self._spent()
-        self.started = time.monotonic()
 
     def _spent(self) -> int:
         return sum(result.epochs for result in self.place.results())
@@ -53,15 +49,16 @@ class SearchProgress:
         print(f"trial {trial} {said}; {cost}; {place}", file=sys.stderr, flush=True)
 
     def _time_left(self, results) -> str:
-        """From the epochs that are left, and the speed of all workers so far."""
+        """From the epochs that are left, and the seconds that an epoch took so far."""
         spent = sum(result.epochs for result in results)
         left = (self.total - len(results)) * spent / len(results)
         if self.planned and not self.oracle.max_trials:
             left = self.planned["epochs"] - spent
         if self.config.max_total_epochs is not None:
             left = min(left, self.config.max_total_epochs - spent)
-        done = spent - self.before
-        if done <= 0 or not math.isfinite(left) or left < 0:
+        if not spent or not math.isfinite(left) or left <= 0:
             return ""
-        minutes = left / done * (time.monotonic() - self.started) / 60
+        workers = len({result.worker for result in results})
+        seconds = sum(result.seconds for result in results) / workers
+        minutes = left / spent * seconds / 60
         return f", about {minutes:.0f} min left" if minutes >= 1 else ", less than a minute left"

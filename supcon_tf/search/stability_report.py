@@ -182,6 +182,8 @@ def _draw_factor(panel, report, factor) -> None:
         own = {one["label"]: one for one in report["variations"] if _is_of(one, title, factor)}
         drawn = [label for label in labels if label in own and own[label]["mean"] is not None]
         means = [own[label]["mean"] for label in drawn]
+        if not drawn:
+            continue
         # The mean of equal scores may differ from them in the last digit.
         below = [max(0.0, own[label]["mean"] - own[label]["least"]) for label in drawn]
         above = [max(0.0, own[label]["most"] - own[label]["mean"]) for label in drawn]

@@ -168,7 +168,8 @@ def test_a_search_ends_with_recipe_tables_and_pictures(training, tmp_path, monke
     assert len(lines) == 9
     assert lines[0].startswith("trial 0000 finished: knn_top1 ")
     assert "(best " in lines[0]
-    assert "9 epochs in 18 s; 1 of 9 trials, less than a minute left" in lines[0]
+    assert "9 epochs in 18 s; 1 of 9 trials, about 2 min left" in lines[0]
+    assert lines[-1].endswith("; 9 of 9 trials")
 
 
 def test_importance_is_not_drawn_of_few_trials(training, tmp_path, monkeypatch):
