@@ -27,7 +27,7 @@ from supcon_tf.comparing import check_exports, compare_exports
 from supcon_tf.config import ExportConfig
 from supcon_tf.data.datasets import ImageDataset
 from supcon_tf.errors import UserError
-from supcon_tf.evaluation import extract_features, inference_function
+from supcon_tf.evaluation import encode_split, inference_function
 from supcon_tf.files import read_json, write_json, writing
 from supcon_tf.graphs import check_graph
 from supcon_tf.indexing import build_index, index_scores, write_index_images
@@ -141,18 +141,18 @@ class _Features:
     """Features of splits on the CPU, whose arithmetic is the same everywhere."""
 
     def __init__(self, encoder, logits_layer, batch_size):
-        self.encoder, self.batch_size = encoder, batch_size
+        self.image_shape, self.batch_size = encoder.input_shape[1:], batch_size
         self._logits, self._encode = logits_layer, inference_function(encoder)
 
     def __call__(self, split, limit=None, progress=""):
         with tf.device("CPU:0"):
-            return extract_features(
-                self.encoder,
+            return encode_split(
+                self._encode,
+                self.image_shape[0],
                 split,
                 batch_size=self.batch_size,
                 limit=limit,
                 progress=progress,
-                encode=self._encode,
             )
 
     def logits(self, features):
@@ -164,7 +164,7 @@ class _Features:
 
     def milliseconds(self):
         """Median time of one image in Keras."""
-        image = np.zeros((1, *self.encoder.input_shape[1:]), np.float32)
+        image = np.zeros((1, *self.image_shape), np.float32)
         with tf.device("CPU:0"):
             return median_ms(lambda one: self.logits(self._encode(one)), image)
 

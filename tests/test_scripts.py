@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import json
 import os
 import re
 import signal
@@ -100,7 +101,8 @@ def inputs(tmp_path_factory, data_dir):
     write_images(folder / "one", ["a"], 5)
     (folder / "space.json").write_text('{"momentum": {"choices": [0.8, 0.9]}}')
     (folder / "bad.json").write_text('{"learning_rat": {"choices": [0.8, 0.9]}}')
-    (folder / "study.json").write_text('{"recipes": {"a": "none.flags"}, "factors": {"b": {}}}')
+    study = {"recipes": {"a": "none.flags"}, "factors": {"b": {"changes": [{"momentum": 0.5}]}}}
+    (folder / "study.json").write_text(json.dumps(study))
     write_images(folder / "small", ["a"], 5)
     write_images(folder / "small", ["b"], 2)
     config = supcon_tf.PretrainConfig(run_dir=str(folder / "run"), data_dir=data_dir)

@@ -120,7 +120,8 @@ def _check_object(name, content, allowed, needed):
     for key in needed:
         if key not in content:
             raise UserError(
-                f"{name} must hold {', '.join(needed)}. Received: {', '.join(content)}. Add {key}."
+                f"{name} must hold {', '.join(needed)}. Received: {', '.join(content) or '{}'}. "
+                f"Add {key}."
             )
 
 
