@@ -193,7 +193,8 @@ def _draw_factor(panel, report, factor) -> None:
     panel.set_xticks(range(len(labels)), labels, rotation=30, ha="right", fontsize=8)
     panel.set_title(factor)
     panel.tick_params(labelleft=True)
-    panel.legend()
+    if panel.containers:
+        panel.legend()
 
 
 def _labels(report, factor) -> list[str]:
