@@ -1,6 +1,6 @@
 r"""Compares the algorithms of the search at equal cost: as many epochs as hyperband takes.
 
-    python scripts/benchmark_search.py --flagfile=scripts/recipes/digits.flags --epochs=40 \
+    python scripts/benchmark_search.py --flagfile=scripts/recipes/digits.flags --epochs=20 \
         --validation_fraction=0.2 --space=scripts/recipes/digits.space.json \
         --output_dir=runs/benchmark_search
 
@@ -20,8 +20,9 @@ from pathlib import Path
 import _flags
 from _contestants import hardware
 
-from supcon_tf.config import OBJECTIVES, PLACEMENT, PretrainConfig, TuneConfig
+from supcon_tf.config import PretrainConfig
 from supcon_tf.errors import UserError
+from supcon_tf.search.config import OBJECTIVES, PLACEMENT, TuneConfig
 from supcon_tf.settings import Config, setting
 
 _TUNE = Path(__file__).with_name("tune.py")
@@ -133,13 +134,12 @@ def _draw(results, objective, path):
     figure = Figure(figsize=(8, 5), layout="constrained")
     axis = figure.subplots()
     for at, row in enumerate(results["algorithms"]):
-        for seed, curve in enumerate(row["best_by_epochs"]):
-            label = {} if seed else {"label": row["algorithm"]}
-            if not curve:
-                continue
+        label = {"label": row["algorithm"]}
+        for curve in filter(None, row["best_by_epochs"]):
             spent, best = zip(*curve, strict=True)
             axis.step(spent, best, where="post", color=f"C{at}", alpha=0.8, **label)
             axis.plot(spent[-1], best[-1], "o", color=f"C{at}")
+            label = {}
     axis.set(xlabel="epochs trained in all", ylabel=f"best validation {objective} so far")
     axis.set_title("a line for each seed")
     axis.legend()

@@ -4,12 +4,13 @@ r"""Compares how much the scores of recipes depend on their settings.
         --study_dir=runs/stability
 
 Each change of the study alone is made to each recipe, and trained with every seed. Started again
-with --resume, it goes on; a second process with --resume beside the first shares the work.
+with --resume, it goes on; a second process with --resume beside the first shares the work. It
+writes stability.json and stability.png; the study file: README.md, How much settings matter.
 """
 
 import _flags
 
-from supcon_tf.config import StabilityConfig
+from supcon_tf.search.config import StabilityConfig
 
 
 def main(config):

@@ -3,12 +3,14 @@ r"""Searches for the settings of a recipe that score best on validation images.
     python scripts/tune.py --flagfile=scripts/recipes/digits.flags --validation_fraction=0.2 \
         --space=scripts/recipes/digits.space.json --search_dir=runs/search
 
-All flags of pretrain.py are taken too: they are the recipe that the search starts from.
+All flags of pretrain.py (its --help lists them) are taken too: they are the recipe that the search
+starts from. The space file, and how several machines search together: README.md, Search.
 """
 
 import _flags
 
-from supcon_tf.config import PLACEMENT, PretrainConfig, TuneConfig
+from supcon_tf.config import PretrainConfig
+from supcon_tf.search.config import PLACEMENT, TuneConfig
 
 
 def main(config, base):

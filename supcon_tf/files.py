@@ -163,9 +163,7 @@ def read_json_of_people(path: str, title: str) -> Any:
         text = Path(path).read_text()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not a text file"
-        raise UserError(
-            f"{title} {path} cannot be read: {reason}. Pass a JSON file as --{title.split()[-1]}."
-        ) from error
+        raise UserError(f"{title} {path} cannot be read: {reason}. Pass a JSON file.") from error
     try:
         return json.loads(text, object_pairs_hook=no_twins, parse_constant=no_constant)
     except (ValueError, RecursionError) as error:

@@ -1,5 +1,6 @@
 """Two logical CPU devices for every test, and one small run that many tests look at."""
 
+import importlib
 import os
 import sys
 from pathlib import Path
@@ -31,6 +32,14 @@ def data_dir(tmp_path_factory):
 @pytest.fixture(scope="session")
 def digits(data_dir):
     return supcon_tf.open_dataset("digits", data_dir)
+
+
+@pytest.fixture(scope="session")
+def import_script():
+    """From the name of a script to its module."""
+    sys.path.insert(0, str(ROOT / "scripts"))
+    yield importlib.import_module
+    sys.path.remove(str(ROOT / "scripts"))
 
 
 @pytest.fixture(scope="session")

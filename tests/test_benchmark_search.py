@@ -1,12 +1,9 @@
 """The comparison of search algorithms: its budget, what it makes of reports, how it goes on."""
 
-import importlib
 import io
 import json
-import sys
 
 import pytest
-from conftest import ROOT
 
 from supcon_tf import PretrainConfig, UserError
 
@@ -15,13 +12,9 @@ SPACE = {"learning_rate": {"range": [0.01, 1.0], "scale": "log"}}
 
 
 @pytest.fixture(scope="module")
-def benchmark():
+def benchmark(import_script):
     """The script as a module."""
-    sys.path.insert(0, str(ROOT / "scripts"))
-    try:
-        yield importlib.import_module("benchmark_search")
-    finally:
-        sys.path.remove(str(ROOT / "scripts"))
+    return import_script("benchmark_search")
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """The serving benchmark on a small model: what it measures and tells, and what it refuses."""
 
-import importlib
 import json
 import re
 import sys
@@ -8,7 +7,6 @@ from importlib.util import find_spec
 from types import SimpleNamespace
 
 import pytest
-from conftest import ROOT
 
 from supcon_tf.errors import UserError
 
@@ -34,13 +32,9 @@ BAD = {
 
 
 @pytest.fixture(scope="module")
-def benchmark():
+def benchmark(import_script):
     """The script as a module."""
-    sys.path.insert(0, str(ROOT / "scripts"))
-    try:
-        yield importlib.import_module("benchmark_serving")
-    finally:
-        sys.path.remove(str(ROOT / "scripts"))
+    return import_script("benchmark_serving")
 
 
 def load_row(server="SavedModel", before=800, after=810, **changes):

@@ -1,13 +1,10 @@
 """The training benchmark on a tiny network: what it writes, and what it refuses."""
 
-import importlib
 import json
 import re
-import sys
 
 import pytest
 import tensorflow as tf
-from conftest import ROOT
 
 from supcon_tf.errors import UserError
 
@@ -36,13 +33,9 @@ BAD = {
 
 
 @pytest.fixture(scope="module")
-def benchmark():
+def benchmark(import_script):
     """The script as a module."""
-    sys.path.insert(0, str(ROOT / "scripts"))
-    try:
-        yield importlib.import_module("benchmark_training")
-    finally:
-        sys.path.remove(str(ROOT / "scripts"))
+    return import_script("benchmark_training")
 
 
 def test_results_of_a_tiny_step(benchmark, data_dir, digits, tmp_path, capsys):

@@ -423,8 +423,8 @@ def test_an_unknown_model_and_a_server_out_of_reach(images, impatient):
 
 
 @pytest.fixture(scope="module")
-def script_module():
-    sys.path.insert(0, str(ROOT / "scripts"))
+def script_module(import_script):
+    return import_script("predict")
     try:
         return importlib.import_module("predict")
     finally:

@@ -1,7 +1,6 @@
 """The scripts as a user meets them: help, one clear line and status 2 for bad input, signals."""
 
 import ast
-import importlib.util
 import json
 import os
 import re
@@ -205,12 +204,9 @@ def test_sigterm_ends_without_a_traceback(small_config, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def read_recipe():
+def read_recipe(import_script):
     """How the scripts read a recipe file."""
-    spec = importlib.util.spec_from_file_location("_flags", ROOT / "scripts/_flags.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.read_recipe
+    return import_script("_flags").read_recipe
 
 
 @pytest.mark.parametrize(

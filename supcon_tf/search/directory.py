@@ -1,9 +1,10 @@
 """The directory of a search: what it was, and what came of each trial.
 
-search.json      settings, base recipe, space, versions
+search.json      (study.json) settings, base recipe, space, versions
 oracle/          state of the oracle
 trials/<trial>/  a run directory each; a trial that continues another one goes on in its directory
-results/         <trial>.json: settings, score, cost;  <trial>.log: what it printed
+results/         <trial>.json: settings, score, cost;  <trial>.log: what it printed;
+                 <trial>.begun: the epochs at which a process took it up that has not left it
 """
 
 import contextlib
@@ -122,7 +123,8 @@ class SearchDirectory:
         file = self.path / "results" / f"{trial}.begun"
         before = file.read_text().split() if file.exists() else []
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text("\n".join([*before, str(epochs)]) + "\n")
+        with open(file, "a") as begun:
+            begun.write(f"{epochs}\n")
         try:
             yield before.count(str(epochs))
         finally:

@@ -22,8 +22,9 @@ from keras_tuner.oracles import (
 )
 from sklearn.exceptions import ConvergenceWarning
 
-from supcon_tf.config import OBJECTIVES, PretrainConfig, TuneConfig
+from supcon_tf.config import PretrainConfig
 from supcon_tf.files import read_json, write_json
+from supcon_tf.search.config import OBJECTIVES, TuneConfig
 from supcon_tf.search.space import SearchSpace, encoded
 
 _MAX_TRIALS, _FACTOR, _ITERATIONS = 20, 3, 1
@@ -36,7 +37,12 @@ class _Lasting:
 
     Keras Tuner writes a file for the oracle and one for each trial, so a kill between two leaves
     trials that are forgotten or run again. Here one file, written in one step, holds everything.
+
+    Attributes:
+        failure: what was raised for a worker, in a thread of the chief's server.
     """
+
+    failure: Exception | None = None
 
     def prepare(
         self,
@@ -62,8 +68,6 @@ class _Lasting:
 
     def _save_trial(self, trial):
         """Nothing: `save` writes the trials too, and always follows."""
-
-    failure: BaseException | None = None
 
     @contextlib.contextmanager
     def _ending_the_chief(self):
@@ -111,11 +115,8 @@ class _Lasting:
 
     def _random_values(self):
         """The base recipe first, where it lies in the space: the best trial is no worse then."""
-        return (
-            dict(self._begin_with)
-            if self._begin_with and not self.trials
-            else super()._random_values()
-        )
+        begins = self._begin_with and not self.trials
+        return dict(self._begin_with) if begins else super()._random_values()
 
     def end_trial(self, trial):
         """Takes a trial's result; the settings stay as proposed, since workers round them.
@@ -181,20 +182,20 @@ class _Hyperband(_Lasting, HyperbandOracle):
         return 1 + math.floor(math.log(self.max_epochs / self.shortest, self.factor) + 1e-9)
 
     def _sizes(self):
-        """Of each rung of each bracket: trials, and epochs that each of them trains."""
+        """Of each rung of each bracket: its number, trials, and epochs that each of them trains."""
         for bracket in range(self._get_num_brackets()):
             epochs = [0, *(self._get_epochs(bracket, rung) for rung in range(bracket + 1))]
             for rung in range(bracket + 1):
-                yield bracket, rung, self._get_size(bracket, rung), epochs[rung + 1] - epochs[rung]
+                yield rung, self._get_size(bracket, rung), epochs[rung + 1] - epochs[rung]
 
     def planned(self) -> dict:
         """What the whole search takes: `trials`, `epochs`, and different `settings`."""
         sizes = list(self._sizes())
         times = self.hyperband_iterations
         return {
-            "trials": times * sum(size for _, _, size, _ in sizes),
-            "epochs": times * sum(size * epochs for _, _, size, epochs in sizes),
-            "settings": times * sum(size for _, rung, size, _ in sizes if rung == 0),
+            "trials": times * sum(size for _, size, _ in sizes),
+            "epochs": times * sum(size * epochs for _, size, epochs in sizes),
+            "settings": times * sum(size for rung, size, _ in sizes if rung == 0),
         }
 
 

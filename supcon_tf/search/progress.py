@@ -3,7 +3,7 @@
 import math
 import sys
 
-from supcon_tf.config import OBJECTIVES
+from supcon_tf.search.config import OBJECTIVES
 from supcon_tf.search.results import best_result
 
 
@@ -35,7 +35,7 @@ class SearchProgress:
         """Says what came of a trial, the best so far, and the time left."""
         results, result = self.place.results(), self.place.result(trial)
         if result is None:
-            return  # Lost by the file system that chief and workers share; the report says less.
+            return  # Not visible yet on the file system that is shared; the report waits for it.
         name = self.config.objective
         if result.score is None:
             said = f"failed: {result.reason}"

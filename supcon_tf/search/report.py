@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from supcon_tf.config import OBJECTIVES, PretrainConfig, TuneConfig
+from supcon_tf.config import PretrainConfig
 from supcon_tf.errors import UserError
 from supcon_tf.files import write_json, writing
 from supcon_tf.reporting import format_table
 from supcon_tf.search import pictures
+from supcon_tf.search.config import OBJECTIVES, TuneConfig
 from supcon_tf.search.directory import SearchDirectory
 from supcon_tf.search.results import STATUSES, Result, best_result, rank
 from supcon_tf.search.space import SearchSpace, configured

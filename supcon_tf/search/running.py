@@ -36,7 +36,7 @@ class Trial:
         name: its number, as text.
         base: the recipe that it changes.
         values: by setting, what it changes it to.
-        objective: a key of `config.OBJECTIVES`.
+        objective: a key of `search.config.OBJECTIVES`.
         worker: which process runs it; '' where it does not matter.
         past: the ended trial that it continues, or None.
         stop_when: as in `pretrain`.

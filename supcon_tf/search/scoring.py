@@ -25,7 +25,7 @@ def validation_score(run: RunDirectory, objective: str) -> float:
 
     Args:
         run: pretrained with `validation_fraction` above 0.
-        objective: a key of `config.OBJECTIVES`.
+        objective: a key of `search.config.OBJECTIVES`.
 
     Returns:
         A share in [0, 1], or nats for "nll".

@@ -7,8 +7,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from supcon_tf.config import PLACEMENT, PretrainConfig
+from supcon_tf.config import PretrainConfig
 from supcon_tf.errors import UserError
+from supcon_tf.search.config import PLACEMENT
 from supcon_tf.settings import checked
 
 ARGUMENT = "method_args."

@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from supcon_tf.checks import data_checks
-from supcon_tf.config import PretrainConfig, StabilityConfig
+from supcon_tf.config import PretrainConfig
 from supcon_tf.data.datasets import ImageDataset, from_config
 from supcon_tf.distribute import make_strategy
 from supcon_tf.errors import UserError
 from supcon_tf.files import read_json, write_json
+from supcon_tf.search.config import StabilityConfig
 from supcon_tf.search.directory import SearchDirectory
 from supcon_tf.search.running import IDLE_SECONDS, Trial, run_trial
 from supcon_tf.search.space import configured
@@ -44,8 +45,9 @@ def stability(config: StabilityConfig, read_recipe: Callable[[Path], PretrainCon
             trial of a recipe failed.
 
     Reference:
-        Khosla et al. 2020, section 4.3 and figure 4, on ImageNet. Differs: one setting at a time,
-        around each recipe's best settings; several seeds; scored on validation images.
+        Khosla et al. 2020, who find SupCon more stable to optimizers and augmentations than cross
+        entropy (abstract). Here: one change at a time around each recipe, several seeds,
+        validation images.
     """
     variations = read_study(config.study, read_recipe)
     datasets = _open_data(variations)

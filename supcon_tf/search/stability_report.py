@@ -7,10 +7,10 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from supcon_tf.config import OBJECTIVES
 from supcon_tf.errors import UserError
 from supcon_tf.pictures import save
 from supcon_tf.reporting import format_table, percent
+from supcon_tf.search.config import OBJECTIVES
 from supcon_tf.search.results import Result
 from supcon_tf.search.study import ALL, UNCHANGED, Variation
 
@@ -115,9 +115,9 @@ def spread_table(report: Mapping[str, Any]) -> str:
     """
     rows = []
     for row in report["spread"]:
-        scores = [_shown(row[name], report) for name in ("best", "median", "worst", "deviation")]
+        scores = [_shown(row[name], report) for name in ("best", "median", "worst")]
+        scores += [_number(row["deviation"], report), str(row["failed"] or "")]
         rows.append([row["factor"], row["recipe"], str(row["variations"]), *scores])
-        rows[-1].append(str(row["failed"] or ""))
     header = ["changed", "recipe", "variations", "best", "median", "worst", "deviation", "failed"]
     return format_table(header, rows)
 
@@ -143,15 +143,21 @@ def _mean_and_range(one, report) -> str:
         return ""
     if one["mean"] is None:
         return "failed"
-    mean, least, most = (_shown(one[name], report) for name in ("mean", "least", "most"))
+    least, most = (_number(one[name], report) for name in ("least", "most"))
     failed = f", {one['failed']} failed" if one["failed"] else ""
-    return f"{mean} ({least.removesuffix(' %')} to {most.removesuffix(' %')}{failed})"
+    return f"{_shown(one['mean'], report)} ({least} to {most}{failed})"
 
 
 def _shown(value, report) -> str:
+    """A score with its unit."""
+    return _number(value, report) if report["objective"] == "nll" else percent(value)
+
+
+def _number(value, report) -> str:
+    """A score or a difference of scores, in nats or in points of a percentage."""
     if value is None:
         return ""
-    return f"{value:.3f}" if report["objective"] == "nll" else percent(value)
+    return f"{value:.3f}" if report["objective"] == "nll" else f"{100 * value:.1f}"
 
 
 def draw(report: Mapping[str, Any], path: Path) -> None:
@@ -181,9 +187,9 @@ def _draw_factor(panel, report, factor) -> None:
     for at, title in enumerate(report["recipes"]):
         own = {one["label"]: one for one in report["variations"] if _is_of(one, title, factor)}
         drawn = [label for label in labels if label in own and own[label]["mean"] is not None]
-        means = [own[label]["mean"] for label in drawn]
         if not drawn:
             continue
+        means = [own[label]["mean"] for label in drawn]
         # The mean of equal scores may differ from them in the last digit.
         below = [max(0.0, own[label]["mean"] - own[label]["least"]) for label in drawn]
         above = [max(0.0, own[label]["most"] - own[label]["mean"]) for label in drawn]

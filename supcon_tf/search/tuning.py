@@ -11,7 +11,7 @@ import grpc
 from keras_tuner.engine.base_tuner import BaseTuner
 from keras_tuner.errors import FatalError
 
-from supcon_tf.config import OBJECTIVES, PretrainConfig, TuneConfig
+from supcon_tf.config import PretrainConfig
 from supcon_tf.errors import StorageError, UserError
 from supcon_tf.search.checks import (
     ENVIRONMENT,
@@ -20,6 +20,7 @@ from supcon_tf.search.checks import (
     check_size,
     role_of_process,
 )
+from supcon_tf.search.config import OBJECTIVES, TuneConfig
 from supcon_tf.search.directory import SearchDirectory
 from supcon_tf.search.oracles import grace_epochs, make_oracle
 from supcon_tf.search.progress import SearchProgress
@@ -113,9 +114,9 @@ def _described(config, base, space, dataset) -> dict[str, dict]:
 def _search(tuner, role):
     address = ":".join(os.environ.get(name, "") for name in ENVIRONMENT[1:])
     try:
-        # Keras Tuner 1.4.8 prints a value of each condition that it sends to another process.
         if role == "worker":
             _say_whether_chief_answers(address)
+        # Keras Tuner 1.4.8 prints a value of each condition that it sends to another process.
         with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
             tuner.search()
     except grpc.RpcError as error:
@@ -124,7 +125,7 @@ def _search(tuner, role):
             "worker, with the KERASTUNER_TUNER_ID that it had."
         ) from error
     except KeyboardInterrupt:
-        failure = tuner.oracle.failure
+        failure = tuner.oracle.failure  # In a thread of the server, which interrupts this one.
         if failure is None:
             raise
         raise UserError(f"the chief ends: {failure}. Put it right, then --resume.") from failure
