@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import math
-import signal
 import threading
 import warnings
 from collections.abc import Callable, Mapping
@@ -70,29 +69,23 @@ class _Lasting:
         """Nothing: `save` writes the trials too, and always follows."""
 
     @contextlib.contextmanager
-    def _ending_the_chief(self):
-        """Ends the chief with what is raised for a worker, in a thread of the server.
+    def _noting_failures(self):
+        """Notes what is raised in a thread of the chief's server; it then ends the search.
 
-        Nobody hears of it there, and the chief would wait for ever.
+        Nobody would hear of it there, and Keras Tuner 1.4.8 would keep its lock.
         """
         try:
             yield
         except Exception as error:
+            if threading.current_thread() is threading.main_thread():
+                raise
             self.failure = error
-            main = threading.main_thread()
-            if threading.current_thread() is not main:
-                signal.pthread_kill(main.ident, signal.SIGINT)
-            raise
-
-    def create_trial(self, tuner_id):
-        """A trial for a worker."""
-        with self._ending_the_chief():
-            return super().create_trial(tuner_id)
 
     def save(self):
         """Writes the state of the oracle and of all trials."""
         trials = {name: trial.get_state() for name, trial in self.trials.items()}
-        write_json(self.file, {**self.get_state(), "trials": trials})
+        with self._noting_failures():
+            write_json(self.file, {**self.get_state(), "trials": trials})
 
     def reload(self):
         """Reads the state back; the trials that had not ended are run first."""
@@ -109,9 +102,11 @@ class _Lasting:
 
     def populate_space(self, trial_id):
         """The settings of a new trial, or that there is none."""
-        if self._is_spent():
-            return {"status": "STOPPED", "values": None}
-        return super().populate_space(trial_id)
+        response = {"status": "STOPPED", "values": None}
+        with self._noting_failures():
+            if self.failure is None and not self._is_spent():
+                response = super().populate_space(trial_id)
+        return response
 
     def _random_values(self):
         """The base recipe first, where it lies in the space: the best trial is no worse then."""
@@ -124,13 +119,13 @@ class _Lasting:
         Where a worker went on with it while the chief was away, it is given to another one and
         then ends twice, with one result.
         """
-        with self._ending_the_chief():
-            trial.hyperparameters = self.trials[trial.trial_id].hyperparameters
-            if trial.trial_id in self._retry_queue:
-                self._retry_queue.remove(trial.trial_id)
-            is_new = trial.trial_id not in self.end_order
-            super().end_trial(trial)
-            if is_new:
+        trial.hyperparameters = self.trials[trial.trial_id].hyperparameters
+        if trial.trial_id in self._retry_queue:
+            self._retry_queue.remove(trial.trial_id)
+        is_new = trial.trial_id not in self.end_order
+        super().end_trial(trial)
+        if is_new:
+            with self._noting_failures():
                 self._after_trial(trial.trial_id)
 
 

@@ -124,15 +124,13 @@ def _search(tuner, role):
             f"the chief at {address} is out of reach. Start it again with --resume, then this "
             "worker, with the KERASTUNER_TUNER_ID that it had."
         ) from error
-    except KeyboardInterrupt:
-        failure = tuner.oracle.failure  # In a thread of the server, which interrupts this one.
-        if failure is None:
-            raise
-        raise UserError(f"the chief ends: {failure}. Put it right, then --resume.") from failure
     except RuntimeError as error:
         if role != "chief":
             raise
         raise UserError(f"the chief cannot listen on {address}: {error}. Give another.") from error
+    failure = tuner.oracle.failure
+    if failure is not None:
+        raise UserError(f"the chief ends: {failure}. Put it right, then --resume.") from failure
 
 
 def _wait_for_chief(place):

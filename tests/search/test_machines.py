@@ -1,6 +1,5 @@
 """Chief and workers: their environment, and what one does where another fails."""
 
-import contextlib
 import dataclasses
 import errno
 import json
@@ -9,13 +8,12 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 
 import pytest
 from search.fakes import BASE, search_config
 
 from supcon_tf import UserError, tune
-from supcon_tf.search import tuning
+from supcon_tf.search import oracles, tuning
 from supcon_tf.search.directory import SearchDirectory
 from supcon_tf.search.oracles import make_oracle
 from supcon_tf.search.space import read_space
@@ -100,26 +98,54 @@ def test_a_trial_that_another_worker_runs_is_waited_for(training, tmp_path):
     assert report["best"]["worker"] == "other"
 
 
-def test_the_chief_ends_with_what_it_ran_into_for_a_worker(tmp_path):
-    """In a thread of its server, where nobody hears of it; here as in Keras Tuner's."""
+@pytest.mark.parametrize("place", ["is_spent", "save", "after_trial"])
+def test_the_chief_ends_with_what_it_ran_into_for_a_worker(place, tmp_path, monkeypatch):
+    """In a thread of its server, where nobody hears of it; the workers are told to stop."""
     config = search_config(tmp_path / "search")
     oracle = make_oracle(config, BASE, read_space(config.space, BASE, config.algorithm))
     oracle._set_project_dir(config.search_dir, "oracle")
 
-    def full():
+    def full(*given):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    oracle.prepare(full, lambda trial: None)
+    oracle.prepare(
+        full if place == "is_spent" else lambda: False,
+        full if place == "after_trial" else lambda trial: None,
+    )
+    if place == "save":
+        monkeypatch.setattr(oracles, "write_json", full)
+    asked = []
 
-    def ask():
-        with contextlib.suppress(OSError):
-            oracle.create_trial("worker1")
+    def work():
+        while not asked or asked[-1].status == "RUNNING":
+            asked.append(oracle.create_trial("worker1"))
+            if asked[-1].status == "RUNNING":
+                oracle.update_trial(asked[-1].trial_id, {config.objective: 0.5})
+                asked[-1].status = "COMPLETED"
+                oracle.end_trial(asked[-1])
+                asked[-1].status = "RUNNING"
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    worker.join(timeout=30)
+    assert len(asked) == (1 if place == "is_spent" else 2)
+    assert not oracle.tuner_ids
+    assert not oracle.ongoing_trials
 
     class Chief:
         def search(self):
-            threading.Thread(target=ask).start()
-            time.sleep(60)
+            pass
 
     Chief.oracle = oracle
     with pytest.raises(UserError, match="the chief ends: .*No space left.* then --resume"):
         tuning._search(Chief(), "chief")
+
+
+def test_one_process_hears_at_once_of_what_is_raised(training, tmp_path, monkeypatch):
+    def full(*given):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(oracles, "write_json", full)
+    with pytest.raises(OSError, match="No space left"):
+        tune(search_config(tmp_path / "search"), BASE)
+    assert training.began == []
