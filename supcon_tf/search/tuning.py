@@ -88,6 +88,10 @@ def _searched(config, base, space, oracle, place, role) -> dict:
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise UserError(f"{oracle.file} is damaged. Give another --search_dir.") from error
     _search(tuner, role)
+    if oracle.failure is not None:
+        raise UserError(
+            f"the chief ends: {oracle.failure}. Put it right, then --resume."
+        ) from oracle.failure
     if role == "worker":
         return {}
     for trial in oracle.end_order:
@@ -128,9 +132,6 @@ def _search(tuner, role):
         if role != "chief":
             raise
         raise UserError(f"the chief cannot listen on {address}: {error}. Give another.") from error
-    failure = tuner.oracle.failure
-    if failure is not None:
-        raise UserError(f"the chief ends: {failure}. Put it right, then --resume.") from failure
 
 
 def _wait_for_chief(place):

@@ -52,6 +52,7 @@ def test_a_frozen_batch_norm_keeps_its_statistics():
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_there_and_back(precision):
+    keras.utils.set_random_seed(0)
     encoder = build_encoder("resnet8", 16, 0.25)
     images = np.random.default_rng(0).random((4, 16, 16, 3)).astype(np.float32)
     trained = training_copy(encoder, precision)

@@ -132,13 +132,17 @@ def test_the_chief_ends_with_what_it_ran_into_for_a_worker(place, tmp_path, monk
     assert not oracle.tuner_ids
     assert not oracle.ongoing_trials
 
-    class Chief:
-        def search(self):
-            pass
+    assert oracle.failure.errno == errno.ENOSPC
 
-    Chief.oracle = oracle
+
+def test_a_chief_that_failed_for_a_worker_says_why(training, tmp_path, monkeypatch):
+    def failing(tuner, role):
+        tuner.oracle.failure = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(tuning, "_search", failing)
     with pytest.raises(UserError, match="the chief ends: .*No space left.* then --resume"):
-        tuning._search(Chief(), "chief")
+        tune(search_config(tmp_path / "search"), BASE)
+    assert not (tmp_path / "search/trials.json").exists()
 
 
 def test_one_process_hears_at_once_of_what_is_raised(training, tmp_path, monkeypatch):
