@@ -3,16 +3,14 @@
 import json
 import re
 import sys
-from importlib.util import find_spec
 from types import SimpleNamespace
 
 import pytest
+from conftest import HAS_KSERVE, NO_KSERVE
 
 from supcon_tf.errors import UserError
 
-pytestmark = pytest.mark.skipif(
-    find_spec("kserve") is None, reason="KServe is not installed (it needs Python 3.11 or later)"
-)
+pytestmark = pytest.mark.skipif(not HAS_KSERVE, reason=NO_KSERVE)
 MIB = 2**20
 TINY = {
     "concurrency": "2",

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import keras
 import numpy as np
 import pytest
-from conftest import ROOT, write_images
+from conftest import HAS_KSERVE, ROOT, write_images
 
 import supcon_tf
 from supcon_tf.runs import RunDirectory
@@ -84,7 +84,10 @@ BAD_INPUT = {
     ),
     "model not given": (["predict", "README.md"], "no model given. Pass --model"),
     "nothing to add to": (["add_class", "--model=nowhere"], "model not found"),
-    "nothing to serve": (["serve", "--model_dir=nowhere"], "has no version of a model"),
+    "nothing to serve": (
+        ["serve", "--model_dir=nowhere"],
+        "has no version of a model" if HAS_KSERVE else "serving needs KServe",
+    ),
     "no model to serve": (["serve"], "no model given. Pass --model_dir"),
     "port of another kind": (["serve", "--model_dir=x", "--http_port=99999"], "at most 65535"),
     "no image": (["predict", "--model=nowhere"], "no image given"),

@@ -1,7 +1,6 @@
 """One server that most tests ask, and what they compare its answers with."""
 
 import shutil
-from importlib.util import find_spec
 
 import grpc
 import numpy as np
@@ -10,16 +9,6 @@ from serving import fakes
 
 from supcon_tf import serving
 from supcon_tf.bundles import load_bundle
-
-HAS_KSERVE = find_spec("kserve") is not None
-collect_ignore_glob = [] if HAS_KSERVE else ["test_*.py"]
-
-
-def pytest_terminal_summary(terminalreporter):
-    if not HAS_KSERVE:
-        terminalreporter.write_line(
-            "tests/serving was left out: KServe is not installed (it needs Python 3.11 or later)"
-        )
 
 
 @pytest.fixture(scope="session")
