@@ -15,6 +15,7 @@ lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/codespell
+	$(VENV)/bin/lint-imports --no-cache
 
 format: $(INSTALLED)
 	$(VENV)/bin/ruff check --fix .
@@ -26,8 +27,8 @@ $(INSTALLED): setup.cfg pyproject.toml requirements.lock .ci/setup
 
 # Pins for every supported Python; needs uv (pip install uv).
 lock:
-	uv pip compile setup.cfg --extra dev --extra serve --universal --python-version 3.10 \
-	    --constraint .ci/lock-constraints.txt --no-header --no-annotate --upgrade -o requirements.lock
+	uv pip compile setup.cfg --extra dev --extra serve --universal --python-version 3.11 \
+	    --no-header --no-annotate --upgrade -o requirements.lock
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache

@@ -45,7 +45,7 @@ class Contestant:
         line = self.process.stdout.readline()
         if line:
             return json.loads(line)
-        from supcon_tf.errors import UserError
+        from supcon_tf.core.errors import UserError
 
         self.process.wait()
         self.errors.seek(0)

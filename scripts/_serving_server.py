@@ -7,7 +7,7 @@ import sys
 import threading
 from pathlib import Path
 
-from supcon_tf.errors import UserError
+from supcon_tf.core.errors import UserError
 
 PERCENTILES = (50, 90, 99)
 _HERE = Path(__file__).parent

@@ -27,7 +27,7 @@ _TOLERANCE = {"int8": 0.2, "dynamic": 0.2, "float16": 0.02}  # Of embeddings of 
 
 def bundle_runner(task, arrays):
     """What the server calls."""
-    from supcon_tf.bundles import load_bundle
+    from supcon_tf.exporting.bundle import load_bundle
 
     bundle = load_bundle(Path(task["bundle"]), task["kind"])
     return lambda images: bundle.classify(images)["embeddings"]

@@ -18,7 +18,7 @@ def _mib(number):
 
 
 def _table(header, rows):
-    from supcon_tf.reporting import format_table
+    from supcon_tf.stages.tables import format_table
 
     return format_table(header, rows)
 

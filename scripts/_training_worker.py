@@ -62,12 +62,12 @@ def ours(task):
     import keras
     import tensorflow as tf
 
-    from supcon_tf import building, pretraining
     from supcon_tf.config import PretrainConfig
     from supcon_tf.data.augment import WHOLE
     from supcon_tf.data.datasets import from_config
-    from supcon_tf.models import copies
-    from supcon_tf.training import train_function
+    from supcon_tf.engine.loop import train_function
+    from supcon_tf.networks import copies
+    from supcon_tf.stages import building, pretraining
 
     if task["keras_batch_norm"]:
         copies.FusedBatchNormalization = keras.layers.BatchNormalization

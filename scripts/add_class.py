@@ -3,15 +3,14 @@
 python scripts/add_class.py --model=saved_models/digits --images=new_classes
 """
 
-import _flags
-
+from supcon_tf.cli import flags
 from supcon_tf.config import AddClassConfig
 
 
 def main(config):
     """Writes the next version and prints what old and new classes score."""
-    from supcon_tf.adding import add_class
-    from supcon_tf.reporting import added_table
+    from supcon_tf.exporting.adding import add_class
+    from supcon_tf.stages.tables import added_table
 
     scores = add_class(config)
     print(added_table(scores))
@@ -19,4 +18,4 @@ def main(config):
 
 
 if __name__ == "__main__":
-    _flags.run(main, AddClassConfig, __doc__)
+    flags.run(main, AddClassConfig, __doc__)

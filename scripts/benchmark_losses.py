@@ -11,11 +11,11 @@ import statistics
 import sys
 from pathlib import Path
 
-import _flags
 from _contestants import Contestant, hardware
 
-from supcon_tf.errors import UserError
-from supcon_tf.settings import Config, setting
+from supcon_tf.cli import flags
+from supcon_tf.config.settings import Config, setting
+from supcon_tf.core.errors import UserError
 
 _WORKER = Path(__file__).with_name("_loss_worker.py")
 # The whole matrix of more rows than this would not fit into an ordinary machine several times over.
@@ -81,7 +81,7 @@ def _measure(config, kinds, rows):
 def _draw(results, path):
     from matplotlib.figure import Figure
 
-    from supcon_tf.files import writing
+    from supcon_tf.core.files import writing
 
     figure = Figure(figsize=(12, 5), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -126,9 +126,9 @@ def _rows_of_table(results):
 
 def main(config):
     """Runs every size of every loss, and reports."""
-    from supcon_tf.files import write_json
+    from supcon_tf.core.files import write_json
     from supcon_tf.methods import LOSSES
-    from supcon_tf.reporting import format_table
+    from supcon_tf.stages.tables import format_table
 
     sizes = [int(size) for size in config.sizes.split(",")]
     losses = config.losses.split(",")
@@ -160,4 +160,4 @@ def main(config):
 
 
 if __name__ == "__main__":
-    _flags.run(main, BenchmarkConfig, __doc__)
+    flags.run(main, BenchmarkConfig, __doc__)

@@ -17,13 +17,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import _flags
 from _contestants import hardware
 
+from supcon_tf.cli import flags
 from supcon_tf.config import PretrainConfig
-from supcon_tf.errors import UserError
-from supcon_tf.search.config import OBJECTIVES, PLACEMENT, TuneConfig
-from supcon_tf.settings import Config, setting
+from supcon_tf.config.search import OBJECTIVES, PLACEMENT, TuneConfig
+from supcon_tf.config.settings import Config, setting
+from supcon_tf.core.errors import UserError
 
 _TUNE = Path(__file__).with_name("tune.py")
 _ALGORITHMS = ("random", "bayesian", "hyperband")
@@ -108,7 +108,7 @@ def _summary(algorithm, reports):
 
 
 def _table(results, objective):
-    from supcon_tf.reporting import format_table
+    from supcon_tf.stages.tables import format_table
 
     rows = []
     for row in results["algorithms"]:
@@ -129,7 +129,7 @@ def _table(results, objective):
 def _draw(results, objective, path):
     from matplotlib.figure import Figure
 
-    from supcon_tf.pictures import save
+    from supcon_tf.stages.pictures import save
 
     figure = Figure(figsize=(8, 5), layout="constrained")
     axis = figure.subplots()
@@ -148,7 +148,7 @@ def _draw(results, objective, path):
 
 def main(config, base):
     """Runs what is left of the searches, then compares them."""
-    from supcon_tf.files import write_json
+    from supcon_tf.core.files import write_json
 
     if not config.space:
         raise UserError("no search space given. Pass --space=FILE.json.")
@@ -186,7 +186,7 @@ def main(config, base):
 
 
 if __name__ == "__main__":
-    _flags.run(
+    flags.run(
         main,
         BenchmarkConfig,
         __doc__,

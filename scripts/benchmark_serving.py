@@ -22,13 +22,13 @@ import tempfile
 import time
 from pathlib import Path
 
-import _flags
 from _contestants import Contestant, hardware
 from _serving_server import PERCENTILES, Server, memory_growth, run_load
 
+from supcon_tf.cli import flags
 from supcon_tf.config import RUNTIMES
-from supcon_tf.errors import UserError
-from supcon_tf.settings import Config, setting
+from supcon_tf.config.settings import Config, setting
+from supcon_tf.core.errors import UserError
 
 _HERE = Path(__file__).parent
 _SERVERS = {
@@ -155,7 +155,7 @@ def runtimes(bundle):
 
 def tables(results):
     """The results as Markdown."""
-    from supcon_tf.reporting import format_table
+    from supcon_tf.stages.tables import format_table
 
     header = ["server", "clients", "requests/s"]
     header += [f"p{percentile}" for percentile in PERCENTILES]
@@ -212,8 +212,8 @@ def check(config):
 
 def main(config):
     """Runs everything, prints the tables, and writes results.json."""
-    from supcon_tf.bundles import load_bundle, newest_bundle
-    from supcon_tf.files import write_json
+    from supcon_tf.core.files import write_json
+    from supcon_tf.exporting.bundle import load_bundle, newest_bundle
 
     check(config)
     bundle = load_bundle(newest_bundle(config.model_dir))
@@ -241,4 +241,4 @@ def main(config):
 
 
 if __name__ == "__main__":
-    _flags.run(main, BenchmarkConfig, __doc__)
+    flags.run(main, BenchmarkConfig, __doc__)

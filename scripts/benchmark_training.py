@@ -17,13 +17,13 @@ import statistics
 import sys
 from pathlib import Path
 
-import _flags
 import _training_tables as tables
 from _contestants import Contestant, hardware
 
+from supcon_tf.cli import flags
 from supcon_tf.config import PretrainConfig
-from supcon_tf.errors import UserError
-from supcon_tf.settings import Config, setting
+from supcon_tf.config.settings import Config, setting
+from supcon_tf.core.errors import UserError
 
 _WORKER = Path(__file__).with_name("_training_worker.py")
 _VARIANTS = {
@@ -85,7 +85,7 @@ class BenchmarkConfig(Config):
 
 def _settings(config, **changes):
     """The settings of a pretraining, checked as far as the data need not be read."""
-    from supcon_tf.checks import settings_checks
+    from supcon_tf.stages.checks import settings_checks
 
     names = {field.name for field in dataclasses.fields(PretrainConfig)}
     given = {name: value for name, value in config.to_dict().items() if name in names}
@@ -148,8 +148,8 @@ def _checked_tasks(config):
     """The tasks of the alternation and of the memory table, once everything has been checked."""
     import tensorflow as tf
 
-    from supcon_tf.checks import data_checks
     from supcon_tf.data.datasets import from_config
+    from supcon_tf.stages.checks import data_checks
 
     dataset = from_config(PretrainConfig(**_settings(config)))
     side = dataset.image_size_px
@@ -220,7 +220,7 @@ def _memory(tasks, config):
 
 def main(config):
     """Measures everything, and reports."""
-    from supcon_tf.files import write_json, writing
+    from supcon_tf.core.files import write_json, writing
 
     tasks, memory = _checked_tasks(config)
     output, running = Path(config.output_dir), []
@@ -255,4 +255,4 @@ def main(config):
 
 
 if __name__ == "__main__":
-    _flags.run(main, BenchmarkConfig, __doc__)
+    flags.run(main, BenchmarkConfig, __doc__)

@@ -7,8 +7,7 @@ Replaces the runs of an earlier demo; the bundle becomes a new version.
 
 import sys
 
-import _flags
-
+from supcon_tf.cli import flags
 from supcon_tf.config import (
     ClassifierConfig,
     DemoConfig,
@@ -16,20 +15,20 @@ from supcon_tf.config import (
     ExportConfig,
     PretrainConfig,
 )
-from supcon_tf.errors import UserError
+from supcon_tf.core.errors import UserError
 
 
 def main(config):
     """Runs every stage and prints the tables."""
     from pathlib import Path
 
-    from supcon_tf.classification import train_classifier
-    from supcon_tf.evaluation import evaluate
-    from supcon_tf.exporting import export
-    from supcon_tf.files import write_json
-    from supcon_tf.pretraining import pretrain
-    from supcon_tf.reporting import comparison_table, export_table
-    from supcon_tf.runs import RunDirectory
+    from supcon_tf.core.files import write_json
+    from supcon_tf.exporting.export import export
+    from supcon_tf.stages.classification import train_classifier
+    from supcon_tf.stages.evaluation import evaluate
+    from supcon_tf.stages.pretraining import pretrain
+    from supcon_tf.stages.run_directory import RunDirectory
+    from supcon_tf.stages.tables import comparison_table, export_table
 
     output = Path(config.output_dir)
     marker = output / ".demo"
@@ -64,4 +63,4 @@ def main(config):
 
 
 if __name__ == "__main__":
-    _flags.run(main, DemoConfig, __doc__)
+    flags.run(main, DemoConfig, __doc__)

@@ -3,15 +3,14 @@
 python scripts/evaluate.py --run_dir=runs/digits
 """
 
-import _flags
-
+from supcon_tf.cli import flags
 from supcon_tf.config import EvaluateConfig
 
 
 def main(config):
     """Evaluates and prints the scores."""
-    from supcon_tf.evaluation import evaluate
-    from supcon_tf.reporting import format_table
+    from supcon_tf.stages.evaluation import evaluate
+    from supcon_tf.stages.tables import format_table
 
     metrics = evaluate(config)
     for name in ("top1", "top5", "knn_top1"):
@@ -31,4 +30,4 @@ def main(config):
 
 
 if __name__ == "__main__":
-    _flags.run(main, EvaluateConfig, __doc__)
+    flags.run(main, EvaluateConfig, __doc__)

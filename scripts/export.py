@@ -3,8 +3,7 @@
 python scripts/export.py --run_dir=runs/digits
 """
 
-import _flags
-
+from supcon_tf.cli import flags
 from supcon_tf.config import ExportConfig
 
 
@@ -12,8 +11,8 @@ def main(config):
     """Exports and prints the comparison."""
     from pathlib import Path
 
-    from supcon_tf.exporting import export
-    from supcon_tf.reporting import export_table
+    from supcon_tf.exporting.export import export
+    from supcon_tf.stages.tables import export_table
 
     scores = export(config)
     print(export_table(scores))
@@ -24,4 +23,4 @@ def main(config):
 
 
 if __name__ == "__main__":
-    _flags.run(main, ExportConfig, __doc__)
+    flags.run(main, ExportConfig, __doc__)

@@ -17,10 +17,9 @@ import re
 import sys
 from pathlib import Path
 
-import _flags
-
+from supcon_tf.cli import flags
 from supcon_tf.config import PredictConfig
-from supcon_tf.errors import UserError
+from supcon_tf.core.errors import UserError
 
 _CONTROL = re.compile("[\\\\\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _NOT_UTF8 = re.compile("[\ud800-\udfff]")
@@ -92,8 +91,8 @@ def destination(output):
     Raises:
         UserError: if `output` is there and no plain file, or named like an image.
     """
+    from supcon_tf.core.files import writing
     from supcon_tf.data.images import EXTENSIONS
-    from supcon_tf.files import writing
 
     if not output:
         yield sys.stdout
@@ -111,7 +110,7 @@ def main(config, images):
         raise UserError("no image given. Give image files or folders after the flags.")
     from tqdm import tqdm
 
-    from supcon_tf.prediction import find_images, predict
+    from supcon_tf.exporting.prediction import find_images, predict
 
     paths = find_images(images)
     with destination(config.output) as stream:
@@ -123,4 +122,4 @@ def main(config, images):
 
 
 if __name__ == "__main__":
-    _flags.run(main, PredictConfig, __doc__, positional=True)
+    flags.run(main, PredictConfig, __doc__, positional=True)

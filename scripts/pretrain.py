@@ -3,14 +3,13 @@
 python scripts/pretrain.py --flagfile=scripts/recipes/digits.flags --run_dir=runs/digits
 """
 
-import _flags
-
+from supcon_tf.cli import flags
 from supcon_tf.config import PretrainConfig
 
 
 def main(config):
     """Pretrains, and says what comes next."""
-    from supcon_tf.pretraining import pretrain
+    from supcon_tf.stages.pretraining import pretrain
 
     metrics = pretrain(config)
     if config.dry_run or not metrics:
@@ -26,4 +25,4 @@ def main(config):
 
 
 if __name__ == "__main__":
-    _flags.run(main, PretrainConfig, __doc__)
+    flags.run(main, PretrainConfig, __doc__)

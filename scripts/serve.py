@@ -7,8 +7,7 @@ import os
 import signal
 import sys
 
-import _flags
-
+from supcon_tf.cli import flags
 from supcon_tf.config import ServeConfig
 
 
@@ -24,4 +23,4 @@ def main(config):
 
 
 if __name__ == "__main__":
-    _flags.run(main, ServeConfig, __doc__)
+    flags.run(main, ServeConfig, __doc__)

@@ -8,9 +8,8 @@ with --resume, it goes on; a second process with --resume beside the first share
 writes stability.json and stability.png; the study file: README.md, How much settings matter.
 """
 
-import _flags
-
-from supcon_tf.search.config import StabilityConfig
+from supcon_tf.cli import flags
+from supcon_tf.config.search import StabilityConfig
 
 
 def main(config):
@@ -18,7 +17,7 @@ def main(config):
     from supcon_tf.search.stability import stability
     from supcon_tf.search.stability_report import spread_table, variation_table
 
-    report = stability(config, _flags.read_recipe)
+    report = stability(config, flags.read_recipe)
     print(variation_table(report))
     print()
     print(spread_table(report))
@@ -26,4 +25,4 @@ def main(config):
 
 
 if __name__ == "__main__":
-    _flags.run(main, StabilityConfig, __doc__)
+    flags.run(main, StabilityConfig, __doc__)

@@ -3,14 +3,13 @@
 python scripts/train_classifier.py --run_dir=runs/digits
 """
 
-import _flags
-
+from supcon_tf.cli import flags
 from supcon_tf.config import ClassifierConfig
 
 
 def main(config):
     """Trains the head, and says what comes next."""
-    from supcon_tf.classification import train_classifier
+    from supcon_tf.stages.classification import train_classifier
 
     metrics = train_classifier(config)
     print(f"loss {metrics['loss']:.4f}, training top-1 {100 * metrics['train_top1']:.1f} %")
@@ -18,4 +17,4 @@ def main(config):
 
 
 if __name__ == "__main__":
-    _flags.run(main, ClassifierConfig, __doc__)
+    flags.run(main, ClassifierConfig, __doc__)

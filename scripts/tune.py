@@ -7,10 +7,9 @@ All flags of pretrain.py (its --help lists them) are taken too: they are the rec
 starts from. The space file, and how several machines search together: README.md, Search.
 """
 
-import _flags
-
+from supcon_tf.cli import flags
 from supcon_tf.config import PretrainConfig
-from supcon_tf.search.config import PLACEMENT, TuneConfig
+from supcon_tf.config.search import PLACEMENT, TuneConfig
 
 
 def main(config, base):
@@ -35,4 +34,4 @@ def main(config, base):
 
 
 if __name__ == "__main__":
-    _flags.run(main, TuneConfig, __doc__, base=PretrainConfig, base_without=PLACEMENT)
+    flags.run(main, TuneConfig, __doc__, base=PretrainConfig, base_without=PLACEMENT)

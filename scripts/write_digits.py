@@ -3,8 +3,7 @@
 python scripts/write_digits.py --output_dir=photos
 """
 
-import _flags
-
+from supcon_tf.cli import flags
 from supcon_tf.config import WriteDigitsConfig
 
 
@@ -17,4 +16,4 @@ def main(config):
 
 
 if __name__ == "__main__":
-    _flags.run(main, WriteDigitsConfig, __doc__)
+    flags.run(main, WriteDigitsConfig, __doc__)

@@ -3,7 +3,6 @@
 import importlib
 import os
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -16,21 +15,12 @@ from PIL import Image
 import supcon_tf
 
 ROOT = Path(__file__).resolve().parents[1]
-HAS_KSERVE = find_spec("kserve") is not None
-NO_KSERVE = "KServe is not installed (it needs Python 3.11 or later)"
-# These cannot even be imported without it.
-collect_ignore_glob = [] if HAS_KSERVE else ["serving/test_*.py"]
 
 
 def pytest_configure(config):
     cpu = tf.config.list_physical_devices("CPU")[0]
     two = [tf.config.LogicalDeviceConfiguration()] * 2
     tf.config.set_logical_device_configuration(cpu, two)
-
-
-def pytest_terminal_summary(terminalreporter):
-    if not HAS_KSERVE:
-        terminalreporter.write_line(f"tests/serving was left out: {NO_KSERVE}")
 
 
 @pytest.fixture(scope="session")

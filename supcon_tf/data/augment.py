@@ -7,7 +7,7 @@ import dataclasses
 
 import tensorflow as tf
 
-from supcon_tf.errors import UserError
+from supcon_tf.core.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,9 +15,9 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from supcon_tf.config import PretrainConfig
+from supcon_tf.core.errors import UserError
 from supcon_tf.data import digits, folder
 from supcon_tf.data.splits import Split
-from supcon_tf.errors import UserError
 
 FOLDER_PREFIX = "folder:"
 DEFAULT_IMAGE_SIZE_PX = 64

@@ -10,8 +10,8 @@ import tensorflow_datasets as tfds
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from supcon_tf.errors import UserError
-from supcon_tf.files import writing
+from supcon_tf.core.errors import UserError
+from supcon_tf.core.files import writing
 
 NUM_TEST = 450
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from sklearn.model_selection import train_test_split
 from tqdm import tqdm
 
+from supcon_tf.core.errors import UserError
 from supcon_tf.data.images import EXTENSIONS, is_readable
-from supcon_tf.errors import UserError
 
 DEFAULT_HOLDOUT = 0.2
 

@@ -4,7 +4,7 @@ import contextlib
 
 import tensorflow as tf
 
-from supcon_tf.errors import UserError
+from supcon_tf.core.errors import UserError
 
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png")
 _EXIF_ENTRIES, _ORIENTATION_TAG = 512, 0x0112

@@ -10,13 +10,15 @@ from functools import partial
 
 import keras
 
-from supcon_tf.errors import UserError
-from supcon_tf.methods.max_margin import MaxMarginLoss
-from supcon_tf.methods.npairs import NPairsLoss
-from supcon_tf.methods.simclr import SimCLRLoss
-from supcon_tf.methods.supcon import SupConLoss
-from supcon_tf.methods.triplet import TripletLoss
-from supcon_tf.models.contrastive import ContrastiveModel, CrossEntropyModel, PairwiseModel
+from supcon_tf.core.errors import UserError
+from supcon_tf.engine.model import ContrastiveModel
+from supcon_tf.losses.max_margin import MaxMarginLoss
+from supcon_tf.losses.npairs import NPairsLoss
+from supcon_tf.losses.simclr import SimCLRLoss
+from supcon_tf.losses.supcon import SupConLoss
+from supcon_tf.losses.triplet import TripletLoss
+from supcon_tf.methods.cross_entropy import CrossEntropyModel
+from supcon_tf.methods.pairwise import PairwiseModel
 
 LOSSES: dict[str, Callable[..., keras.losses.Loss]] = {
     "supcon_out": partial(SupConLoss, summation_location="out"),

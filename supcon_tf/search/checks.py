@@ -3,13 +3,13 @@
 import os
 import socket
 
-from supcon_tf.checks import data_checks, settings_checks
 from supcon_tf.config import PretrainConfig
+from supcon_tf.config.search import TuneConfig
+from supcon_tf.core.errors import UserError
 from supcon_tf.data.datasets import ImageDataset, from_config
-from supcon_tf.distribute import make_strategy
-from supcon_tf.errors import UserError
-from supcon_tf.search.config import TuneConfig
+from supcon_tf.engine.devices import make_strategy
 from supcon_tf.search.space import SearchSpace, configured
+from supcon_tf.stages.checks import data_checks, settings_checks
 
 # Keras Tuner's own, for a chief and workers.
 ENVIRONMENT = ("KERASTUNER_TUNER_ID", "KERASTUNER_ORACLE_IP", "KERASTUNER_ORACLE_PORT")

@@ -12,9 +12,9 @@ import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
-from supcon_tf.errors import UserError
-from supcon_tf.files import LOCK, TEMPORARY_PREFIX, lock, read_json, unlock, write_json
-from supcon_tf.manifest import hardware, resumption
+from supcon_tf.core.errors import UserError
+from supcon_tf.core.files import LOCK, TEMPORARY_PREFIX, lock, read_json, unlock, write_json
+from supcon_tf.core.provenance import hardware, resumption
 from supcon_tf.search.results import Result, is_result
 
 

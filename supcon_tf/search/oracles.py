@@ -22,8 +22,8 @@ from keras_tuner.oracles import (
 from sklearn.exceptions import ConvergenceWarning
 
 from supcon_tf.config import PretrainConfig
-from supcon_tf.files import read_json, write_json
-from supcon_tf.search.config import OBJECTIVES, TuneConfig
+from supcon_tf.config.search import OBJECTIVES, TuneConfig
+from supcon_tf.core.files import read_json, write_json
 from supcon_tf.search.space import SearchSpace, encoded
 
 _MAX_TRIALS, _FACTOR, _ITERATIONS = 20, 3, 1

@@ -9,10 +9,10 @@ from matplotlib.figure import Figure
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.inspection import permutation_importance
 
-from supcon_tf.pictures import save
-from supcon_tf.search.config import OBJECTIVES
+from supcon_tf.config.search import OBJECTIVES
 from supcon_tf.search.results import Result
 from supcon_tf.search.space import Parameter, SearchSpace
+from supcon_tf.stages.pictures import save
 
 # Fewer trials say nothing about importance.
 _LEAST_TRIALS = 8

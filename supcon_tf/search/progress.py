@@ -3,7 +3,7 @@
 import math
 import sys
 
-from supcon_tf.search.config import OBJECTIVES
+from supcon_tf.config.search import OBJECTIVES
 from supcon_tf.search.results import best_result
 
 

@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from supcon_tf.config import PretrainConfig
-from supcon_tf.errors import UserError
-from supcon_tf.files import write_json, writing
-from supcon_tf.reporting import format_table
+from supcon_tf.config.search import OBJECTIVES, TuneConfig
+from supcon_tf.config.settings import default_of
+from supcon_tf.core.errors import UserError
+from supcon_tf.core.files import write_json, writing
 from supcon_tf.search import pictures
-from supcon_tf.search.config import OBJECTIVES, TuneConfig
 from supcon_tf.search.directory import SearchDirectory
 from supcon_tf.search.results import STATUSES, Result, best_result, rank
 from supcon_tf.search.space import SearchSpace, configured
-from supcon_tf.settings import default_of
+from supcon_tf.stages.tables import format_table
 
 # Trials in the printed table.
 _SHOWN = 10

@@ -11,16 +11,16 @@ from typing import Any
 
 import keras
 
-from supcon_tf import checkpoints
 from supcon_tf.config import PretrainConfig
-from supcon_tf.errors import StorageError, UserError
-from supcon_tf.files import LOCK, printing_to, remove
-from supcon_tf.pretraining import pretrain
-from supcon_tf.runs import RunDirectory
+from supcon_tf.core.errors import StorageError, UserError
+from supcon_tf.core.files import LOCK, printing_to, remove
+from supcon_tf.engine import checkpoints
 from supcon_tf.search.directory import SearchDirectory
 from supcon_tf.search.results import Result
 from supcon_tf.search.scoring import validation_score
 from supcon_tf.search.space import configured
+from supcon_tf.stages.pretraining import pretrain
+from supcon_tf.stages.run_directory import RunDirectory
 
 # Seconds between two looks whether there is something to do by now.
 IDLE_SECONDS = 0.5

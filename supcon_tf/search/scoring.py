@@ -4,16 +4,16 @@ import tempfile
 
 import numpy as np
 
-from supcon_tf import checkpoints
-from supcon_tf.building import compiled_model
-from supcon_tf.calibration import negative_log_likelihood
-from supcon_tf.classification import train_head
 from supcon_tf.config import ClassifierConfig, EvaluateConfig
-from supcon_tf.distribute import make_strategy
-from supcon_tf.errors import UserError
-from supcon_tf.evaluation import extract_features, knn_predict
-from supcon_tf.pretraining import kept_encoder, restore_best
-from supcon_tf.runs import RunDirectory
+from supcon_tf.core.errors import UserError
+from supcon_tf.engine import checkpoints
+from supcon_tf.engine.devices import make_strategy
+from supcon_tf.stages.building import compiled_model
+from supcon_tf.stages.classification import train_head
+from supcon_tf.stages.features import extract_features
+from supcon_tf.stages.pretraining import kept_encoder, restore_best
+from supcon_tf.stages.run_directory import RunDirectory
+from supcon_tf.stages.scores import knn_predict, negative_log_likelihood
 
 
 def validation_score(run: RunDirectory, objective: str) -> float:

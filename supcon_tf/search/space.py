@@ -20,8 +20,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from supcon_tf.config import PretrainConfig
-from supcon_tf.errors import UserError
-from supcon_tf.files import read_json_of_people
+from supcon_tf.core.errors import UserError
+from supcon_tf.core.files import read_json_of_people
 from supcon_tf.search.space_checks import ARGUMENT, check_entry, check_names, in_order, six_digits
 
 # What is enumerated to count a space, at most.

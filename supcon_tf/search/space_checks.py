@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from supcon_tf.config import PretrainConfig
-from supcon_tf.errors import UserError
-from supcon_tf.search.config import PLACEMENT
-from supcon_tf.settings import checked
+from supcon_tf.config.search import PLACEMENT
+from supcon_tf.config.settings import checked
+from supcon_tf.core.errors import UserError
 
 ARGUMENT = "method_args."
 _FIELDS = {field.name: field for field in dataclasses.fields(PretrainConfig)}

@@ -7,18 +7,18 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from supcon_tf.checks import data_checks
 from supcon_tf.config import PretrainConfig
+from supcon_tf.config.search import StabilityConfig
+from supcon_tf.core.errors import UserError
+from supcon_tf.core.files import read_json, write_json
 from supcon_tf.data.datasets import ImageDataset, from_config
-from supcon_tf.distribute import make_strategy
-from supcon_tf.errors import UserError
-from supcon_tf.files import read_json, write_json
-from supcon_tf.search.config import StabilityConfig
+from supcon_tf.engine.devices import make_strategy
 from supcon_tf.search.directory import SearchDirectory
 from supcon_tf.search.running import IDLE_SECONDS, Trial, run_trial
 from supcon_tf.search.space import configured
 from supcon_tf.search.stability_report import draw, summarized
 from supcon_tf.search.study import Variation, read_study
+from supcon_tf.stages.checks import data_checks
 
 # What its file says of how a study was begun.
 _ORIGIN = ("started", "git_commit", "versions", "hardware")

@@ -7,12 +7,12 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from supcon_tf.errors import UserError
-from supcon_tf.pictures import save
-from supcon_tf.reporting import format_table, percent
-from supcon_tf.search.config import OBJECTIVES
+from supcon_tf.config.search import OBJECTIVES
+from supcon_tf.core.errors import UserError
 from supcon_tf.search.results import Result
 from supcon_tf.search.study import ALL, UNCHANGED, Variation
+from supcon_tf.stages.pictures import save
+from supcon_tf.stages.tables import format_table, percent
 
 _COLUMNS = 3
 

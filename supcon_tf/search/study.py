@@ -21,14 +21,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from supcon_tf.checks import settings_checks
 from supcon_tf.config import PretrainConfig
-from supcon_tf.errors import UserError
-from supcon_tf.files import read_json_of_people
+from supcon_tf.config.search import PLACEMENT
+from supcon_tf.core.errors import UserError
+from supcon_tf.core.files import read_json_of_people
 from supcon_tf.search.checks import check_process
-from supcon_tf.search.config import PLACEMENT
 from supcon_tf.search.space import configured
 from supcon_tf.search.space_checks import check_names, check_value, is_number
+from supcon_tf.stages.checks import settings_checks
 
 # The label of a recipe as it is.
 UNCHANGED = "as it is"

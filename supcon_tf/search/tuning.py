@@ -12,7 +12,8 @@ from keras_tuner.engine.base_tuner import BaseTuner
 from keras_tuner.errors import FatalError
 
 from supcon_tf.config import PretrainConfig
-from supcon_tf.errors import StorageError, UserError
+from supcon_tf.config.search import OBJECTIVES, TuneConfig
+from supcon_tf.core.errors import StorageError, UserError
 from supcon_tf.search.checks import (
     ENVIRONMENT,
     check_base,
@@ -20,7 +21,6 @@ from supcon_tf.search.checks import (
     check_size,
     role_of_process,
 )
-from supcon_tf.search.config import OBJECTIVES, TuneConfig
 from supcon_tf.search.directory import SearchDirectory
 from supcon_tf.search.oracles import grace_epochs, make_oracle
 from supcon_tf.search.progress import SearchProgress

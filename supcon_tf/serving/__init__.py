@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from supcon_tf.config import ServeConfig
-from supcon_tf.errors import UserError
+from supcon_tf.core.errors import UserError
 
 
 def _import_kserve() -> None:
@@ -27,9 +27,6 @@ def _import_kserve() -> None:
 
 
 def _missing(module: str | None) -> str:
-    if sys.version_info < (3, 11):
-        version = ".".join(map(str, sys.version_info[:2]))
-        return f"serving needs KServe, which needs Python 3.11 or later. This is Python {version}."
     return (
         f"serving needs KServe, and {module} is not installed. Run: pip install 'supcon_tf[serve]'."
     )

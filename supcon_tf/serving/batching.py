@@ -12,8 +12,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from supcon_tf.core.errors import UserError
 from supcon_tf.data.headers import image_size
-from supcon_tf.errors import UserError
 from supcon_tf.serving import measures
 from supcon_tf.serving.answers import Row, rows_of
 from supcon_tf.serving.faults import BadRequestError, BusyError, ModelFailedError
@@ -24,7 +24,7 @@ _log = logging.getLogger("supcon_tf.serving")
 
 
 class Classifier(Protocol):
-    """What the batcher needs of a `supcon_tf.bundles.Bundle`."""
+    """What the batcher needs of a `supcon_tf.exporting.bundle.Bundle`."""
 
     def decode(self, encoded: bytes) -> np.ndarray: ...  # noqa: D102
     def scale(self, pixels: np.ndarray) -> np.ndarray: ...  # noqa: D102

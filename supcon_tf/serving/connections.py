@@ -8,7 +8,7 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from supcon_tf.errors import UserError
+from supcon_tf.core.errors import UserError
 
 _MAX_HEADER_BYTES = 2**16
 _HEADER_SECONDS = 30.0

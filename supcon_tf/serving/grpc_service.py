@@ -15,7 +15,7 @@ from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import (
 from kserve.protocol.grpc.interceptors import ExceptionToStatusInterceptor
 from kserve.protocol.grpc.servicer import InferenceServicer
 
-from supcon_tf.errors import UserError
+from supcon_tf.core.errors import UserError
 from supcon_tf.serving import measures
 from supcon_tf.serving.faults import (
     BadRequestError,
@@ -120,7 +120,7 @@ class StatusInterceptor(ExceptionToStatusInterceptor):
         async with self._receiving:
             try:
                 message = await asyncio.wait_for(context.read(), BODY_SECONDS)
-            except asyncio.TimeoutError:
+            except TimeoutError:
                 return TooSlowError(f"no message arrived within {BODY_SECONDS:g} seconds.")
         return BadRequestError("the call has no message.") if message is grpc.aio.EOF else message
 

@@ -152,7 +152,7 @@ class Limits:
         try:
             self._check_headers(scope)
             body = await asyncio.wait_for(self._read(receive, share), self._body_seconds)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             error = TooSlowError(f"the body did not arrive within {self._body_seconds:g} seconds.")
             await self._refuse(scope, receive, send, error, share)
         except RequestError as error:

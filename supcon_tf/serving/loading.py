@@ -5,15 +5,15 @@ from typing import Any
 
 import numpy as np
 
-from supcon_tf.bundles import load_bundle
-from supcon_tf.errors import UserError
+from supcon_tf.core.errors import UserError
+from supcon_tf.exporting.bundle import load_bundle
 
 
 def warm_up(bundle: Any, max_batch_size: int) -> None:
     """Computes once what requests will ask for, so that none of them waits for TensorFlow's plans.
 
     Args:
-        bundle: a `supcon_tf.bundles.Bundle`.
+        bundle: a `supcon_tf.exporting.bundle.Bundle`.
         max_batch_size: images that will be computed at once.
     """
     image = bundle.scale(np.zeros((8, 8, 3), np.uint8))

@@ -11,10 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from supcon_tf.bundles import find_versions
-from supcon_tf.errors import UserError
+from supcon_tf.core.errors import UserError
+from supcon_tf.exporting.bundle import find_versions
+from supcon_tf.exporting.sums import SUMS
 from supcon_tf.serving import measures
-from supcon_tf.sums import SUMS
 
 _PATIENCE_SECONDS = 10.0
 _log = logging.getLogger("supcon_tf.serving")

@@ -10,7 +10,7 @@ import pytest
 from search.fakes import ALGORITHMS, BASE, SPACE, Data, outcome, search_config
 
 from supcon_tf import UserError, tune
-from supcon_tf.errors import StorageError
+from supcon_tf.core.errors import StorageError
 from supcon_tf.search.directory import SearchDirectory
 
 # Keras Tuner 1.4.8 asks for the thread's name like that, at each call of an oracle.
@@ -44,7 +44,7 @@ def test_a_search_killed_at_any_write_and_resumed_ends_like_one_that_never_was(
 
         folder = tmp_path / str(place)
         with monkeypatch.context() as patch:
-            patch.setattr("supcon_tf.files.os.replace", deadly)
+            patch.setattr("supcon_tf.core.files.os.replace", deadly)
             try:
                 tune(search_config(folder, algorithm), BASE)
                 break

@@ -12,13 +12,13 @@ import time
 import numpy as np
 import pytest
 from conftest import ROOT
-from test_training import curves, weights
+from engine.test_training import curves, weights
 
 import supcon_tf
 from supcon_tf import PretrainConfig, TuneConfig, evaluate, pretrain, train_classifier, tune
 from supcon_tf.data.datasets import Split
-from supcon_tf.runs import RunDirectory
 from supcon_tf.search.directory import SearchDirectory
+from supcon_tf.stages.run_directory import RunDirectory
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:currentThread\\(\\) is deprecated:DeprecationWarning",
@@ -147,7 +147,7 @@ _WORKER = textwrap.dedent(
     """
     import json, os, signal, sys
     from supcon_tf import PretrainConfig, TuneConfig, tune
-    from supcon_tf.progress import Progress
+    from supcon_tf.engine.progress import Progress
 
     config, base, kill_at = json.loads(sys.argv[1]), json.loads(sys.argv[2]), int(sys.argv[3])
     after_step, steps = Progress.after_step, []

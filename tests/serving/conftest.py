@@ -8,7 +8,7 @@ import pytest
 from serving import fakes
 
 from supcon_tf import serving
-from supcon_tf.bundles import load_bundle
+from supcon_tf.exporting.bundle import load_bundle
 
 
 @pytest.fixture(scope="session")

@@ -19,8 +19,8 @@ import numpy as np
 from conftest import ROOT
 from PIL import Image
 
-from supcon_tf.errors import UserError
-from supcon_tf.sums import write_sums
+from supcon_tf.core.errors import UserError
+from supcon_tf.exporting.sums import write_sums
 
 SERVE = (sys.executable, str(ROOT / "scripts/serve.py"))
 

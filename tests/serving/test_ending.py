@@ -23,7 +23,9 @@ def folder(served_bundle, tmp_path_factory):
 SLOW = """
 import sys, time
 sys.path.insert(0, sys.argv.pop(1))
-import _flags, serve
+import serve
+
+from supcon_tf.cli import flags
 from supcon_tf.config import ServeConfig
 from supcon_tf.serving import loading
 load = loading.load_version
@@ -33,7 +35,7 @@ def slow_load(path, *arguments):
         time.sleep(60)
     return load(path, *arguments)
 loading.load_version = slow_load
-_flags.run(serve.main, ServeConfig, "")
+flags.run(serve.main, ServeConfig, "")
 """
 
 

@@ -10,7 +10,7 @@ import weakref
 import pytest
 from serving.fakes import FakeBundle
 
-from supcon_tf.errors import UserError
+from supcon_tf.core.errors import UserError
 from supcon_tf.serving import measures
 from supcon_tf.serving.versions import Versions
 

@@ -1,0 +1,1 @@
+"""Command-line programs: flags from configurations, and one way to end."""

@@ -1,0 +1,209 @@
+"""Command-line flags from the configuration dataclasses, and one way for every script to end.
+
+Exit status: 0 when done, 2 for a wrong flag, setting, file or folder (one line says which), 130
+after Ctrl-C and 143 after SIGTERM, 1 for anything unforeseen (with a traceback).
+"""
+
+import ast
+import contextlib
+import dataclasses
+import os
+import signal
+import sys
+import textwrap
+
+from absl import app, flags, logging
+
+from supcon_tf.config import PretrainConfig
+from supcon_tf.config.settings import default_of
+from supcon_tf.core.errors import UserError
+
+_DEFINE = {
+    bool: flags.DEFINE_boolean,
+    int: flags.DEFINE_integer,
+    float: flags.DEFINE_float,
+    str: flags.DEFINE_string,
+    dict: flags.DEFINE_string,
+}
+
+
+def parse_arguments(text):
+    """Turns "margin=0.2,mining=hard" into {"margin": 0.2, "mining": "hard"}."""
+    arguments = {}
+    for item in filter(None, text.split(",")):
+        name, equals, value = item.partition("=")
+        if not equals or not name.strip():
+            raise UserError(f"method_args must be name=value,name=value. Received: {text!r}.")
+        try:
+            arguments[name.strip()] = ast.literal_eval(value.strip())
+        except (ValueError, SyntaxError):
+            arguments[name.strip()] = value.strip()
+    return arguments
+
+
+def _define(config_class, without=(), known=flags.FLAGS):
+    for field in dataclasses.fields(config_class):
+        if field.name in without:
+            continue
+        default, kind = default_of(field), field.metadata["kind"]
+        default = None if kind is dict else default
+        _DEFINE[kind](field.name, default, field.metadata["help"], flag_values=known)
+
+
+def _config(config_class, without=(), known=flags.FLAGS):
+    values = {}
+    for field in dataclasses.fields(config_class):
+        if field.name in without:
+            continue
+        value = getattr(known, field.name)
+        if field.metadata["kind"] is dict:
+            value = parse_arguments(value or "")
+        values[field.name] = value
+    return config_class(**values)
+
+
+def read_recipe(path):
+    """The settings of a recipe, as `pretrain.py --flagfile` reads it.
+
+    Raises:
+        UserError: if it cannot be read, or a setting is unknown or wrong.
+    """
+    known = flags.FlagValues()
+    _define(PretrainConfig, known=known)
+    try:
+        _, *left = known(["", *known.read_flags_from_files([f"--flagfile={path}"])])
+        if left:
+            raise UserError(f"a line must begin with --. Received: {left[0]!r}.")
+        return _config(PretrainConfig, known=known)
+    except (flags.Error, ValueError) as error:
+        reason = str(error).removeprefix("ERROR:: ")  # As absl says of a file that is not there.
+        raise UserError(f"recipe {path}: {reason}") from error
+
+
+def _help(config_class, usage):
+    lines = [usage.strip(), "", "flags (and --flagfile=FILE, a recipe with one flag a line):"]
+    for field in dataclasses.fields(config_class):
+        default = default_of(field)
+        shown = "" if default in (None, "", {}) else f" [{default}]"
+        choices = field.metadata["choices"]
+        allowed = f" One of {', '.join(choices)}." if choices else ""
+        text = f"{field.metadata['help']}{allowed}{shown}"
+        indent = " " * 6
+        lines += [
+            f"  --{field.name}",
+            *textwrap.wrap(text, 110, initial_indent=indent, subsequent_indent=indent),
+        ]
+    return "\n".join(lines)
+
+
+def _fail(message):
+    print(f"{os.path.basename(sys.argv[0])}: {' '.join(str(message).split())}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _parser(config_class, usage):
+    def parse(argv):
+        if {"--help", "-help", "-h"} & set(argv):
+            with contextlib.suppress(BrokenPipeError):
+                print(_help(config_class, usage), flush=True)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Perhaps nobody reads on.
+            sys.exit(0)
+        try:
+            return flags.FLAGS(argv)
+        except (flags.Error, UnicodeDecodeError) as error:
+            _fail(error)
+
+    return parse
+
+
+def _import_tensorflow():
+    """Imports it without its remarks about the machine, unless the user asked for them.
+
+    Some of them are printed by its C++ before it reads any log level.
+    """
+    if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "3") != "3":
+        return
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    terminal, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        import tensorflow as tf
+
+        tf.config.list_physical_devices()
+    finally:
+        os.dup2(terminal, 2)
+        os.close(terminal)
+        os.close(nowhere)
+
+
+@contextlib.contextmanager
+def _tensorflow_errors():
+    """Makes one line of what TensorFlow itself raises: a full disk, too little memory, bad data."""
+    import tensorflow as tf
+
+    try:
+        yield
+    except tf.errors.ResourceExhaustedError as error:
+        message = str(error.message).strip().splitlines()[0]
+        raise UserError(
+            f"the machine is full: {message} Lower --batch_size or --image_size_px, or free the "
+            "disk."
+        ) from error
+    except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError) as error:
+        raise UserError(
+            "another worker is gone or out of reach. Start all of them again, with --resume."
+        ) from error
+    except (tf.errors.DataLossError, tf.errors.NotFoundError) as error:
+        message = str(error.message).strip().splitlines()[0]
+        raise UserError(f"data on disk is damaged or gone: {message}") from error
+
+
+def _terminate(signum, frame):
+    raise SystemExit(128 + signum)
+
+
+def run(main, config_class, usage, positional=False, base=None, base_without=()):
+    """Runs a script.
+
+    Args:
+        main: called with the configuration and, with `base`, the base's; with `positional`, then
+            with the other arguments.
+        config_class: its fields become the flags.
+        usage: what `--help` prints above the flags.
+        positional: whether arguments that are not flags are allowed.
+        base: a second configuration whose fields are flags too, which `--help` does not list.
+        base_without: the base's fields that keep their defaults and are no flags.
+    """
+    _define(config_class)
+    if base is not None:
+        _define(base, base_without)
+
+    def guarded(argv):
+        signal.signal(signal.SIGTERM, _terminate)
+        sys.stdout.reconfigure(errors="backslashreplace")
+        if not flags.FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.ERROR)  # The libraries' remarks on what they read.
+        try:
+            if argv[1:] and not positional:
+                raise UserError(f"unexpected argument. Received: {argv[1]!r}. See --help.")
+            given = [_config(config_class)]
+            given += [] if base is None else [_config(base, base_without)]
+            given += [argv[1:]] if positional else []
+            _import_tensorflow()
+            with _tensorflow_errors():
+                main(*given)
+        except UserError as error:
+            _fail(error)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Nobody reads on; the exit flushes.
+            sys.exit(0)
+        except OSError as error:
+            _fail(f"{error.filename or 'output'}: {error.strerror or error}")
+        except MemoryError:
+            _fail("out of memory. Lower --batch_size or --image_size_px.")
+        except KeyboardInterrupt:
+            advice = "; --resume continues" if "resume" in flags.FLAGS else ""
+            print(f"\ninterrupted; what is finished is kept{advice}.", file=sys.stderr)
+            sys.exit(130)
+
+    app.run(guarded, flags_parser=_parser(config_class, usage))

@@ -1,0 +1,34 @@
+"""Settings: one frozen dataclass per stage, from which the command-line flags are generated.
+
+One field is one setting: its default, its meaning and its range stand together. A configuration
+that can be constructed is valid as far as that can be known without reading the data.
+"""
+
+from supcon_tf.config.deployment import (
+    RUNTIMES,
+    AddClassConfig,
+    ExportConfig,
+    PredictConfig,
+    ServeConfig,
+)
+from supcon_tf.config.examples import DemoConfig, WriteDigitsConfig
+from supcon_tf.config.training import (
+    ClassifierConfig,
+    EvaluateConfig,
+    PretrainConfig,
+    RunConfig,
+)
+
+__all__ = [
+    "RUNTIMES",
+    "AddClassConfig",
+    "ClassifierConfig",
+    "DemoConfig",
+    "EvaluateConfig",
+    "ExportConfig",
+    "PredictConfig",
+    "PretrainConfig",
+    "RunConfig",
+    "ServeConfig",
+    "WriteDigitsConfig",
+]

@@ -1,0 +1,119 @@
+"""Settings of searches and of stability studies; their scripts' flags are made of them."""
+
+import dataclasses
+
+from supcon_tf.config.settings import Config, setting
+from supcon_tf.core.errors import UserError
+
+# What a trial is scored by, on its validation set, and which way is better.
+OBJECTIVES = {"knn_top1": "max", "linear_top1": "max", "nll": "min"}
+# Settings of a pretraining that a search decides by itself for each of its trials.
+PLACEMENT = ("run_dir", "resume", "overwrite", "dry_run")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TuneConfig(Config):
+    """Search for settings of the pretraining."""
+
+    space: str = setting("", "JSON file: the settings to search, and their values.", identity=False)
+    search_dir: str = setting(
+        "runs/search", "Directory that the search reads and writes.", identity=False
+    )
+    resume: bool = setting(False, "Continue the search if it was begun.", identity=False)
+    algorithm: str = setting(
+        "bayesian",
+        "How settings are proposed.",
+        choices=("random", "bayesian", "hyperband", "grid"),
+    )
+    objective: str = setting(
+        "knn_top1",
+        "Score on the validation set; of a linear classifier: top-1, or the loss (nll).",
+        choices=tuple(OBJECTIVES),
+    )
+    max_trials: int | None = setting(
+        None,
+        "Trials at most (none: 20; grid, hyperband: as many as they make).",
+        kind=int,
+        at_least=1,
+        at_most=10**5,
+        identity=False,
+    )
+    max_total_epochs: int | None = setting(
+        None,
+        "Begin no trial once all of them have trained so many epochs (none: no limit).",
+        kind=int,
+        at_least=1,
+        identity=False,
+    )
+    prune: bool | None = setting(
+        None, "Stop hopeless trials early (none: yes; hyperband does so itself).", kind=bool
+    )
+    grace_epochs: int | None = setting(
+        None,
+        "Epochs before a trial may be stopped (none: a tenth of its epochs, at least 1).",
+        kind=int,
+        at_least=1,
+    )
+    hyperband_factor: int | None = setting(
+        None, "hyperband: one in so many trials goes on (none: 3).", kind=int, at_least=2
+    )
+    hyperband_iterations: int | None = setting(
+        None, "hyperband: times to run all of its brackets (none: 1).", kind=int, at_least=1
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.space:
+            raise UserError("no search space given. Pass --space=FILE.json.")
+        if not self.search_dir:
+            raise UserError("search_dir must name a directory. Received: ''.")
+        hyperband = self.algorithm == "hyperband"
+        for name in ("hyperband_factor", "hyperband_iterations"):
+            if getattr(self, name) is not None and not hyperband:
+                raise UserError(
+                    f"{name} is for --algorithm=hyperband. Received: {name}={getattr(self, name)} "
+                    f"with {self.algorithm}. Leave it out."
+                )
+        if self.prune and hyperband:
+            raise UserError("hyperband stops trials by itself. Received: prune=True. Leave it out.")
+        if self.grace_epochs is not None and self.prune is False:
+            raise UserError(
+                f"grace_epochs is for trials that may be stopped. Received: {self.grace_epochs} "
+                "with prune=False. Leave one of them out."
+            )
+
+    def is_pruning(self) -> bool:
+        """Whether hopeless trials are stopped by the median rule."""
+        return self.algorithm != "hyperband" and self.prune is not False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StabilityConfig(Config):
+    """How much the score of recipes depends on their settings."""
+
+    study: str = setting(
+        "", "JSON file: the recipes to compare, and the changes to them.", identity=False
+    )
+    study_dir: str = setting(
+        "runs/stability", "Directory that the study reads and writes.", identity=False
+    )
+    resume: bool = setting(
+        False,
+        "Continue the study if it was begun, or help a process that is in it.",
+        identity=False,
+    )
+    seeds: int = setting(
+        3, "Seeds that every variation is trained with, from 0 on.", at_least=1, at_most=1000
+    )
+    objective: str = setting(
+        "linear_top1",
+        "Score on the validation set; of a linear classifier: top-1, or the loss (nll).",
+        choices=tuple(OBJECTIVES),
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.study:
+            raise UserError("no study given. Pass --study=FILE.json.")
+        if not self.study_dir:
+            raise UserError("study_dir must name a directory. Received: ''.")

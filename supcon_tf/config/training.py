@@ -1,0 +1,228 @@
+"""Settings of pretraining, of the classifier and of evaluation."""
+
+import dataclasses
+import os
+
+from supcon_tf.config.settings import Config, setting
+from supcon_tf.core.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunConfig(Config):
+    """A stage that writes into a run directory."""
+
+    run_dir: str = setting("runs/run", "Directory that the run reads and writes.", identity=False)
+    resume: bool = setting(False, "Continue the run if it was begun.", identity=False)
+    overwrite: bool = setting(False, "Replace this stage's earlier results.", identity=False)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.run_dir:
+            raise UserError("run_dir must name a directory. Received: ''.")
+        if self.resume and self.overwrite:
+            raise UserError("resume and overwrite exclude each other; give one of them.")
+
+
+def _absolute(path: str) -> str:
+    return os.path.abspath(os.path.expanduser(path))
+
+
+def _absolute_folder(dataset: str) -> str:
+    kind, separator, path = dataset.partition(":")
+    return f"folder:{_absolute(path)}" if kind == "folder" and separator and path else dataset
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PretrainConfig(RunConfig):
+    """Training of an encoder: contrastive, or with cross entropy as the baseline."""
+
+    dataset: str = setting("digits", "TensorFlow Datasets name, or folder:PATH (a folder a class).")
+    data_dir: str = setting("", "Where TensorFlow Datasets keeps data ('': its own default).")
+    holdout_fraction: float | None = setting(
+        None,
+        "Share of each class of a folder to hold out (none: 0.2).",
+        kind=float,
+        at_least=0.001,
+        at_most=0.999,
+    )
+    skip_bad_images: bool = setting(False, "Leave out unreadable images, and count them.")
+    validation_fraction: float = setting(
+        0.0, "Share of the training images set aside for the online k-NN.", at_least=0, below=1
+    )
+    validation_epochs: int = setting(1, "Epochs between two online k-NN scores.", at_least=1)
+    image_size_px: int | None = setting(
+        None,
+        "Side of the square image (none: the data set's, or 64).",
+        kind=int,
+        at_least=1,
+        at_most=4096,
+    )
+    encoder: str = setting(
+        "resnet8", "resnet8 to resnet200, applications:NAME of Keras, or a .keras file."
+    )
+    encoder_weights: str = setting("", "Weights file for the encoder to begin with ('': random).")
+    width_multiplier: float = setting(
+        1.0, "Factor on the encoder's channels.", at_least=0.01, at_most=16
+    )
+    method: str = setting("supcon_out", "Training method.")
+    temperature: float | None = setting(
+        None,
+        "Temperature of the loss (none: the method's default).",
+        kind=float,
+        at_least=1e-3,
+        at_most=1e4,
+    )
+    method_args: dict = setting({}, "Further arguments of the method, as name=value,name=value.")
+    embedding_dim: int | None = setting(
+        None, "Outputs of the projection head (none: 128).", kind=int, at_least=1, at_most=65536
+    )
+    projection_hidden_dim: int | None = setting(
+        None, "Its hidden units (0: linear; none: 128).", kind=int, at_least=0, at_most=65536
+    )
+    augmentation: str = setting("symbols", "How views are made: symbols, cifar or imagenet.")
+    num_views: int = setting(2, "Augmented views of each image.", at_least=1, at_most=64)
+    batch_size: int = setting(256, "Images a step, over all replicas.", at_least=2, at_most=2**20)
+    epochs: int = setting(80, "Passes over the training split.", at_least=1, at_most=10**6)
+    optimizer: str = setting(
+        "sgd", "Optimizer.", choices=("sgd", "lars", "rmsprop", "adamw", "lamb")
+    )
+    learning_rate: float = setting(0.2, "Peak learning rate.", above=0, at_most=1000)
+    scale_learning_rate: bool = setting(False, "Multiply the rate by batch_size / 256.")
+    momentum: float | None = setting(
+        None, "Momentum (none: the optimizer's default).", kind=float, at_least=0, below=1
+    )
+    nesterov: bool = setting(False, "Nesterov momentum, for sgd and lars.")
+    weight_decay: float = setting(1e-4, "Decay of kernels, per step.", at_least=0, at_most=1)
+    clip_norm: float | None = setting(
+        None,
+        "Largest norm of the whole gradient (none: no clipping).",
+        kind=float,
+        above=0,
+        at_most=1e30,
+    )
+    schedule: str = setting(
+        "cosine",
+        "What the rate does after the warm-up.",
+        choices=("cosine", "step", "exponential", "constant"),
+    )
+    warmup_epochs: float | None = setting(
+        None, "Epochs of linear warm-up (none: epochs / 16).", kind=float, at_least=0
+    )
+    decay_epochs: str = setting(
+        "", "step: epochs at which the rate drops, as 60,75,90; exponential: epochs of one drop."
+    )
+    decay_rate: float = setting(0.1, "step, exponential: factor of one drop.", above=0, at_most=1)
+    ema_momentum: float | None = setting(
+        None,
+        "Evaluate and keep a moving average of the weights of this momentum (none: off).",
+        kind=float,
+        above=0,
+        below=1,
+    )
+    queue_size: int = setting(
+        0, "Embeddings of earlier batches to contrast with (0: none).", at_least=0, at_most=2**24
+    )
+    micro_batch_size: int | None = setting(
+        None,
+        "Images that a replica encodes at once, to save memory (none: all).",
+        kind=int,
+        at_least=1,
+    )
+    precision: str = setting(
+        "float32",
+        "Arithmetic of the encoder and head.",
+        choices=("float32", "mixed_bfloat16", "mixed_float16"),
+    )
+    compile: str = setting(
+        "auto",
+        "Compile the step with XLA, on one replica (auto: on a GPU or TPU).",
+        choices=("auto", "on", "off"),
+    )
+    checkpoint_steps: int | None = setting(
+        None,
+        "Steps between two checkpoints, beside each epoch's end (none: those only).",
+        kind=int,
+        at_least=1,
+        identity=False,
+    )
+    keep_checkpoints: int = setting(
+        2, "Newest checkpoints to keep.", at_least=1, at_most=10**6, identity=False
+    )
+    best_metric: str = setting(
+        "", "Keep the encoder of the epoch that is best in this, such as knn_top1 ('': the last)."
+    )
+    seed: int = setting(0, "Seed of weights, order and augmentation.", at_least=0, below=2**31)
+    strategy: str = setting(
+        "auto",
+        "Devices: one, all of this machine, the workers of TF_CONFIG, or a TPU.",
+        choices=("auto", "one_device", "mirrored", "multi_worker", "tpu"),
+    )
+    dry_run: bool = setting(False, "Print the plan, check everything, and stop.", identity=False)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.warmup_epochs is not None and self.warmup_epochs >= self.epochs:
+            raise UserError(
+                f"warmup_epochs must be below epochs ({self.epochs}). Received: "
+                f"{self.warmup_epochs:g}. Pass a lower --warmup_epochs, or more --epochs."
+            )
+        path = self.dataset.removeprefix("folder:")
+        if path != self.dataset and _absolute(self.run_dir).startswith(_absolute(path) + os.sep):
+            raise UserError(
+                f"run_dir must not lie in the data set's folder. Received: {self.run_dir}. Its "
+                "pictures would become images of a class."
+            )
+        # Absolute, so that a later stage finds the data from any directory.
+        object.__setattr__(self, "dataset", _absolute_folder(self.dataset))
+        for name in ("data_dir", "encoder_weights"):
+            if getattr(self, name):
+                object.__setattr__(self, name, _absolute(getattr(self, name)))
+        if self.encoder.endswith(".keras"):
+            object.__setattr__(self, "encoder", _absolute(self.encoder))
+        if "temperature" in self.method_args:
+            raise UserError("method_args must not hold temperature; use the setting temperature.")
+
+    def warmup_length(self) -> float:
+        """Epochs of warm-up: as given, or a sixteenth of all."""
+        return self.epochs / 16 if self.warmup_epochs is None else self.warmup_epochs
+
+    def decay_points(self) -> tuple[float, ...]:
+        """`decay_epochs` as numbers; raises `UserError` unless they are, between 0 and 1e7."""
+        try:
+            points = tuple(float(part) for part in self.decay_epochs.split(",") if part.strip())
+            if not all(0 < point < 1e7 for point in points):
+                raise ValueError
+            return points
+        except ValueError:
+            raise UserError(
+                f"decay_epochs must be numbers with commas between. Received: "
+                f"{self.decay_epochs!r}."
+            ) from None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClassifierConfig(RunConfig):
+    """Training of a linear classifier on the frozen encoder of a run."""
+
+    batch_size: int = setting(256, "Images a step.", at_least=1, at_most=2**20)
+    epochs: int = setting(
+        100, "Passes over the training split's features.", at_least=1, at_most=10**6
+    )
+    learning_rate: float = setting(0.5, "Peak learning rate of SGD.", above=0, at_most=1000)
+    momentum: float = setting(0.9, "Momentum of SGD.", at_least=0, below=1)
+    weight_decay: float = setting(0.0, "L2 decay of the kernel, per step.", at_least=0, at_most=1)
+    seed: int = setting(0, "Seed of weights and order.", at_least=0, below=2**31)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluateConfig(Config):
+    """Scores of a run on the held-out split, or on its validation set."""
+
+    run_dir: str = setting("runs/run", "Directory of the run.", identity=False)
+    batch_size: int = setting(256, "Images a step.", at_least=1, at_most=2**20)
+    knn_neighbors: int = setting(10, "Neighbours that vote in the k-NN score.", at_least=1)
+    split: str = setting(
+        "test",
+        "Images to score on: held out, or the validation set of the run.",
+        choices=("test", "validation"),
+    )

@@ -1,0 +1,1 @@
+"""Errors, atomic files and the provenance of a run."""

@@ -1,0 +1,179 @@
+"""Files that are never half there: written under a temporary name, then renamed."""
+
+import contextlib
+import errno
+import fcntl
+import glob
+import hashlib
+import json
+import os
+import shutil
+import socket
+from pathlib import Path
+from typing import Any
+
+from supcon_tf.core.errors import UserError
+
+TEMPORARY_PREFIX = ".writing-"
+LOCK = ".lock"
+_locks: dict[Path, int] = {}  # Open files, by folder: one lock a process.
+
+
+@contextlib.contextmanager
+def writing(path: Path):
+    """Yields a temporary path beside `path`, and renames it to `path` when the block succeeds.
+
+    A file is replaced; a folder that is already there and not empty is a `UserError`. The content
+    is on the disk before the name is.
+    """
+    new = [folder for folder in path.parents if not folder.exists()]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Of this machine's processes it can be known whether they live; the folder may be shared.
+    prefix = f"{TEMPORARY_PREFIX}{socket.gethostname()}-"
+    temporary = path.with_name(f"{prefix}{os.getpid()}-{path.name}")
+    for left in path.parent.glob(f"{glob.escape(prefix)}*-{glob.escape(path.name)}"):
+        if left == temporary or not _is_alive(left.name.removeprefix(prefix)):
+            remove(left)  # Of a process that was killed.
+    try:
+        yield temporary
+        for file in [temporary, *temporary.rglob("*")]:
+            _flush(file)
+        try:
+            os.replace(temporary, path)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            raise UserError(
+                f"{path} was written by another process meanwhile. Run it again."
+            ) from error
+        _flush(path.parent)
+    finally:
+        remove(temporary)
+        if not path.exists():
+            with contextlib.suppress(OSError):  # Somebody else uses it by now.
+                for folder in new:  # The innermost first; nothing is left of a failure.
+                    folder.rmdir()
+
+
+def _is_alive(name: str) -> bool:
+    """Whether the process of a temporary name, `<pid>-...`, lives, as far as can be known."""
+    try:
+        os.kill(int(name.partition("-")[0]), 0)
+    except ProcessLookupError:
+        return False
+    except (ValueError, OverflowError, OSError):
+        return True  # Not a name of ours, or somebody else's process.
+    return True
+
+
+def lock(folder: Path) -> bool:
+    """Keeps other processes from locking a folder until `unlock`, or as long as this one lives.
+
+    Returns:
+        Whether it is locked for this process; False where another one has it.
+    """
+    folder = folder.resolve()
+    if folder in _locks:
+        return True
+    descriptor = os.open(folder / LOCK, os.O_CREAT | os.O_WRONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return False
+    _locks[folder] = descriptor
+    return True
+
+
+def unlock(folder: Path) -> None:
+    """Gives a folder back that this process has locked; nothing where it has not."""
+    descriptor = _locks.pop(folder.resolve(), None)
+    if descriptor is not None:
+        os.close(descriptor)
+
+
+def remove(path: Path) -> None:
+    """Removes a file, a link or a folder with all that is in it; nothing where there is none."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def printing_to(path: Path):
+    """Adds what is printed inside to a file; nothing of it is seen."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        open(path, "a", buffering=1, errors="backslashreplace") as file,
+        contextlib.redirect_stdout(file),
+        contextlib.redirect_stderr(file),
+    ):
+        yield
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes JSON in one step."""
+    with writing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Reads JSON.
+
+    Raises:
+        UserError: if the file is not JSON.
+    """
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path}: {error}.") from error
+
+
+def read_json_of_people(path: str, title: str) -> Any:
+    """Reads JSON that somebody wrote by hand, where a name given twice is a mistake.
+
+    Args:
+        path: the file.
+        title: what it is, for messages.
+
+    Raises:
+        UserError: if it cannot be read, or is not JSON.
+    """
+
+    def no_twins(pairs):
+        names = [name for name, _ in pairs]
+        twins = sorted({name for name in names if names.count(name) > 1})
+        if twins:
+            raise ValueError(f"{twins[0]!r} is there twice")
+        return dict(pairs)
+
+    def no_constant(text):
+        raise ValueError(f"{text} is no number")
+
+    try:
+        text = Path(path).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not a text file"
+        raise UserError(f"{title} {path} cannot be read: {reason}. Pass a JSON file.") from error
+    try:
+        return json.loads(text, object_pairs_hook=no_twins, parse_constant=no_constant)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{title} {path} is not JSON: {error}. Correct it.") from error
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,83 @@
+"""What a reader needs to know to repeat a run."""
+
+import contextlib
+import datetime
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import tensorflow as tf
+
+_PACKAGES = ("supcon_tf", "tensorflow", "keras", "tensorflow-datasets", "numpy", "scikit-learn")
+
+
+def manifest(seed: int, dataset: dict) -> dict:
+    """What a reader needs to know, or to repeat, a stage.
+
+    Args:
+        seed: the stage's seed.
+        dataset: `ImageDataset.describe()`.
+
+    Returns:
+        A dict ready for JSON.
+    """
+    return {
+        **resumption(),
+        "seed": seed,
+        "dataset": dataset,
+        "hardware": hardware(),
+    }
+
+
+def hardware() -> dict:
+    """The machine: its kind, its cores, and its GPUs or logical CPU devices."""
+    return {"machine": platform.machine(), "cpus": os.cpu_count(), "devices": _devices()}
+
+
+def resumption() -> dict:
+    """When, by which command and with which code a stage was begun or continued."""
+    return {
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command_line": sys.argv,
+        "git_commit": _git_commit(),
+        "versions": {"python": platform.python_version(), **_versions()},
+    }
+
+
+def _versions() -> dict[str, str]:
+    versions = {}
+    for package in _PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    return versions
+
+
+def _git_commit() -> str | None:
+    """The commit of this package's source tree, with "-dirty" where files were changed.
+
+    None when the package is installed.
+    """
+    root = Path(__file__).parents[2]
+    try:
+        if Path(_git(root, "rev-parse", "--show-toplevel")) != root:
+            return None  # Installed inside somebody else's repository.
+        return _git(root, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def _devices() -> list[str]:
+    """The GPUs by model, or the CPU by logical device."""
+    gpus = [
+        tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name)
+        for gpu in tf.config.list_physical_devices("GPU")
+    ]
+    return gpus or [device.name for device in tf.config.list_logical_devices()]

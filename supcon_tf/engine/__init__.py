@@ -1,0 +1,1 @@
+"""The training step, the loop, checkpoints, optimizers, schedules and devices."""

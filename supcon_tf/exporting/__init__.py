@@ -1,0 +1,1 @@
+"""Bundles: export, comparison, index, added classes, prediction."""

@@ -1,0 +1,147 @@
+"""Model cards: what a model is, how it scores and where it ends, for people."""
+
+from collections.abc import Mapping
+
+from supcon_tf.stages.tables import added_table, export_table, format_table, percent
+
+_WORST_CLASSES = 5
+
+
+def model_card(metadata: Mapping, metrics: Mapping) -> str:
+    """A bundle's MODEL_CARD.md.
+
+    Args:
+        metadata: content of metadata.json.
+        metrics: content of metrics.json.
+
+    Reference:
+        Mitchell et al. 2019, "Model Cards for Model Reporting".
+    """
+    title = f"# {metadata['name']}, version {metadata['version']}"
+    sections = [
+        ("What it does", _purpose(metadata)),
+        ("Data", _data(metadata)),
+        ("Recipe", _recipe(metadata)),
+        ("Scores", _scores(metrics)),
+        ("Calibration", _calibration(metrics)),
+        ("Limits", _limits(metadata, metrics)),
+    ]
+    if "added" in metadata:
+        sections.insert(1, ("Added classes", _added(metadata["added"])))
+    body = "\n\n".join(f"## {heading}\n\n{text}" for heading, text in sections)
+    return f"{title}\n\n{body}\n"
+
+
+def _purpose(metadata):
+    names = metadata["class_names"]
+    shown = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+    steps = "; ".join(metadata["preprocessing"].values())
+    side = metadata["image_size_px"]
+    return (
+        f"Classifies an image as one of {len(names)} classes: {shown}.\n\n"
+        f"Images are seen as {side} x {side} pixels: {steps}. All of it is part of the SavedModel; "
+        "a TFLite model takes what is cropped and resized, from 0 to 1, and the int8 model uint8 "
+        "from 0 to 255."
+    )
+
+
+def _data(metadata):
+    dataset = metadata["training"]["pretrain"]["dataset"]
+    rows = [
+        [split, f"{dataset[split]['examples']:,}", dataset[split]["fingerprint"][:16]]
+        for split in ("train", "test")
+    ]
+    table = format_table(["split", "images", "fingerprint"], rows)
+    left_out = len(dataset.get("bad_images", []))
+    note = f"\n\nUnreadable images left out: {left_out}." if left_out else ""
+    name = dataset["name"]
+    if name.startswith("folder:"):  # Where it lay on somebody's machine is nobody's business.
+        name = f"folder {name.rpartition('/')[2]}"
+    return f"{name}\n\n{table}{note}"
+
+
+def _recipe(metadata):
+    rows = [
+        [f"{stage}: {name}", f"{value}"]
+        for stage in ("pretrain", "classifier")
+        for name, value in metadata["settings"].get(stage, {}).items()
+        if value not in (None, "", {}) and name not in ("dataset", "data_dir", "encoder_weights")
+    ]
+    made = metadata["training"]["pretrain"]
+    versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
+    return (
+        f"{format_table(['setting', 'value'], rows)}\n\nWhat is not named is the default of the "
+        f"version below. Commit {made['git_commit']}; {versions}. "
+        f"Trained {made['started']}, exported {metadata['export']['started']}."
+    )
+
+
+def _scores(metrics):
+    parts = [export_table(metrics["export"])]
+    test = metrics.get("test")
+    if test:
+        parts.append(
+            f"k-NN top-1 on {test['images']:,} held-out images: {percent(test['knn_top1'])}."
+        )
+        known = {name: top1 for name, top1 in test.get("per_class", {}).items() if top1 is not None}
+        worst = sorted(known.items(), key=lambda item: item[1])[:_WORST_CLASSES]
+        shown = ", ".join(f"{name} {percent(top1)}" for name, top1 in worst)
+        parts += [f"Lowest top-1 by class: {shown}."] if worst else []
+    if "added" in metrics:
+        added = metrics["added"]
+        parts[0] = f"The trained classes, as they were exported:\n\n{parts[0]}"
+        parts.append(f"This version, with the added classes:\n\n{added_table(added)}")
+        parts.append(f"Its exports on the added classes' images:\n\n{export_table(added)}")
+    return "\n\n".join(parts)
+
+
+def _calibration(metrics):
+    found = metrics.get("added", metrics["export"])["calibration"]
+    how = (
+        f"Temperature {found['temperature']:.3f}, fitted on the validation images."
+        if found["fitted_on"]
+        else "The temperature was not fitted (1): the run set no validation images aside "
+        "(--validation_fraction)."
+    )
+    columns = {"temperature 1": "_uncalibrated", "as exported": ""}
+    if "ece_uncalibrated" not in found:
+        del columns["temperature 1"]
+    errors = {"expected calibration error": "ece", "negative log likelihood, nats": "nll"}
+    rows = [
+        [name, *(f"{found[key + ending]:.4f}" for ending in columns.values())]
+        for name, key in errors.items()
+    ]
+    table = format_table(["held-out images", *columns], rows)
+    return f"{how}\n\n{table}"
+
+
+def _limits(metadata, metrics):
+    lines = [
+        "Every image is given one of the classes above, also one that shows none of them; the "
+        "out-of-distribution score of `neighbors` tells how unusual it is, and not whether the "
+        "class is right.",
+        "The scores hold for images like the held-out ones. Other cameras, countries, seasons or "
+        "crops were not tried, and neither was fairness between groups of people.",
+        "The bundle holds names"
+        + (" and small pictures" if metadata["settings"]["export"]["thumbnails"] else "")
+        + " of training images; share it only with those who may see them."
+        if metadata["neighbors"]
+        else "The bundle holds no training images.",
+    ]
+    index = metrics.get("added", metrics["export"])["index"]
+    if index:
+        share = percent(index["held_out_above_0.95"])
+        lines.insert(
+            1, f"{share} of the held-out images have an out-of-distribution score above 0.95."
+        )
+    return "\n".join(f"* {line}" for line in lines)
+
+
+def _added(additions):
+    rows = [
+        [name, f"{count}", f"{added['from_version']}", added["started"][:10]]
+        for added in additions
+        for name, count in added["images"].items()
+    ]
+    table = format_table(["class", "images", "added to version", "on"], rows)
+    return f"Added by nearest prototype, without training:\n\n{table}"

@@ -1,0 +1,233 @@
+"""Export: a bundle that TensorFlow Serving, LiteRT and `serve.py` read without this package.
+
+saved_models/<name>/<version>/
+    saved_model.pb, variables/   SavedModel, its preprocessing inside the graph
+    tflite/<precision>.tflite    float32, float16, dynamic and int8
+    labels.txt                   one class a line
+    index/                       the training images that neighbours are found among
+    held_out.npz                 features and labels of the held-out images
+    metadata.json, metrics.json  what it is, how it was made, how it scores
+    MODEL_CARD.md                the same, for people
+    SHA256SUMS                   of every file above
+"""
+
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+from scipy.special import softmax
+
+from supcon_tf.config import ExportConfig
+from supcon_tf.core.errors import UserError
+from supcon_tf.core.files import read_json, write_json, writing
+from supcon_tf.core.provenance import manifest
+from supcon_tf.data.datasets import ImageDataset
+from supcon_tf.exporting import tflite
+from supcon_tf.exporting.bundle import check_name, find_versions
+from supcon_tf.exporting.calibration import calibration_scores, fit_temperature
+from supcon_tf.exporting.card import model_card
+from supcon_tf.exporting.comparing import check_exports, compare_exports
+from supcon_tf.exporting.graphs import check_graph
+from supcon_tf.exporting.index import build_index, index_scores, write_index_images
+from supcon_tf.exporting.reload_export import median_ms
+from supcon_tf.exporting.servable import Head, of_keras
+from supcon_tf.exporting.sums import write_sums
+from supcon_tf.stages.features import encode_split, inference_function
+from supcon_tf.stages.run_directory import RunDirectory
+
+PREPROCESSING = {
+    "decoding": "JPEG (turned upright by its EXIF orientation), PNG, BMP, GIF (first frame); three "
+    "channels, grey repeated, alpha dropped, the upper 8 of 16 bits",
+    "crop": "the centre square",
+    "resize": "bilinear with antialiasing, to image_size_px",
+    "scale": "divided by 255",
+}
+
+
+def export(config: ExportConfig) -> dict:
+    """Exports a run's classifier, reloads every export in a fresh process and compares it.
+
+    Writes `<saved_models_dir>/<name>/<version>/` in one step, once everything in it has been
+    compared with Keras on the held-out split, and adds the scores to the run's metrics.json.
+
+    Args:
+        config: the settings.
+
+    Returns:
+        `path`; `calibration` (as `calibration_scores`), `index` (as `index_scores`), `keras_ms`,
+        and what `compare_exports` gives.
+
+    Raises:
+        UserError: if the run has no classifier, the version exists, the encoder has operators that
+            TFLite lacks, or a reloaded float32 export differs from Keras by more than
+            `config.max_difference`. A smaller TFLite model that loses more than `max_tflite_loss`
+            is left out, and said so.
+    """
+    run = RunDirectory(config.run_dir)
+    run.pretrain_config()
+    folder = Path(config.saved_models_dir) / check_name(config.name or run.path.resolve().name)
+    target = next_version(folder, config.version)
+    dataset = run.open_dataset()
+    model = run.load_model("classifier")
+    expected = (dataset.image_size_px, len(dataset.class_names))
+    if (model.input_shape[1], model.output["logits"].shape[1]) != expected:
+        raise UserError(f"{run.path}/classifier.keras is not of this run. Train it again.")
+    with writing(target) as temporary:
+        print(f"exporting to {target}", file=sys.stderr)
+        temporary.mkdir(parents=True)
+        scores = _write_bundle(temporary, target, run, dataset, model, config)
+    scores = {"path": str(target), **scores}
+    run.record("export", scores)
+    return scores
+
+
+def next_version(folder: Path, version: int | None = None) -> Path:
+    """Where a new version of a model goes.
+
+    Args:
+        folder: `<saved_models>/<name>`.
+        version: None for one more than the newest.
+
+    Raises:
+        UserError: if the version exists.
+    """
+    version = version or max(find_versions(folder), default=0) + 1
+    if version >= 2**31:
+        raise UserError(f"{folder} has a version {version - 1}, after which none fits. Remove it.")
+    if (folder / str(version)).exists():
+        raise UserError(
+            f"{folder / str(version)} exists; a version is never overwritten. Received: version="
+            f"{version}. Leave it out, or give another."
+        )
+    return folder / str(version)
+
+
+def _write_bundle(bundle, target, run, dataset, model, config):
+    encoder = keras.Model(model.input, model.output["features"])
+    features = _Features(encoder, model.get_layer("logits"), config.batch_size)
+    held_out, labels = features(dataset.test, config.verify_images)
+    unseen = features(dataset.validation) if dataset.validation is not None else None
+    head = _head(features, unseen)
+    index, indexed = _index(features, dataset, config, unseen)
+    of_keras(encoder, head, index, dataset.class_names).save(bundle)
+    check_graph(bundle)
+    if index is not None:
+        write_index_images(
+            bundle, indexed, dataset.class_names, dataset.image_size_px, config.thumbnails
+        )
+    metadata = _metadata(run, dataset, config, target, head, index)
+    _write_tflite(bundle, dataset, config, metadata)
+    logits = features.logits(held_out)
+    expected = softmax(logits / head.temperature, axis=1)
+    compared = compare_exports(bundle, dataset.test, config.verify_images, expected, labels)
+    check_exports(bundle, compared, config.max_difference, config.max_tflite_loss)
+    scores = {
+        "keras_ms": features.milliseconds(),
+        "calibration": {
+            **calibration_scores(logits, labels, head.temperature),
+            "fitted_on": "validation" if dataset.validation else None,
+        },
+        "index": index_scores(index, held_out) if index is not None else None,
+        **compared,
+    }
+    np.savez(bundle / "held_out.npz", features=held_out, labels=labels)
+    finish_bundle(bundle, metadata, {**run.metrics(), "export": scores})
+    return scores
+
+
+class _Features:
+    """Features of splits on the CPU, whose arithmetic is the same everywhere."""
+
+    def __init__(self, encoder, logits_layer, batch_size):
+        self.image_shape, self.batch_size = encoder.input_shape[1:], batch_size
+        self._logits, self._encode = logits_layer, inference_function(encoder)
+
+    def __call__(self, split, limit=None, progress=""):
+        with tf.device("CPU:0"):
+            return encode_split(
+                self._encode,
+                self.image_shape[0],
+                split,
+                batch_size=self.batch_size,
+                limit=limit,
+                progress=progress,
+            )
+
+    def logits(self, features):
+        with tf.device("CPU:0"):
+            return self._logits(features).numpy()
+
+    def weights(self):
+        return [np.asarray(weight) for weight in self._logits.weights]
+
+    def milliseconds(self):
+        """Median time of one image in Keras."""
+        image = np.zeros((1, *self.image_shape), np.float32)
+        with tf.device("CPU:0"):
+            return median_ms(lambda one: self.logits(self._encode(one)), image)
+
+
+def _head(features: _Features, unseen) -> Head:
+    """The classifier, its temperature fitted on validation features where there are any."""
+    kernel, bias = features.weights()
+    temperature = 1.0 if unseen is None else fit_temperature(features.logits(unseen[0]), unseen[1])
+    return Head(kernel, bias, temperature)
+
+
+def _index(features: _Features, dataset: ImageDataset, config: ExportConfig, unseen):
+    """The index and the split that it holds; neither with `index_images=0`."""
+    if not config.index_images:
+        return None, None
+    indexed = dataset.train.spread(config.index_images)
+    gallery, labels = features(indexed, progress="index")
+    index = build_index(gallery, labels, config.neighbors, None if unseen is None else unseen[0])
+    return index, indexed
+
+
+def _write_tflite(bundle, dataset, config, metadata):
+    """Every precision, calibrated on images spread over the training split."""
+    calibration = dataset.train.spread(config.representative_images)
+
+    def representative():
+        for images, _ in calibration.images(dataset.image_size_px, 1):
+            yield images
+
+    tflite.write_all(
+        bundle,
+        metadata,
+        tflite.PRECISIONS,
+        select_ops=config.tflite_select_ops,
+        representative=representative,
+    )
+
+
+def _metadata(run, dataset: ImageDataset, config, target, head: Head, index) -> dict:
+    return {
+        "name": target.parent.name,
+        "version": int(target.name),
+        "class_names": list(dataset.class_names),
+        "image_size_px": dataset.image_size_px,
+        "neighbors": min(index.neighbors, len(index.labels)) if index else 0,
+        "temperature": head.temperature,
+        "preprocessing": PREPROCESSING,
+        "settings": {**run.stages(), "export": config.to_dict()},
+        "training": read_json(run.path / "manifest.json"),
+        "export": manifest(0, dataset.describe()),
+    }
+
+
+def finish_bundle(bundle: Path, metadata: dict, metrics: dict) -> None:
+    """Writes what describes a bundle, and the sums over all of it.
+
+    Args:
+        bundle: the folder that is being written; the models and the index are there.
+        metadata: content of metadata.json.
+        metrics: content of metrics.json.
+    """
+    (bundle / "labels.txt").write_text("\n".join(metadata["class_names"]) + "\n", "utf-8")
+    write_json(bundle / "metadata.json", metadata)
+    write_json(bundle / "metrics.json", metrics)
+    (bundle / "MODEL_CARD.md").write_text(model_card(metadata, metrics), "utf-8")
+    write_sums(bundle)

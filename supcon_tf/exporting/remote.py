@@ -1,0 +1,154 @@
+"""A model of a server, over the V1 protocol."""
+
+import time
+from base64 import b64encode
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import requests
+
+from supcon_tf.core.errors import UserError
+
+_CONNECT_SECONDS, _ANSWER_SECONDS = 10, 120
+# Waits before one asks again, in seconds: few for a wrong address, half a minute for a server that
+# starts again in the middle of the work.
+_FIRST_WAITS, _LATER_WAITS = (0.2, 0.4), (0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8)
+_INTERRUPTED = (requests.ConnectionError, requests.exceptions.ChunkedEncodingError)
+
+
+class RefusedError(UserError):
+    """The server answered 4xx: asking again does not help."""
+
+
+class RemoteModel:
+    """A model of a server.
+
+    Args:
+        address: `http://HOST:PORT` of a server of one model, or `.../v1/models/NAME`.
+
+    Attributes:
+        class_names: C names.
+
+    Raises:
+        UserError: if there is no such server, or it has several models.
+    """
+
+    def __init__(self, address: str):
+        self._address, self._waits = address.rstrip("/"), _FIRST_WAITS
+        self._session = requests.Session()
+        self._url = self._model_url()
+        self.class_names = self._class_names()
+        self._waits = _LATER_WAITS
+
+    def _model_url(self) -> str:
+        if "/v1/models/" in self._address:
+            return self._address.removesuffix(":predict")
+        try:
+            models = _texts(self._ask(f"{self._address}/v1/models")["models"])
+        except (KeyError, TypeError, RefusedError) as error:
+            raise self._foreign("it lists no models") from error
+        if len(models) != 1:
+            raise UserError(
+                f"server {self._address} has {len(models)} models ({', '.join(models)}). Give "
+                f"--model={self._address}/v1/models/NAME of one."
+            )
+        return f"{self._address}/v1/models/{models[0]}"
+
+    def _class_names(self) -> list[str]:
+        try:
+            return _texts(self._ask(f"{self._url}/metadata")["metadata"]["class_names"])
+        except RefusedError as error:
+            raise UserError(f"{error} Received: --model={self._address}.") from error
+        except (KeyError, TypeError) as error:
+            raise self._foreign("its metadata names no classes") from error
+
+    def _foreign(self, what: str) -> UserError:
+        return UserError(
+            f"server {self._address} does not speak as scripts/serve.py does: {what}. Check the "
+            "address."
+        )
+
+    def _ask(self, url: str, body: Any = None) -> Any:
+        """The JSON that the server answers, None if it is none; a POST where there is a body."""
+        try:
+            answer = self._send(url, body)
+        except requests.RequestException as error:
+            raise UserError(
+                f"server {self._address} is out of reach ({_cause(error)}). Check the address, and "
+                "that it runs."
+            ) from error
+        try:
+            content = answer.json()
+        except (ValueError, RecursionError):
+            content = None
+        if answer.status_code == 200:
+            return content
+        reason = content.get("error") if isinstance(content, dict) else None
+        kind = RefusedError if 400 <= answer.status_code < 500 else UserError
+        raise kind(f"the server answered {answer.status_code}: {reason or answer.reason}")
+
+    def _send(self, url, body) -> requests.Response:
+        """Asks, again after a while where the server is busy (503) or the connection breaks off."""
+        method, timeout = "GET" if body is None else "POST", (_CONNECT_SECONDS, _ANSWER_SECONDS)
+        for wait in self._waits:
+            try:
+                answer = self._session.request(method, url, json=body, timeout=timeout)
+                if answer.status_code != 503:
+                    return answer
+            except _INTERRUPTED:
+                pass
+            time.sleep(wait)
+        return self._session.request(method, url, json=body, timeout=timeout)
+
+    def __call__(self, batch: Sequence[tuple[str, bytes]]) -> np.ndarray:
+        """Classifies a batch; where it is refused, the image at fault is found.
+
+        Args:
+            batch: B pairs of path and content of an image file.
+
+        Returns:
+            float32 [B, C], probabilities.
+
+        Raises:
+            UserError: naming the file that is refused; or if the server does not answer, or answers
+                something else.
+        """
+        try:
+            return self._probabilities([encoded for _, encoded in batch])
+        except RefusedError as error:
+            if len(batch) == 1:
+                raise UserError(f"cannot classify {batch[0][0]}: {error}") from error
+        return np.concatenate([self([one]) for one in batch])
+
+    def _probabilities(self, images: list[bytes]) -> np.ndarray:
+        instances = [{"b64": b64encode(encoded).decode()} for encoded in images]
+        answer = self._ask(f"{self._url}:predict", {"instances": instances})
+        try:
+            found = [one["probabilities"] for one in answer["predictions"]]
+            with np.errstate(over="ignore"):
+                found = np.asarray(found, np.float32)  # [B, C]
+            best = [one["class_name"] for one in answer["predictions"]]
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._foreign("its answer holds no probabilities") from error
+        shape = (len(images), len(self.class_names))
+        if found.shape != shape:
+            raise self._foreign(f"probabilities {list(found.shape)} instead of {list(shape)}")
+        if not ((found >= 0) & (found <= 1)).all():
+            raise self._foreign("its probabilities are not between 0 and 1")
+        if best != [self.class_names[index] for index in found.argmax(axis=1)]:
+            raise UserError(f"the model of {self._address} has changed meanwhile. Start again.")
+        return found
+
+
+def _texts(value) -> list[str]:
+    if not isinstance(value, list) or not value or not all(isinstance(one, str) for one in value):
+        raise TypeError
+    return value
+
+
+def _cause(error: BaseException) -> str:
+    """What is at the bottom of an exception, in a few words."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return getattr(error, "strerror", None) or str(error)

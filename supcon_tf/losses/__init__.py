@@ -1,0 +1,1 @@
+"""Losses as pure functions and as Keras losses; metrics of embeddings."""

@@ -1,0 +1,197 @@
+"""Metrics of a contrastive batch, in the calling convention of the losses."""
+
+import keras
+import tensorflow as tf
+
+from supcon_tf.losses.labels import class_segments
+from supcon_tf.losses.pairs import unit_norm
+
+# Rows of a batch whose pairs the uniformity looks at.
+_UNIFORMITY_ROWS = 256
+
+
+def positives_per_anchor(labels, embeddings):
+    """How many positives each anchor has: the other rows of its class.
+
+    Args:
+        labels: int [B], class ids; None makes every image a class of its own.
+        embeddings: [B, V, D] or [B, D]; only the shape is used.
+
+    Returns:
+        float32 [B], alike for all views of an image.
+    """
+    views = embeddings.shape[1] if len(embeddings.shape) == 3 else 1
+    labels = tf.range(tf.shape(embeddings)[0]) if labels is None else tf.reshape(labels, [-1])
+    others = class_segments(labels)[1]
+    return views * (others + 1.0) - 1.0
+
+
+def alignment(labels, embeddings):
+    """Mean squared distance between each row and the other rows of its class, on the unit sphere.
+
+        mean_{i, p in P(i)} |z_i - z_p|^2
+
+    Args:
+        labels: int [B], class ids; None makes every image a class of its own.
+        embeddings: float [B, V, D] or [B, D].
+
+    Returns:
+        float32 scalar in [0, 4]; 0 without positives.
+
+    Reference:
+        Wang and Isola 2020, "Understanding Contrastive Representation Learning through Alignment
+        and Uniformity on the Hypersphere", section 4 (alpha = 2), with all positives.
+    """
+    rows, views = _rows(embeddings)
+    labels = tf.range(tf.shape(embeddings)[0]) if labels is None else tf.reshape(labels, [-1])
+    segments, others = class_segments(tf.repeat(labels, views))
+    sums = tf.math.unsorted_segment_sum(rows, segments, tf.shape(rows)[0])
+    # The cosine with each positive, summed: a product with the sum of the class's other rows.
+    cosines = tf.reduce_sum(rows * (tf.gather(sums, segments) - rows), axis=1)
+    norms = tf.reduce_sum(tf.square(rows), axis=1)
+    pairs = tf.reduce_sum(others)
+    distances = 2.0 * (tf.reduce_sum(others * norms) - tf.reduce_sum(cosines))
+    return tf.where(pairs > 0, distances / tf.maximum(pairs, 1.0), 0.0)
+
+
+def uniformity(embeddings):
+    """Log of the mean Gaussian potential of pairs of rows: lower is more spread out.
+
+        log mean_{i != j} exp(-2 |z_i - z_j|^2)
+
+    Over at most 256 rows, evenly taken from the batch.
+
+    Args:
+        embeddings: float [B, V, D] or [B, D].
+
+    Returns:
+        float32 scalar in [-8, 0]; 0 for identical rows.
+
+    Reference:
+        Wang and Isola 2020, section 4.1 (t = 2).
+    """
+    rows, _ = _rows(embeddings)
+    rows = rows[:: max(1, -(-(rows.shape[0] or 0) // _UNIFORMITY_ROWS))]
+    norms = tf.reduce_sum(tf.square(rows), axis=1)
+    squared = norms[:, None] + norms[None, :] - 2.0 * tf.matmul(rows, rows, transpose_b=True)
+    count = tf.cast(tf.shape(rows)[0], tf.float32)
+    others = 1.0 - tf.eye(tf.shape(rows)[0])
+    total = tf.reduce_sum(others * tf.exp(-2.0 * tf.maximum(squared, 0.0)))
+    return tf.math.log(tf.maximum(total, 1e-30) / tf.maximum(count * (count - 1.0), 1.0))
+
+
+def _rows(embeddings):
+    """All unit-norm rows float32 [B * V, D], and V."""
+    views = embeddings.shape[1] if len(embeddings.shape) == 3 else 1
+    return unit_norm(tf.reshape(embeddings, [-1, embeddings.shape[-1]])), views
+
+
+class _BatchMetric(keras.metrics.Mean):
+    """The mean over batches of `_of(labels, embeddings)`."""
+
+    def update_state(self, labels, embeddings, sample_weight=None):
+        """Counts one batch: labels int [B] or None, embeddings [B, V, D] or [B, D]."""
+        super().update_state(self._of(labels, embeddings), sample_weight)
+
+
+@keras.saving.register_keras_serializable("supcon_tf")
+class PositivesPerAnchor(_BatchMetric):
+    """Mean number of positives per anchor; `update_state(labels [B], embeddings [B, V, D])`."""
+
+    def __init__(self, name="positives_per_anchor", **kwargs):
+        super().__init__(name=name, **kwargs)
+
+    def _of(self, labels, embeddings):
+        return positives_per_anchor(labels, embeddings)
+
+
+@keras.saving.register_keras_serializable("supcon_tf")
+class AnchorsWithoutPositives(_BatchMetric):
+    """Share of the anchors that have no positive; `update_state(labels, embeddings)`."""
+
+    def __init__(self, name="anchors_without_positives", **kwargs):
+        super().__init__(name=name, **kwargs)
+
+    def _of(self, labels, embeddings):
+        return tf.cast(positives_per_anchor(labels, embeddings) < 1, tf.float32)
+
+
+@keras.saving.register_keras_serializable("supcon_tf")
+class Alignment(_BatchMetric):
+    """Mean of `alignment` over batches; `update_state(labels, embeddings)`."""
+
+    def __init__(self, name="alignment", **kwargs):
+        super().__init__(name=name, **kwargs)
+
+    def _of(self, labels, embeddings):
+        return alignment(labels, embeddings)
+
+
+@keras.saving.register_keras_serializable("supcon_tf")
+class Uniformity(_BatchMetric):
+    """Mean of `uniformity` over batches; `update_state(labels, embeddings)`."""
+
+    def __init__(self, name="uniformity", **kwargs):
+        super().__init__(name=name, **kwargs)
+
+    def _of(self, labels, embeddings):
+        return uniformity(embeddings)
+
+
+@keras.saving.register_keras_serializable("supcon_tf")
+class EffectiveRank(keras.metrics.Metric):
+    """How many dimensions the embeddings of an epoch use; `update_state(labels, embeddings)`.
+
+    exp of the entropy of the normalized singular values of all rows: 1 if they lie on a line, D if
+    they fill the space evenly. It needs an eigendecomposition, so the training loop asks for it at
+    an epoch's end and not at each step.
+
+    Args:
+        dim: int >= 1, D.
+        name: name of the metric.
+        **kwargs: as `keras.metrics.Metric`.
+
+    Reference:
+        Roy and Vetterli 2007, "The effective rank: A measure of effective dimensionality", eq. 4;
+        used for embeddings by Garrido et al. 2023 (RankMe).
+    """
+
+    once_an_epoch = True
+
+    def __init__(self, dim, name="effective_rank", **kwargs):
+        super().__init__(name=name, **kwargs)
+        self.dim = dim
+        self.products = self.add_variable((dim, dim), "zeros", name="products")
+
+    def update_state(self, labels, embeddings, sample_weight=None):
+        """Counts one batch: labels are not used, embeddings [B, V, D] or [B, D]."""
+        rows, _ = _rows(embeddings)
+        self.products.assign_add(tf.matmul(rows, rows, transpose_a=True))
+
+    def result(self):
+        """float32 scalar from 1 to D; 0 before the first batch."""
+        values = tf.linalg.eigvalsh(tf.cast(tf.convert_to_tensor(self.products), tf.float64))
+        singular = tf.sqrt(tf.maximum(values, 0.0))
+        shares = singular / tf.maximum(tf.reduce_sum(singular), 1e-30)
+        entropy = -tf.reduce_sum(tf.math.xlogy(shares, shares))
+        rank = tf.where(tf.reduce_sum(singular) > 0, tf.exp(entropy), 0.0)
+        return tf.cast(rank, tf.float32)
+
+    def get_config(self):
+        """The constructor's arguments."""
+        return {**super().get_config(), "dim": self.dim}
+
+
+def pair_metrics(dim):
+    """What training logs of a batch of pairs.
+
+    Args:
+        dim: int >= 1, D of the embeddings.
+    """
+    return [
+        PositivesPerAnchor(),
+        AnchorsWithoutPositives(),
+        Alignment(),
+        Uniformity(),
+        EffectiveRank(dim),
+    ]

@@ -1,0 +1,167 @@
+"""What the pairwise losses share: shapes, masks, a masked log-sum-exp, and the Keras loss class."""
+
+import dataclasses
+
+import keras
+import tensorflow as tf
+from keras import ops
+
+from supcon_tf.losses.labels import static_or_dynamic
+
+# exp(-1e30 - x) is exactly 0 in float32 and, unlike -inf, leaves no NaN in a gradient.
+_MASKED = -1e30
+
+
+def unit_norm(rows):
+    """Scales the last axis to unit norm: float32 in, float32 out; zeros stay zeros.
+
+    Args:
+        rows: float [..., D].
+
+    Returns:
+        float32 [..., D].
+    """
+    rows = ops.cast(rows, "float32")
+    # Scaling by the largest entry first: a float16 row such as 6e4 squares to infinity otherwise.
+    largest = ops.stop_gradient(ops.max(ops.abs(rows), axis=-1, keepdims=True))
+    rows = rows / ops.where(largest > 0, largest, 1.0)
+    squared = ops.sum(ops.square(rows), axis=-1, keepdims=True)
+    return rows * ops.where(squared > 0, ops.rsqrt(ops.where(squared > 0, squared, 1.0)), 0.0)
+
+
+def choice(name, value, allowed):
+    """Raises a ValueError unless `value` is one of `allowed`."""
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(allowed)}. Received: {value!r}.")
+
+
+def flatten_views(labels, embeddings, normalize=True):
+    """Flattens a multi-view batch to rows, view-major, in float32.
+
+    Args:
+        labels: int [B], or None where every image is a class of its own.
+        embeddings: float [B, V, D], or [B, D] for one view.
+        normalize: whether rows are scaled to unit norm. A zero row stays zero, with a zero
+            gradient.
+
+    Returns:
+        labels int [V * B] and rows float32 [V * B, D]: all of view 0, then all of view 1, ...
+
+    Raises:
+        ValueError: if `embeddings` has neither two nor three axes, or `labels` another length.
+    """
+    embeddings = tf.cast(embeddings, tf.float32)
+    if embeddings.shape.rank == 2:
+        embeddings = embeddings[:, None, :]
+    if embeddings.shape.rank != 3:
+        raise ValueError(
+            f"embeddings must be [B, V, D] or [B, D]. Received: shape {embeddings.shape}."
+        )
+    _, views, dim = embeddings.shape
+    batch = static_or_dynamic(embeddings)
+    labels = tf.range(batch) if labels is None else tf.reshape(labels, [-1])
+    if isinstance(batch, int) and labels.shape[0] not in (batch, None):
+        raise ValueError(
+            f"labels must be one class id an image, [{batch}]. Received: {labels.shape[0]} values; "
+            "one-hot labels need argmax first."
+        )
+    rows = tf.reshape(tf.transpose(embeddings, [1, 0, 2]), [views * batch, dim])
+    return tf.tile(labels, [views]), unit_norm(rows) if normalize else rows
+
+
+def check_block_size(block_size):
+    """Raises a ValueError unless it is None or an int of at least 1."""
+    if block_size is not None and (not isinstance(block_size, int) or block_size < 1):
+        raise ValueError(f"block_size must be None or an int >= 1. Received: {block_size!r}.")
+
+
+def squared_distances(anchors, rows):
+    """Squared Euclidean distances float32 [R, N] of anchors [R, D] and rows [N, D]."""
+    squares = [tf.reduce_sum(tf.square(points), axis=1) for points in (anchors, rows)]
+    products = tf.matmul(anchors, rows, transpose_b=True)
+    return tf.maximum(0.0, squares[0][:, None] + squares[1][None, :] - 2.0 * products)
+
+
+def safe_sqrt(squared):
+    """The square root, with gradient 0 at 0."""
+    positive = squared > 0
+    return tf.where(positive, tf.sqrt(tf.where(positive, squared, 1.0)), 0.0)
+
+
+def masked_logsumexp(logits, mask):
+    """log(sum(exp(logits))) over the entries of each row that `mask` keeps.
+
+    Args:
+        logits: float32 [A, N].
+        mask: bool [A, N].
+
+    Returns:
+        float32 [A]; about -1e30 for a row that keeps nothing.
+    """
+    logits = tf.where(mask, logits, _MASKED)
+    largest = tf.stop_gradient(tf.reduce_max(logits, axis=1, keepdims=True))
+    # A row that keeps nothing has exp(0) everywhere; its gradient is stopped by the mask.
+    total = tf.reduce_sum(tf.exp(logits - largest), axis=1)
+    return tf.math.log(total) + largest[:, 0]
+
+
+class AnchorLoss(keras.losses.Loss):
+    """A Keras loss of labels and embeddings with one value per anchor.
+
+    Unlike `keras.losses.Loss` it keeps integer labels (float32 would merge ids above 2**24), takes
+    None for labels, and repeats `sample_weight` over the views.
+
+    Args:
+        options: a dataclass; its fields are the constructor's arguments beside these two.
+        reduction: as in `keras.losses.Loss`; "none" returns one value per anchor.
+        name: name of the loss.
+    """
+
+    # Whether the classes say what is a positive.
+    uses_labels = True
+
+    def __init__(self, options, reduction="sum_over_batch_size", name=None):
+        super().__init__(name=name, reduction=reduction, dtype="float32")
+        self.options = options
+
+    def __call__(self, y_true, y_pred, sample_weight=None, **pairs):
+        """The reduced loss.
+
+        Args:
+            y_true: int [B] class ids, or None.
+            y_pred: float [B, V, D] or [B, D] embeddings.
+            sample_weight: float [B], the weight of each image's anchors; None for 1.
+            **pairs: further arguments of `call`.
+
+        Returns:
+            float32 scalar, or one value per anchor without reduction.
+        """
+        y_pred = tf.convert_to_tensor(y_pred)
+        y_true = None if y_true is None else tf.convert_to_tensor(y_true)
+        losses = self.call(y_true, y_pred, **pairs)
+        if sample_weight is not None:
+            weight = tf.reshape(tf.cast(sample_weight, tf.float32), [-1])
+            repeats = tf.shape(losses)[0] // tf.shape(weight)[0]
+            sample_weight = tf.reshape(tf.tile(weight, [repeats]), tf.shape(losses))
+        # Reduction, and division by the number of replicas, as for every Keras loss.
+        return _reduce(losses, sample_weight, self.reduction)
+
+    def collapsed_value(self, num_rows):
+        """The loss of a batch of N identical embeddings, where that is known; else None."""
+        return None
+
+    def get_config(self):
+        """The constructor's arguments."""
+        options = dataclasses.asdict(self.options)
+        return {**options, "reduction": self.reduction, "name": self.name}
+
+
+class _Values(keras.losses.Loss):
+    def call(self, y_true, y_pred):
+        return y_pred
+
+
+def _reduce(losses, sample_weight, reduction):
+    return _Values(name="reduce", reduction=reduction, dtype="float32")(
+        losses, losses, sample_weight
+    )

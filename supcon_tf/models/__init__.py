@@ -1,1 +1,0 @@
-"""Encoders, heads and the models that train them."""

@@ -1,0 +1,1 @@
+"""Encoders, heads, the memory queue, and copies of encoders for training and for keeping."""

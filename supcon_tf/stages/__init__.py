@@ -1,0 +1,1 @@
+"""Pretraining, the classifier, evaluation, the plan and the run directory."""

@@ -1,0 +1,126 @@
+"""Stage 2: a linear classifier on the frozen encoder."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from supcon_tf.config import ClassifierConfig
+from supcon_tf.data.streams import chain_epochs, sharding_off
+from supcon_tf.engine.loop import fit, initial_weights
+from supcon_tf.engine.optimizers import MomentumSGD
+from supcon_tf.engine.schedules import warmup_cosine
+from supcon_tf.networks.heads import build_classifier, classification_head
+from supcon_tf.stages import pictures
+from supcon_tf.stages.features import extract_features
+from supcon_tf.stages.run_directory import RunDirectory
+
+
+def train_classifier(config: ClassifierConfig) -> dict:
+    """Trains a linear classifier on the features of a run's frozen encoder.
+
+    The features of the training split are computed once, without augmentation, and standardized
+    while the head learns; the standardization is then folded into the head, which so is a linear
+    layer on the encoder's own features.
+
+    Args:
+        config: the settings; `config.run_dir` holds the pretrained encoder.
+
+    Returns:
+        The stage's scores, as in metrics.json: the last epoch's loss and training accuracy.
+
+    Raises:
+        UserError: if the run has no encoder, its data changed, or a setting cannot be used.
+    """
+    run = RunDirectory(config.run_dir)
+    run.pretrain_config()
+    run.check("classifier", config)
+    dataset = run.open_dataset()
+    encoder = run.load_model("encoder")
+    features, labels = extract_features(encoder, dataset.train, progress="features")
+    run.begin("classifier", config, dataset.describe())
+    head, history = train_head(config, features, labels, len(dataset.class_names), run)
+    run.save_model(build_classifier(encoder, head), "classifier")
+    metrics = {
+        "loss": history["loss"][-1],
+        "train_top1": history["accuracy"][-1],
+        "seconds": sum(history["seconds"]),
+    }
+    run.record("classifier", metrics, history)
+    pictures.learning_curves(run.history(), run.pictures / "learning_curves.png")
+    return metrics
+
+
+def train_head(
+    config: ClassifierConfig,
+    features: np.ndarray,
+    labels: np.ndarray,
+    num_classes: int,
+    run: RunDirectory,
+) -> tuple[keras.layers.Dense, dict]:
+    """Trains a linear layer on features, standardized while it learns.
+
+    Args:
+        config: the settings.
+        features: float32 [N, F].
+        labels: int [N].
+        num_classes: classes of the data set.
+        run: where checkpoints and logs go.
+
+    Returns:
+        A layer from the features as given to logits, and the curves.
+    """
+    mean, scale = features.mean(axis=0), np.maximum(features.std(axis=0), 1e-3)
+    steps = -(-len(labels) // config.batch_size)
+    model = _compiled_head(config, features.shape[1], num_classes, steps)
+    standardized = (features - mean) / scale
+    history = fit(
+        model,
+        lambda first_step, share: _feature_stream(standardized, labels, config, first_step),
+        epochs=config.epochs,
+        steps_per_epoch=steps,
+        folder=run.path,
+        stage="classifier",
+    )
+    head = classification_head(num_classes)
+    head.build(features.shape)
+    kernel, bias = (np.asarray(weight) for weight in model.get_weights())
+    head.set_weights([kernel / scale[:, None], bias - (mean / scale) @ kernel])
+    return head, history
+
+
+def _compiled_head(config, num_features, num_classes, steps):
+    with initial_weights(config.seed):
+        head = classification_head(num_classes)
+        model = keras.Sequential([keras.Input((num_features,)), head])
+    model.compile(
+        optimizer=MomentumSGD(
+            warmup_cosine(config.learning_rate, config.epochs * steps),
+            config.momentum,
+            l2=config.weight_decay,
+        ),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+        jit_compile=False,
+    )
+    # Builds the metrics, which are part of the checkpoints.
+    model.test_on_batch(np.zeros((1, num_features), np.float32), np.zeros(1, np.int32))
+    model.reset_metrics()
+    return model
+
+
+def _feature_stream(features, labels, config, first_step) -> tf.data.Dataset:
+    """Batches from `first_step` on; the order depends on the seed and the epoch."""
+    examples = tf.data.Dataset.from_tensor_slices((features, labels))
+
+    def one_epoch(shuffle_seed, skipped):
+        shuffled = examples.shuffle(len(labels), shuffle_seed, reshuffle_each_iteration=False)
+        return shuffled.batch(config.batch_size).skip(tf.cast(skipped, tf.int64))
+
+    stream = chain_epochs(
+        one_epoch,
+        seed=config.seed,
+        first_step=first_step,
+        steps_per_epoch=-(-len(labels) // config.batch_size),
+        epochs=config.epochs,
+    )
+    return sharding_off(stream).prefetch(tf.data.AUTOTUNE)

@@ -1,0 +1,179 @@
+"""What a training will meet and take, counted before it begins."""
+
+import math
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from supcon_tf.engine.model import ContrastiveModel
+from supcon_tf.losses.blocks import BLOCK_ELEMENTS, FULL_MATRIX_ELEMENTS
+
+
+def expected_positives(counts: Sequence[int], batch_size: int, num_views: int) -> np.ndarray:
+    """Positives that an anchor can expect, by its class.
+
+    A batch of B images, V views of each, is drawn from N without replacement. Each of the B - 1
+    images beside one of class c is of that class, which has n_c, with the chance
+    (n_c - 1) / (N - 1). So an anchor can expect
+
+        E_c = V - 1 + V (B - 1) (n_c - 1) / (N - 1)
+
+    and the mean over all anchors is `np.average(E, weights=counts)`.
+
+    Args:
+        counts: int >= 1 [C], images of each class.
+        batch_size: B, from 1 to N.
+        num_views: V >= 1.
+
+    Returns:
+        float64 [C].
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+    counts = _checked(counts, batch_size)
+    if num_views < 1:
+        raise ValueError(f"num_views must be at least 1. Received: {num_views}.")
+    chance = (counts - 1) / max(1, counts.sum() - 1)
+    return num_views - 1 + num_views * (batch_size - 1) * chance
+
+
+def chance_alone(counts: Sequence[int], batch_size: int) -> np.ndarray:
+    """The chance that the batch of an image holds no other image of its class, by class.
+
+    Hypergeometric, with the letters of `expected_positives`, and computed from logarithms:
+
+        P_c = C(N - n_c, B - 1) / C(N - 1, B - 1)
+
+    The mean over all images is `np.average(P, weights=counts)`. With one view this is the chance of
+    an anchor without any positive; with more, every anchor has the other views of its image.
+
+    Args:
+        counts: int >= 1 [C], images of each class.
+        batch_size: B, from 1 to N.
+
+    Returns:
+        float64 [C].
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+    counts = _checked(counts, batch_size)
+    total, drawn = int(counts.sum()), batch_size - 1
+
+    def log_ways(images):
+        """Log of C(images, drawn), without the drawn! that cancels."""
+        return math.lgamma(images + 1) - math.lgamma(images - drawn + 1)
+
+    every, others = log_ways(total - 1), [total - int(count) for count in counts]
+    logs = [log_ways(images) - every if images >= drawn else -math.inf for images in others]
+    return np.exp(np.minimum(logs, 0.0))
+
+
+def _checked(counts, batch_size):
+    counts = np.asarray(counts, np.int64)
+    if counts.ndim != 1 or not counts.size or counts.min() < 1:
+        raise ValueError(f"counts must be images of each class, at least 1. Received: {counts}.")
+    if not 1 <= batch_size <= counts.sum():
+        raise ValueError(f"batch_size must be from 1 to {counts.sum()}. Received: {batch_size}.")
+    return counts
+
+
+def activation_bytes(encoder: keras.Model) -> int:
+    """Bytes that the outputs of all layers take for one image, each in its own precision.
+
+    That is somewhat more than a training step takes, as TensorFlow forgets what no gradient needs:
+    on a CPU 1.1 (ResNet-8, MobileNetV2) to 1.6 times (ResNet-50) as much.
+
+    Args:
+        encoder: a functional model, with models in it or not.
+    """
+    outputs = []
+
+    def call(layer, *args, **kwargs):
+        if isinstance(layer, keras.Sequential):
+            tensor = args[0]
+            for inner in layer.layers:
+                tensor = call(inner, tensor)
+            return tensor
+        result = layer(*args, **kwargs)
+        if isinstance(layer, keras.Function):
+            given = keras.tree.pack_sequence_as(layer.input, keras.tree.flatten(args[0]))
+            visit(layer, given)
+        else:
+            outputs.extend(keras.tree.flatten(result))
+        return result
+
+    def visit(model, inputs):
+        # "Clones" of the very same layers: every call of a layer is seen, and no weight is made.
+        keras.models.clone_model(model, inputs, lambda layer: layer, call)
+
+    visit(encoder, encoder.input)
+    known = [tensor for tensor in outputs if None not in tensor.shape[1:]]
+    return sum(math.prod(one.shape[1:]) * tf.as_dtype(one.dtype).size for one in known)
+
+
+def block_bytes(loss: keras.losses.Loss, batch_size: int, num_views: int, queue_size: int) -> int:
+    """Bytes, at most, of one array of similarities that a pairwise loss holds; several are alive.
+
+    Args:
+        loss: a loss of `LOSSES`.
+        batch_size: images of the global batch.
+        num_views: views of each.
+        queue_size: rows of the memory queue.
+    """
+    options, rows = getattr(loss, "options", None), batch_size * num_views
+    of_anchor = rows + queue_size
+    if getattr(options, "mining", None) == "all" and options.margin is None:
+        of_anchor *= of_anchor  # Soft triplets: every positive with every negative.
+    elements, block = rows * of_anchor, getattr(options, "block_size", None)
+    if block is not None:
+        elements = min(block, rows) * of_anchor
+    elif elements > FULL_MATRIX_ELEMENTS:
+        elements = max(of_anchor, min(elements, BLOCK_ELEMENTS))
+    return 4 * elements
+
+
+def state_bytes(
+    model: ContrastiveModel,
+    optimizer: keras.optimizers.Optimizer,
+    queue_size: int,
+    micro_batches: bool,
+) -> dict[str, int]:
+    """Bytes of what a training keeps from step to step, and of the gradients; all float32.
+
+    Args:
+        model: what is trained; its queue, where it has one, may be of any size.
+        optimizer: built for a single variable of shape [1, 1].
+        queue_size: rows of the queue.
+        micro_batches: whether gradients are added up beside those of the micro-batch.
+
+    Returns:
+        By name: "weight_bytes", "gradient_bytes", "optimizer_bytes", "ema_bytes", "queue_bytes".
+    """
+    averages = [weight for _, average in model.averaged_networks() for weight in average.weights]
+    queue = getattr(model, "queue", None)
+    beside = {id(weight) for weight in [*averages, *(queue.weights if queue else ())]}
+    trained = _float_bytes(model.trainable_weights)
+    return {
+        "weight_bytes": _float_bytes([w for w in model.weights if id(w) not in beside]),
+        "gradient_bytes": trained * (2 if micro_batches else 1),
+        "optimizer_bytes": trained * sum(state.shape == (1, 1) for state in optimizer.variables),
+        "ema_bytes": _float_bytes(averages),
+        "queue_bytes": 4 * queue_size * (queue.embedding_dim + 1) if queue else 0,
+    }
+
+
+def _float_bytes(variables):
+    return 4 * sum(math.prod(variable.shape) for variable in variables)
+
+
+def format_bytes(number: float) -> str:
+    """A size as "3.2 MiB"."""
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if number < 1024:
+            return f"{number:.0f} {unit}" if unit == "bytes" else f"{number:.1f} {unit}"
+        number /= 1024
+    return f"{number:.1f} TiB"

@@ -1,0 +1,73 @@
+"""Scores on the held-out split, or on the validation set."""
+
+import numpy as np
+
+from supcon_tf.config import EvaluateConfig
+from supcon_tf.core.errors import UserError
+from supcon_tf.stages import pictures
+from supcon_tf.stages.features import extract_features
+from supcon_tf.stages.run_directory import RunDirectory
+from supcon_tf.stages.scores import (
+    classification_scores,
+    knn_predict,
+    negative_log_likelihood,
+)
+
+
+def evaluate(config: EvaluateConfig) -> dict:
+    """Scores a run on a split: k-NN, and the classifier where there is one.
+
+    Writes the scores to metrics.json under "test" or "validation", and the confusion matrix as a
+    picture.
+
+    Args:
+        config: the settings.
+
+    Returns:
+        `images`, `knn_top1`, `knn_neighbors` and, with a classifier, `top1`, `top5` (from ten
+        classes on), `per_class`, `confusion_matrix` and `nll`. Shares in [0, 1]; nats.
+
+    Raises:
+        UserError: if the run has no encoder, its data changed, or it set no validation images
+            aside.
+    """
+    run = RunDirectory(config.run_dir)
+    dataset = run.open_dataset()
+    split = getattr(dataset, config.split)
+    if split is None:
+        raise UserError(
+            f"{run.path} has no validation set: it was pretrained with validation_fraction=0. "
+            "Received: split='validation'. Leave it out."
+        )
+    if config.knn_neighbors > dataset.train.num_examples:
+        raise UserError(
+            f"knn_neighbors must be at most the {dataset.train.num_examples} training images. "
+            f"Received: {config.knn_neighbors}."
+        )
+    has_classifier = (run.path / "classifier.keras").exists()
+    encoder = run.load_model("encoder")
+    model = run.load_model("classifier") if has_classifier else None
+
+    def features(split, title):
+        return extract_features(encoder, split, batch_size=config.batch_size, progress=title)
+
+    train_features, train_labels = features(dataset.train, "training features")
+    split_features, labels = features(split, f"{config.split} features")
+    voted = knn_predict(train_features, train_labels, split_features, config.knn_neighbors)
+    metrics = {
+        "images": len(labels),
+        "knn_top1": float(np.mean(voted == labels)),
+        "knn_neighbors": config.knn_neighbors,
+    }
+    if model is not None:
+        logits = model.get_layer("logits")(split_features).numpy()
+        metrics |= classification_scores(logits, labels, dataset.class_names)
+        metrics["nll"] = negative_log_likelihood(logits, labels)
+        suffix = "" if config.split == "test" else f"_{config.split}"
+        pictures.confusion(
+            np.array(metrics["confusion_matrix"]),
+            dataset.class_names,
+            run.pictures / f"confusion_matrix{suffix}.png",
+        )
+    run.record(config.split, metrics)
+    return metrics

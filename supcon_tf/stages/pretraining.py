@@ -1,0 +1,243 @@
+"""Stage 1: train an encoder."""
+
+import sys
+from collections.abc import Callable
+
+import numpy as np
+
+from supcon_tf.config import PretrainConfig
+from supcon_tf.data.augment import AUGMENTATIONS
+from supcon_tf.data.datasets import ImageDataset, from_config
+from supcon_tf.data.streams import training_views
+from supcon_tf.engine import checkpoints
+from supcon_tf.engine.devices import agreed, is_chief, make_strategy
+from supcon_tf.engine.loop import Saving, best_epoch, fit, initial_weights
+from supcon_tf.networks.copies import portable_copy
+from supcon_tf.networks.heads import build_classifier
+from supcon_tf.stages import pictures
+from supcon_tf.stages.building import build_networks, compiled_model
+from supcon_tf.stages.checks import data_checks, settings_checks
+from supcon_tf.stages.features import encode_batches, extract_features, inference_function
+from supcon_tf.stages.run_directory import RunDirectory
+from supcon_tf.stages.scores import knn_predict
+
+_MAPPED_IMAGES = 1000
+# The online k-NN: images that vote, images that are scored, and voters.
+_GALLERY, _QUERIES, _NEIGHBORS = 5000, 2000, 10
+# Decoded once and kept in memory where each of the two takes at most so many bytes as float32.
+_BATCH, _CACHED_BYTES = 256, 2**27
+
+
+def pretrain(
+    config: PretrainConfig,
+    *,
+    stop_when: Callable[[dict], bool] | None = None,
+    maps: bool = True,
+) -> dict:
+    """Trains an encoder and writes it to the run directory.
+
+    All settings and the data are checked before anything is written. Under several workers all of
+    them call this with the same settings and a run directory that they share; the chief writes.
+
+    Args:
+        config: the settings.
+        stop_when: as in `fit`. A run that it stops is not finished: its checkpoint is saved, no
+            encoder is, and the same call with `resume` continues it as if it had never stopped.
+        maps: whether to draw the maps of held-out images' features.
+
+    Returns:
+        The stage's scores, as in metrics.json: the last epoch's loss and the seconds taken; {} on
+        the workers that are not the chief, and with `dry_run`.
+
+    Raises:
+        UserError: if a setting, the data or the run directory cannot be used.
+    """
+    if config.dry_run:
+        from supcon_tf.stages.planning import print_plan
+
+        print_plan(config)
+        return {}
+    strategy = make_strategy(config.strategy)  # Workers join before anything else of TensorFlow.
+    for check in settings_checks(config):
+        check()
+    run, chief = RunDirectory(config.run_dir), is_chief(strategy)
+    if not chief:
+        print("this worker trains too; the first one shows the progress", file=sys.stderr)
+    if chief:
+        run.check("pretrain", config)
+    dataset = _open_dataset(config, strategy)
+    for check in data_checks(config, dataset, strategy.num_replicas_in_sync):
+        check()
+    steps = dataset.train.num_examples // config.batch_size
+    with strategy.scope():
+        model = compiled_model(config, dataset, steps, strategy.num_replicas_in_sync)
+    if chief:
+        run.begin("pretrain", config, dataset.describe())
+    finished = config.resume and run.has_finished("pretrain")
+    if agreed(strategy, int(finished)):
+        if not chief:
+            return {}
+        print(f"{config.run_dir} is finished; nothing to resume", file=sys.stderr)
+        return run.metrics().get("pretrain", {})
+    _say_what_is_left_out(dataset)
+    history = fit(
+        model,
+        view_stream(config, dataset),
+        epochs=config.epochs,
+        steps_per_epoch=steps,
+        folder=run.path,
+        stage="pretrain",
+        saving=Saving(config.checkpoint_steps, config.keep_checkpoints, config.best_metric),
+        at_epoch_end=_online_knn(config, dataset, model) if chief else lambda epoch, values: {},
+        watch=_CollapseWatch(config, model),
+        stop_when=stop_when,
+    )
+    if not chief:
+        return {}
+    if len(history["loss"]) < config.epochs:
+        return {"loss": history["loss"][-1], "seconds": sum(history["seconds"])}
+    return _finish(run, config, dataset, model, history, steps, maps)
+
+
+def _open_dataset(config, strategy):
+    """The data set; several workers wait until the chief has prepared it."""
+    if not is_chief(strategy):
+        agreed(strategy, 0)
+        return from_config(config)
+    dataset = from_config(config)
+    agreed(strategy, 0)
+    return dataset
+
+
+def _say_what_is_left_out(dataset):
+    if dataset.bad_images:
+        shown = ", ".join(dataset.bad_images[:3]) + ", ..." * (len(dataset.bad_images) > 3)
+        print(f"unreadable images left out: {len(dataset.bad_images)} ({shown})")
+
+
+def view_stream(config: PretrainConfig, dataset: ImageDataset):
+    """From a step and a share of the batches to the training views from there on."""
+
+    def stream(first_step, share):
+        return training_views(
+            dataset,
+            augmentation=AUGMENTATIONS[config.augmentation],
+            num_views=config.num_views,
+            batch_size=config.batch_size,
+            epochs=config.epochs,
+            seed=config.seed,
+            first_step=first_step,
+            share=share,
+        )
+
+    return stream
+
+
+def _online_knn(config, dataset, model):
+    """Scores an epoch's encoder by k-NN on the validation set, where there is one."""
+    if dataset.validation is None:
+        return lambda epoch, values: {}
+    size = model.evaluation_encoder.input_shape[1]
+    encode = inference_function(model.evaluation_encoder)
+
+    def images(split, limit):
+        batches = split.images(size, _BATCH, limit)
+        small = min(split.num_examples, limit) * size**2 * 12 <= _CACHED_BYTES
+        return batches.cache() if small else batches
+
+    gallery_images = images(dataset.train, _GALLERY)
+    query_images = images(dataset.validation, _QUERIES)
+
+    def score(epoch, values):
+        due = (epoch + 1) % config.validation_epochs == 0 or epoch + 1 == config.epochs
+        if not due:
+            return {"knn_top1": None}
+        gallery, labels = encode_batches(encode, gallery_images)
+        queries, truth = encode_batches(encode, query_images)
+        voted = knn_predict(gallery, labels, queries, min(_NEIGHBORS, len(labels)))
+        return {"knn_top1": float(np.mean(voted == truth))}
+
+    return score
+
+
+def kept_encoder(model):
+    """The encoder as it is saved; as trainable as the one that was trained."""
+    encoder = portable_copy(model.encoder)
+    encoder.set_weights(model.evaluation_encoder.get_weights())
+    return encoder
+
+
+class _CollapseWatch:
+    """Says so when the loss sits at the value of identical embeddings, log(2N - 1).
+
+    A training that has just begun is there too, so it has to stay for five epochs, or for two with
+    embeddings that are identical indeed. It is said once each time.
+    """
+
+    def __init__(self, config, model):
+        loss, rows = getattr(model, "pairwise_loss", None), config.batch_size * config.num_views
+        known = hasattr(loss, "collapsed_value") and not config.queue_size
+        self.collapsed = loss.collapsed_value(rows) if known else None
+
+    def __call__(self, history):
+        if self.collapsed is None:
+            return None
+        losses, spread = history["loss"], history["uniformity"]
+        if not self._sits(losses, spread) or self._sits(losses[:-1], spread[:-1]):
+            return None
+        return (
+            f"warning: the loss stays at {losses[-1]:.3f}, that of identical embeddings "
+            f"({self.collapsed:.3f}): nothing is learned. Lower learning_rate or temperature, or "
+            "lengthen the warm-up."
+        )
+
+    def _sits(self, losses, spread):
+        near = [abs(loss - self.collapsed) < 0.01 * self.collapsed for loss in losses]
+        epochs = [*near[::-1], False].index(False)
+        return epochs >= 5 or (epochs >= 2 and spread[-1] > -0.05)
+
+
+def restore_best(run, config, model, history, steps) -> int | None:
+    """Puts the weights of the best epoch back, where one is wanted; returns it, from 0 on."""
+    best = best_epoch(history, config.best_metric) if config.best_metric else None
+    if best is not None:
+        with model.distribute_strategy.scope():
+            checkpoints.restore(run.checkpoints("pretrain"), (best + 1) * steps, model)
+    return best
+
+
+def _finish(run, config, dataset, model, history, steps, maps=True) -> dict:
+    """Saves the encoder, and the classifier where the method trained one; scores and pictures."""
+    metrics = {"loss": history["loss"][-1], "seconds": sum(history["seconds"])}
+    best = restore_best(run, config, model, history, steps)
+    if best is not None:
+        metrics |= {"best_epoch": best + 1, config.best_metric: history[config.best_metric][best]}
+    encoder = kept_encoder(model)
+    if "knn_top1" in history:
+        metrics.setdefault("knn_top1", history["knn_top1"][-1])
+    pictures.learning_curves({"pretrain": history}, run.pictures / "learning_curves.png")
+    if maps:
+        _draw_maps(run, config, dataset, encoder)
+    run.record("pretrain", metrics, history)
+    head = getattr(model, "evaluation_head", None)
+    if head is not None:
+        run.save_model(build_classifier(kept_encoder(model), head), "classifier")
+    run.save_model(encoder, "encoder")
+    return metrics
+
+
+def _draw_maps(run, config, dataset, encoder):
+    """The features of held-out images, before and after training."""
+    print("drawing the map of the embeddings", file=sys.stderr)
+    with initial_weights(config.seed):
+        untrained, _ = build_networks(config, dataset)
+    before, after = (
+        extract_features(network, dataset.test, limit=_MAPPED_IMAGES)
+        for network in (untrained, encoder)
+    )
+    pictures.embedding_maps(
+        {"before training": before, "after training": after},
+        dataset.class_names,
+        run.pictures / "embeddings.png",
+        seed=config.seed,
+    )

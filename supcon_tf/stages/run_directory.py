@@ -1,0 +1,339 @@
+"""Run directories: what a run was, what it needs to continue, and what came of it.
+
+config.json     settings of each stage
+manifest.json   versions, seed, commit, data set, hardware and command line of each stage
+metrics.json    scores of each stage
+history.json    curves of each stage
+checkpoints/    <stage>/<step>/: weights, optimizer, metrics and curves
+encoder.keras   the trained encoder;  classifier.keras  encoder and linear head
+logs/           TensorBoard;  pictures/  PNG files
+"""
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from supcon_tf.config import PretrainConfig, RunConfig
+from supcon_tf.core.errors import UserError
+from supcon_tf.core.files import (
+    LOCK,
+    TEMPORARY_PREFIX,
+    lock,
+    read_json,
+    remove,
+    unlock,
+    write_json,
+    writing,
+)
+from supcon_tf.core.provenance import manifest, resumption
+from supcon_tf.data.datasets import ImageDataset, from_config
+from supcon_tf.engine import checkpoints
+
+STAGES = ("pretrain", "classifier")
+_SPLITS = ("train", "test")
+# Where a stage that is overwritten lies until the new one has begun, and the list of its files.
+_ASIDE, _MOVED = f"{TEMPORARY_PREFIX}old", ".moved"
+_JSON = ("metrics.json", "history.json", "manifest.json", "config.json")
+# What is derived from each stage and removed when it is replaced; what a user put beside it stays.
+_CLASSIFIER_FILES = (
+    "classifier.keras",
+    "checkpoints/classifier",
+    "logs/classifier",
+    "pictures/confusion_matrix.png",
+    "pictures/confusion_matrix_validation.png",
+)
+_PRETRAIN_FILES = (
+    "encoder.keras",
+    *_CLASSIFIER_FILES,
+    "checkpoints",
+    "logs",
+    "pictures/learning_curves.png",
+    "pictures/embeddings.png",
+    *_JSON,
+)
+
+
+class RunDirectory:
+    """One run directory.
+
+    Args:
+        path: the directory; nothing is written before `begin`.
+    """
+
+    def __init__(self, path: str):
+        self.path = Path(path)
+        self.pictures = self.path / "pictures"
+
+    def _read(self, name: str) -> dict:
+        file = self.path / name
+        content = read_json(file) if file.exists() else {}
+        if not isinstance(content, dict):
+            raise UserError(f"{file} is not a run's. Give another directory as run_dir.")
+        return content
+
+    def _update(self, name: str, changes: dict[str, Any], drop: tuple[str, ...] = ()) -> None:
+        content = {key: value for key, value in self._read(name).items() if key not in drop}
+        write_json(self.path / name, {**content, **changes})
+
+    def stages(self) -> dict[str, dict]:
+        """The settings of each stage begun so far.
+
+        Raises:
+            UserError: if the directory's config.json is not a run's.
+        """
+        stages = self._read("config.json")
+        if not set(stages) <= set(STAGES) or not all(
+            isinstance(settings, dict) for settings in stages.values()
+        ):
+            file = self.path / "config.json"
+            raise UserError(f"{file} is not a run's. Give another directory as run_dir.")
+        return stages
+
+    def metrics(self) -> dict:
+        """The scores recorded so far, by stage."""
+        return self._read("metrics.json")
+
+    def history(self) -> dict:
+        """The curves recorded so far, by stage."""
+        return self._read("history.json")
+
+    def checkpoints(self, stage: str) -> Path:
+        """The folder of a stage's checkpoints."""
+        return checkpoints.folder_of(self.path, stage)
+
+    def has_finished(self, stage: str) -> bool:
+        """Whether the stage's model has been saved."""
+        model = {"pretrain": "encoder.keras", "classifier": "classifier.keras"}[stage]
+        return (self.path / model).exists()
+
+    def check(self, stage: str, config: RunConfig) -> None:
+        """Refuses a stage that would collide with what is there.
+
+        Nothing is written, but what a killed process left of an overwrite is put back.
+
+        Args:
+            stage: "pretrain" or "classifier".
+            config: the stage's settings.
+
+        Raises:
+            UserError: if the directory is not a run's, or holds the stage already and `resume` or
+                `overwrite` do not allow to go on, or holds no sound checkpoint to resume from.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"run_dir is a file. Received: {self.path}. Give another directory.")
+        self._undo_interrupted_overwrite()
+        stages = self.stages()
+        for name in _JSON:
+            self._read(name)
+        if not stages and self._holds_files():
+            raise UserError(
+                f"run_dir holds files but no run. Received: {self.path}. Give another directory."
+            )
+        # Cross entropy trains a classifier without that stage.
+        taken = stage in stages or self.has_finished(stage)
+        if not taken or config.overwrite:
+            return
+        if not config.resume or stage not in stages:
+            raise UserError(
+                f"{self.path} already holds a {stage} stage. Pass --resume to continue it, "
+                "--overwrite to replace it, or another --run_dir."
+            )
+        self._check_same_settings(stages[stage], config.to_dict())
+        if not self.has_finished(stage):
+            checkpoints.newest(self.checkpoints(stage))
+
+    def _holds_files(self) -> bool:
+        entries = self.path.iterdir() if self.path.is_dir() else ()
+        return any(not entry.name.startswith((TEMPORARY_PREFIX, LOCK)) for entry in entries)
+
+    def _check_same_settings(self, before: dict, now: dict) -> None:
+        for name in sorted({*before, *now}):
+            if before.get(name) != now.get(name):
+                raise UserError(
+                    f"{self.path} holds another configuration: {name} was {before.get(name)!r}. "
+                    f"Received: {now.get(name)!r}. Give the same settings, or another --run_dir."
+                )
+
+    def begin(self, stage: str, config: RunConfig, dataset: dict) -> None:
+        """Writes the settings and the manifest of a stage, after `check`.
+
+        Args:
+            stage: "pretrain" or "classifier".
+            config: the stage's settings.
+            dataset: `ImageDataset.describe()`.
+
+        Raises:
+            UserError: if the directory cannot be written, or the run to resume had other data.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock()
+            self.check(stage, config)  # Another process may have been here in between.
+            for left in list(self.path.rglob(f"{TEMPORARY_PREFIX}*")):
+                remove(left)  # Half-written, by a process that was killed.
+            entry = self._entry(stage, config, dataset)
+            with self._set_aside(stage if config.overwrite else None):
+                # In this order: without a manifest, --overwrite still knows the run.
+                self._update("config.json", {stage: config.to_dict()})
+                self._update("manifest.json", {stage: entry})
+        except OSError as error:
+            reason = error.strerror or error
+            raise UserError(f"cannot write to run_dir {self.path}: {reason}.") from error
+
+    def _entry(self, stage: str, config: RunConfig, dataset: dict) -> dict:
+        """The stage's entry in the manifest: a new one, or that of the run to resume."""
+        if not (config.resume and stage in self.stages()):
+            return manifest(config.seed, dataset)
+        entry = self._stage_manifest(stage)
+        self.check_same_data(stage, dataset)
+        return {**entry, "resumed": [*entry.get("resumed", []), resumption()]}
+
+    def _undo_interrupted_overwrite(self) -> None:
+        """Puts back what a process that was killed while it began to overwrite had moved away."""
+        aside = self.path / _ASIDE
+        if not aside.exists():
+            return
+        self._lock()
+        moved = aside / _MOVED
+        if moved.exists():
+            for name in moved.read_text().splitlines():
+                if (aside / name).exists() or (aside / name).is_symlink():
+                    remove(self.path / name)
+                    (self.path / name).parent.mkdir(parents=True, exist_ok=True)
+                    (aside / name).rename(self.path / name)
+        remove(aside)
+
+    def _lock(self) -> None:
+        """Keeps other processes from writing into the run until `release`."""
+        if not lock(self.path):
+            raise UserError(
+                f"another process is writing to run_dir {self.path}. Wait for it, or stop it."
+            )
+
+    def release(self) -> None:
+        """Lets other processes write into the run; the end of this one does so too."""
+        unlock(self.path)
+
+    @contextlib.contextmanager
+    def _set_aside(self, stage: str | None):
+        """Moves away what a stage left behind; it comes back if the block fails."""
+        if stage is None or not (stage in self.stages() or self.has_finished(stage)):
+            yield
+            return
+        aside = self.path / _ASIDE
+        remove(aside)
+        names = _PRETRAIN_FILES if stage == "pretrain" else _CLASSIFIER_FILES
+        names = [name for name in names if str(Path(name).parent) not in names]
+        aside.mkdir()
+        (aside / _MOVED).write_text("\n".join(names))
+        try:
+            for name in names:
+                file, old = self.path / name, aside / name
+                if file.exists() or file.is_symlink():
+                    old.parent.mkdir(parents=True, exist_ok=True)
+                    file.rename(old)
+            if stage == "classifier":
+                for name in ("metrics.json", "history.json"):
+                    self._update(name, {}, drop=("classifier", "test", "validation", "export"))
+            yield
+        except BaseException:
+            self._undo_interrupted_overwrite()
+            raise
+        # From here on the old run is given up; a kill while it is removed brings nothing back.
+        (aside / _MOVED).unlink()
+        remove(aside)
+
+    def _stage_manifest(self, stage: str) -> dict:
+        entry = self._read("manifest.json").get(stage)
+        dataset = entry.get("dataset") if isinstance(entry, dict) else None
+        splits = [dataset.get(split) for split in _SPLITS] if isinstance(dataset, dict) else [None]
+        if not all(isinstance(split, dict) and "examples" in split for split in splits):
+            raise UserError(f"{self.path}/manifest.json is damaged. Run {stage} with --overwrite.")
+        return entry
+
+    def record(self, stage: str, metrics: dict, history: dict | None = None) -> None:
+        """Adds a stage's scores to metrics.json, and its curves to history.json."""
+        self._update("metrics.json", {stage: metrics})
+        if history is not None:
+            self._update("history.json", {stage: history})
+
+    def pretrain_config(self, unfinished: bool = False) -> PretrainConfig:
+        """The settings that the encoder was trained with.
+
+        Args:
+            unfinished: whether a pretraining that was stopped will do.
+
+        Raises:
+            UserError: if there is no finished pretraining here.
+        """
+        stages = self.stages()
+        if "pretrain" not in stages:
+            raise UserError(
+                f"run_dir has no pretrained encoder. Received: {self.path}. Run pretrain.py first."
+            )
+        if not unfinished and not self.has_finished("pretrain"):
+            raise UserError(
+                f"pretraining in {self.path} is not finished. Run pretrain.py with --resume first."
+            )
+        return PretrainConfig.from_dict(stages["pretrain"], run_dir=str(self.path))
+
+    def open_dataset(self, unfinished: bool = False) -> ImageDataset:
+        """Opens the data set that the encoder was trained on.
+
+        Args:
+            unfinished: whether a pretraining that was stopped will do.
+
+        Raises:
+            UserError: if there is no finished pretraining here, or the content of a split changed
+                since (a held-out image might have been trained on).
+        """
+        config, entry = self.pretrain_config(unfinished), self._stage_manifest("pretrain")
+        dataset = from_config(config, bad_images=entry["dataset"].get("bad_images", []))
+        self.check_same_data("pretrain", dataset.describe())
+        return dataset
+
+    def check_same_data(self, stage: str, now: dict) -> None:
+        """Raises `UserError` if a split changed since the stage began.
+
+        Args:
+            stage: a stage that was begun.
+            now: `ImageDataset.describe()`.
+        """
+        before = self._stage_manifest(stage)["dataset"]
+        for split in _SPLITS:
+            if before[split] != now[split]:
+                raise UserError(
+                    f"split {split!r} of {now['name']} changed since {self.path} was pretrained: "
+                    f"{before[split]['examples']} images then, {now[split]['examples']} now. "
+                    "Restore it, or pretrain again."
+                )
+
+    def save_model(self, model: keras.Model, name: str) -> None:
+        """Saves a model of Keras's own layers as `<name>.keras`."""
+        with writing(self.path / f"{name}.keras") as temporary:
+            model.save(temporary)
+
+    def load_model(self, name: str) -> keras.Model:
+        """Loads `<name>.keras`.
+
+        Raises:
+            UserError: if it is missing or cannot be read.
+        """
+        file = self.path / f"{name}.keras"
+        if not file.exists():
+            script = "train_classifier" if name == "classifier" else "pretrain"
+            raise UserError(f"{file} not found. Run {script}.py --run_dir={self.path} first.")
+        try:
+            model = keras.saving.load_model(file, compile=False)
+        except Exception as error:  # A broken file fails in many ways inside Keras.
+            raise UserError(
+                f"{file} is corrupted ({type(error).__name__}). Train that stage again with "
+                "--overwrite."
+            ) from error
+        outputs = getattr(model, "output", ())
+        is_classifier = isinstance(outputs, dict) and {"logits", "features"} <= {*outputs}
+        if is_classifier != (name == "classifier"):
+            raise UserError(f"{file} holds another kind of model. Train that stage again.")
+        return model

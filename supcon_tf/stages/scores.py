@@ -1,0 +1,109 @@
+"""Scores of predictions: k-NN, top-k, per class, likelihood."""
+
+import numpy as np
+from scipy.special import log_softmax
+
+_QUERY_BLOCK = 1024
+# Top-k is reported where it says something: a guess among k of the classes is often right below.
+_TOP_K, _TOP_K_FROM_CLASSES = 5, 10
+
+
+def knn_predict(
+    train_features: np.ndarray, train_labels: np.ndarray, features: np.ndarray, neighbors: int
+) -> np.ndarray:
+    """Classifies by the vote of the nearest training features in cosine similarity.
+
+    Each neighbour votes with exp(cosine / 0.07), as is customary for frozen features.
+
+    Args:
+        train_features: float [N, F].
+        train_labels: int [N].
+        features: float [M, F].
+        neighbors: voters; at most N.
+
+    Returns:
+        int [M], the class with the most weight; the lowest id where classes tie.
+
+    Raises:
+        ValueError: if `neighbors` is below 1 or above N.
+
+    Reference:
+        Wu et al. 2018, "Unsupervised Feature Learning via Non-Parametric Instance
+        Discrimination", section 3.4.
+    """
+    if not 1 <= neighbors <= len(train_labels):
+        raise ValueError(f"neighbors must be from 1 to {len(train_labels)}. Received: {neighbors}.")
+    gallery = unit_rows(train_features)
+    votes = np.eye(int(train_labels.max()) + 1, dtype=np.float32)[train_labels]  # [N, C]
+    predictions = []
+    for start in range(0, len(features), _QUERY_BLOCK):
+        similarity = unit_rows(features[start : start + _QUERY_BLOCK]) @ gallery.T  # [block, N]
+        nearest = np.argpartition(-similarity, neighbors - 1, axis=1)[:, :neighbors]
+        weights = np.exp((np.take_along_axis(similarity, nearest, axis=1) - 1.0) / 0.07)
+        predictions.append((weights[:, :, None] * votes[nearest]).sum(axis=1).argmax(axis=1))
+    return np.concatenate(predictions)
+
+
+def unit_rows(rows: np.ndarray) -> np.ndarray:
+    """Rows [N, F] scaled to unit norm, float32; a row of zeros stays."""
+    rows = np.asarray(rows, np.float32)
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+
+
+def top_k_accuracy(scores: np.ndarray, labels: np.ndarray, k: int) -> float:
+    """Share of rows whose label is among the k highest scores.
+
+    A label that ties with another class counts as ranked behind it, so equal scores earn nothing.
+
+    Args:
+        scores: float [N, C].
+        labels: int [N].
+        k: at least 1.
+
+    Returns:
+        A share in [0, 1].
+    """
+    own = np.take_along_axis(scores, labels[:, None], axis=1)
+    return float(np.mean(np.sum(scores >= own, axis=1) <= k))
+
+
+def confusion_matrix(predictions: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """Counts by true class (rows) and predicted class (columns), int64 [C, C]."""
+    counts = np.zeros((num_classes, num_classes), np.int64)
+    np.add.at(counts, (labels, predictions), 1)
+    return counts
+
+
+def negative_log_likelihood(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Mean of -log p(label), in nats.
+
+    Args:
+        logits: float [N, C].
+        labels: int [N].
+    """
+    likelihood = log_softmax(np.asarray(logits, np.float64), axis=1)
+    return float(-np.take_along_axis(likelihood, labels[:, None], axis=1).mean())
+
+
+def classification_scores(scores, labels, class_names) -> dict:
+    """Top-1, top-5 where it makes sense, accuracy of each class and the confusion matrix.
+
+    Args:
+        scores: float [N, C], logits or probabilities.
+        labels: int [N].
+        class_names: C names.
+
+    Returns:
+        A dict ready for JSON; a class without images has accuracy None.
+    """
+    counts = confusion_matrix(scores.argmax(axis=1), labels, len(class_names))
+    totals = counts.sum(axis=1)
+    metrics = {"top1": float(np.mean(scores.argmax(axis=1) == labels))}
+    if len(class_names) >= _TOP_K_FROM_CLASSES:
+        metrics[f"top{_TOP_K}"] = top_k_accuracy(scores, labels, _TOP_K)
+    metrics["per_class"] = {
+        name: float(counts[index, index] / totals[index]) if totals[index] else None
+        for index, name in enumerate(class_names)
+    }
+    metrics["confusion_matrix"] = counts.tolist()
+    return metrics

@@ -1,0 +1,43 @@
+"""Files are whole or not there; what killed processes left is cleared away."""
+
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from supcon_tf.core.errors import UserError
+from supcon_tf.core.files import TEMPORARY_PREFIX, writing
+
+
+def test_what_a_dead_process_left_is_removed_and_a_living_ones_is_not(tmp_path):
+    finished = subprocess.Popen([sys.executable, "-c", ""])
+    finished.wait()
+    here = f"{TEMPORARY_PREFIX}{socket.gethostname()}"
+    dead = tmp_path / f"{here}-{finished.pid}-1"
+    living = tmp_path / f"{here}-{os.getppid()}-1"
+    other = tmp_path / f"{here}-{finished.pid}-2"
+    elsewhere = tmp_path / f"{TEMPORARY_PREFIX}another-machine-{finished.pid}-1"
+    for folder in (dead, living, other, elsewhere):
+        (folder / "inside").mkdir(parents=True)
+    with writing(tmp_path / "1") as temporary:
+        temporary.mkdir()
+    assert (tmp_path / "1").is_dir()
+    assert not dead.exists()
+    assert living.exists()
+    assert other.exists()
+    assert elsewhere.exists()
+
+
+def test_a_folder_that_another_process_wrote_meanwhile_is_kept(tmp_path):
+    def write():
+        with writing(tmp_path / "1") as temporary:
+            temporary.mkdir()
+            (tmp_path / "1").mkdir()
+            (tmp_path / "1" / "theirs").touch()
+
+    with pytest.raises(UserError, match="was written by another process meanwhile"):
+        write()
+    assert [path.name for path in tmp_path.iterdir()] == ["1"]
+    assert (tmp_path / "1" / "theirs").exists()

@@ -1,0 +1,133 @@
+"""Runs in processes of their own that are killed: nothing is lost, the result is the same."""
+
+import json
+import os
+import random
+import socket
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+from engine.test_training import curves, weights
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# Trains as the script does, but kills itself when so many steps of the run are done (0: never).
+_WORKER = textwrap.dedent(
+    """
+    import json, os, signal, sys
+    from supcon_tf import PretrainConfig, pretrain
+    from supcon_tf.engine.progress import Progress
+
+    settings, kill_at = json.loads(sys.argv[1]), int(sys.argv[2])
+    after_step = Progress.after_step
+
+    def killing(self, values):
+        after_step(self, values)
+        if self.step == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    Progress.after_step = killing
+    pretrain(PretrainConfig(**settings))
+    """
+)
+
+
+def start(settings, kill_at=0, **environment):
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **environment}
+    command = [sys.executable, "-W", "ignore", "-c", _WORKER, json.dumps(settings), str(kill_at)]
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process, seconds=300):
+    _, error = process.communicate(timeout=seconds)
+    return process.returncode, error
+
+
+@pytest.mark.slow
+def test_ten_kills_at_random_steps_change_nothing(finished_run, small_config, tmp_path):
+    settings = {
+        **small_config,
+        "run_dir": str(tmp_path / "run"),
+        "resume": True,
+        "checkpoint_steps": 3,
+    }
+    steps = sorted(random.Random(7).sample(range(4, 100), 10))
+    for step in steps:
+        code, error = finish(start(settings, step))
+        assert code == -9, error
+        assert not (tmp_path / "run/encoder.keras").exists()
+    code, error = finish(start(settings))
+    assert code == 0, error
+    for left, right in zip(weights(settings["run_dir"]), weights(finished_run), strict=True):
+        np.testing.assert_array_equal(left, right)
+    assert curves(settings["run_dir"]) == curves(finished_run)
+
+
+def _free_ports(count):
+    sockets = [socket.socket() for _ in range(count)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+def start_workers(settings, kill_at=(0, 0)):
+    cluster = {"worker": [f"127.0.0.1:{port}" for port in _free_ports(2)]}
+    return [
+        start(
+            settings,
+            kill_at[index],
+            TF_CONFIG=json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}}),
+        )
+        for index in range(2)
+    ]
+
+
+@pytest.mark.slow
+def test_two_workers_train_like_one_and_survive_the_loss_of_one(small_config, tmp_path):
+    common = {
+        **small_config,
+        "epochs": 2,
+        "width_multiplier": 0.25,
+        "learning_rate": 0.02,
+        "checkpoint_steps": 4,
+        "validation_fraction": 0.2,
+        "queue_size": 512,
+        "ema_momentum": 0.9,
+    }
+    one = {**common, "run_dir": str(tmp_path / "one"), "strategy": "one_device"}
+    two = {**common, "run_dir": str(tmp_path / "two"), "strategy": "multi_worker", "resume": True}
+    code, error = finish(start(one))
+    assert code == 0, error
+
+    first, second = start_workers(two, kill_at=(0, 6))
+    assert finish(second)[0] == -9
+    code, error = finish(first, 120)  # Left alone, it ends too.
+    assert code > 0
+    assert "unhealthy" in error or "Unavailable" in error
+    kept = [path.name for path in (tmp_path / "two/checkpoints/pretrain").iterdir()]
+    assert "000000004" in kept
+
+    for process in start_workers(two):
+        code, error = finish(process)
+        assert code == 0, error
+    assert (tmp_path / "two/encoder.keras").exists()
+    ours, theirs = curves(two["run_dir"]), curves(one["run_dir"])
+    np.testing.assert_allclose(ours["loss"], theirs["loss"], rtol=1e-5)
+    np.testing.assert_allclose(ours["knn_top1"], theirs["knn_top1"], atol=0.01)
+    for left, right in zip(weights(two["run_dir"]), weights(one["run_dir"]), strict=True):
+        np.testing.assert_allclose(left, right, rtol=1e-3, atol=1e-4)
+
+
+def test_a_broken_cluster_description_is_named(script, tmp_path, monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", '{"cluster": {}}')
+    finished = script("pretrain", "--strategy=multi_worker", f"--run_dir={tmp_path}/run")
+    assert finished.returncode == 2
+    assert "TF_CONFIG must describe the cluster. Received: '{\"cluster\": {}}'" in finished.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,90 @@
+"""Gradient caching: the gradient of the whole batch, a micro-batch at a time."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from engine.test_model import BATCH, batches, build
+
+from supcon_tf import PairwiseModel, ProjectionHead, SupConLoss, make_strategy
+from supcon_tf.engine.micro_batches import micro_batch_gradients
+from supcon_tf.engine.optimizers import make_optimizer
+from supcon_tf.networks.copies import training_copy
+
+SIZE = 4
+
+
+def reference(model, views, labels):
+    """One tape over all micro-batches, each encoded on its own; loss and gradients."""
+    with tf.GradientTape() as tape:
+        parts = [model.forward(views[start : start + SIZE]) for start in range(0, BATCH, SIZE)]
+        outputs = tf.nest.map_structure(lambda *rows: tf.concat(rows, axis=0), *parts)
+        total = sum(model.compute_losses(labels, outputs).values()) + sum(model.losses)
+    return total, tape.gradient(total, model.trainable_variables)
+
+
+def state(model):
+    return [np.asarray(v) for v in (*model.encoder.non_trainable_variables, *model.weights)]
+
+
+def check_equal(model, twin, compiled=False):
+    """A micro-batched step of `model` against the reference on `twin`, a model of equal weights."""
+    views, labels = next(iter(batches()))
+
+    @tf.function(jit_compile=compiled)
+    def whole(views, labels):
+        return reference(twin, views, labels)
+
+    @tf.function(jit_compile=compiled)
+    def step(views, labels):
+        return micro_batch_gradients(model, views, labels, 1)
+
+    loss, wanted = whole(views, labels)
+    terms, gradients = step(views, labels)
+    np.testing.assert_allclose(float(sum(terms.values())), float(loss), rtol=1e-6)
+    for gradient, expected in zip(gradients, wanted, strict=True):
+        np.testing.assert_allclose(
+            gradient, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max()
+        )
+    for left, right in zip(state(model), state(twin), strict=True):
+        np.testing.assert_allclose(left, right, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("method", ["supcon_out", "cross_entropy", "triplet"])
+def test_equals_one_pass_over_the_batch(method, compiled):
+    settings = {"regularizer": keras.regularizers.L2(0.05)}
+    model = build("one_device", method, micro_batch_size=SIZE, **settings)
+    check_equal(model, build("one_device", method, **settings), compiled)
+
+
+def test_a_queue_is_pushed_once():
+    settings = {"queue_size": 64, "ema_momentum": 0.9}
+    model = build("one_device", micro_batch_size=SIZE, **settings)
+    check_equal(model, build("one_device", **settings))
+    assert int(model.queue.pushed.numpy()) == 2 * BATCH
+
+
+def _with_dropout():
+    images = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(8, 3, kernel_initializer=keras.initializers.GlorotUniform(1))(images)
+    x = keras.layers.Dropout(0.5, seed=3)(x)
+    features = keras.layers.GlobalAveragePooling2D()(x)
+    with make_strategy("one_device").scope():
+        encoder = training_copy(keras.Model(images, features))
+        head = ProjectionHead(4, ())
+        head.build((None, 8))
+        head.set_weights([np.random.default_rng(0).normal(size=(8, 4))])
+    model = PairwiseModel(encoder, head, SupConLoss(0.1), micro_batch_size=SIZE)
+    model.compile(optimizer=make_optimizer("sgd", 0.1))
+    return model
+
+
+def test_dropout_is_the_same_in_both_passes():
+    check_equal(_with_dropout(), _with_dropout())
+
+
+def test_refuses_a_batch_that_is_not_a_multiple():
+    model = build("one_device", micro_batch_size=3)
+    with pytest.raises(ValueError, match="micro_batch_size must divide .* 16. Received: 3"):
+        model.train_step(next(iter(batches())))

@@ -1,0 +1,257 @@
+"""The shared training step: exact on several replicas, whatever takes part in it."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from supcon_tf import ProjectionHead, build_encoder, make_strategy
+from supcon_tf.data.streams import sharding_off
+from supcon_tf.engine.loop import initial_weights
+from supcon_tf.engine.model import ContrastiveModel
+from supcon_tf.engine.optimizers import SharedLossScale, make_optimizer
+from supcon_tf.engine.schedules import make_schedule
+from supcon_tf.methods import build_model
+from supcon_tf.networks.copies import training_copy
+from supcon_tf.networks.heads import build_classifier
+
+STEPS, BATCH = 5, 16
+
+
+def batches(order=slice(None)):
+    rng = np.random.default_rng(0)
+    # Brightness and class depend on the position, so that the replicas' halves differ.
+    views = rng.random((STEPS * BATCH, 2, 8, 8, 3)) * np.linspace(0.2, 1, BATCH).repeat(
+        STEPS
+    ).reshape(-1, 1, 1, 1, 1)
+    labels = rng.integers(0, 3, STEPS * BATCH)
+    data = (views.astype(np.float32), labels.astype(np.int32))
+    whole = [array.reshape(STEPS, BATCH, *array.shape[1:])[:, order] for array in data]
+    return sharding_off(tf.data.Dataset.from_tensor_slices(tuple(whole)))
+
+
+def build(
+    strategy_name,
+    method="supcon_out",
+    *,
+    regularizer=None,
+    optimizer="sgd",
+    clip_norm=None,
+    precision="float32",
+    compiled=False,
+    **engine,
+):
+    """A compiled model with batch norm, momentum, weight decay and a schedule."""
+    strategy = make_strategy(strategy_name)
+    with strategy.scope(), initial_weights(0):
+        encoder = training_copy(build_encoder("resnet8", 8, 0.25), precision)
+        if regularizer:
+            encoder.get_layer("stem_conv").kernel.regularizer = regularizer
+        model = build_model(
+            method,
+            encoder,
+            lambda: ProjectionHead(8, (16,), dtype=precision),
+            num_classes=3,
+            **engine,
+        )
+        schedule = make_schedule("cosine", 1.0 if optimizer == "lars" else 0.1, 2 * STEPS, 2)
+        optimizer = make_optimizer(optimizer, schedule, weight_decay=1e-2, clip_norm=clip_norm)
+        if precision == "mixed_float16":
+            optimizer = SharedLossScale(optimizer, initial_scale=2.0**8)
+        model.compile(optimizer=optimizer, jit_compile=compiled)
+        model.optimizer.build(model.trainable_variables)
+    return model
+
+
+def train(strategy_name, method="supcon_out", order=slice(None), **settings):
+    """Weights, optimizer's state and losses after some steps."""
+    model = build(strategy_name, method, **settings)
+    before = [weight.numpy() for weight in model.trainable_weights]
+    history = model.fit(batches(order), epochs=2, shuffle=False, verbose=0)
+    moved = max(
+        np.abs(weight.numpy() - old).max()
+        for weight, old in zip(model.trainable_weights, before, strict=True)
+    )
+    assert moved > 1e-2
+    variables = [*model.weights, *model.optimizer.variables]
+    return [np.asarray(variable) for variable in variables], history.history["loss"]
+
+
+@pytest.mark.multi_device
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("supcon_out", {"regularizer": keras.regularizers.L2(0.05)}),
+        ("cross_entropy", {"regularizer": keras.regularizers.L2(0.05)}),
+        ("supcon_out", {"optimizer": "lars"}),
+        ("supcon_out", {"clip_norm": 0.1}),
+        ("supcon_in", {"queue_size": 40}),
+        ("supcon_out", {"queue_size": 40, "ema_momentum": 0.9}),
+        ("cross_entropy", {"ema_momentum": 0.9}),
+    ],
+    ids=["regularizer", "cross_entropy", "lars", "clipping", "queue", "momentum_queue", "ema"],
+)
+def test_two_replicas_equal_one(method, settings):
+    one, one_loss = train("one_device", method, **settings)
+    two, two_loss = train("mirrored", method, **settings)
+    assert len(tf.config.list_logical_devices("CPU")) == 2
+    np.testing.assert_allclose(two_loss, one_loss, rtol=1e-5)
+    for left, right in zip(one, two, strict=True):
+        np.testing.assert_allclose(left, right, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.multi_device
+def test_micro_batches_of_two_replicas_equal_those_of_one():
+    """Batch norm sees a micro-batch of both replicas, which one device gets in another order."""
+    halves = np.arange(BATCH).reshape(2, BATCH // 4, 2)
+    together = halves.transpose(1, 0, 2).reshape(-1)
+    one, one_loss = train("one_device", order=together, micro_batch_size=4)
+    two, two_loss = train("mirrored", micro_batch_size=2)
+    np.testing.assert_allclose(two_loss, one_loss, rtol=1e-5)
+    for left, right in zip(one, two, strict=True):
+        np.testing.assert_allclose(left, right, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.multi_device
+def test_an_overflow_on_one_replica_is_skipped_on_both():
+    strategy = make_strategy("mirrored")
+    with strategy.scope():
+        variable = keras.Variable([1.0, 2.0])
+        optimizer = SharedLossScale(make_optimizer("sgd", 1.0), initial_scale=1.0)
+        optimizer.build([variable])
+
+    @tf.function
+    def step():
+        def on_replica():
+            replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+            gradient = tf.where(replica == 1, [np.inf, 0.0], [0.5, 0.5])
+            optimizer.apply([gradient], [variable])
+
+        strategy.run(on_replica)
+
+    step()
+    np.testing.assert_array_equal(np.asarray(variable), [1.0, 2.0])
+
+
+def test_compiling_with_xla_changes_nothing():
+    plain, plain_loss = train("one_device")
+    compiled, compiled_loss = train("one_device", compiled=True)
+    np.testing.assert_allclose(plain_loss, compiled_loss, rtol=1e-4)
+    for left, right in zip(plain, compiled, strict=True):
+        np.testing.assert_allclose(left, right, rtol=1e-3, atol=1e-4)
+
+
+def test_regularizer_changes_the_step():
+    plain, _ = train("one_device")
+    regularized, _ = train("one_device", regularizer=keras.regularizers.L2(0.05))
+    assert max(np.abs(a - b).max() for a, b in zip(plain, regularized, strict=True)) > 1e-3
+
+
+@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
+def test_half_precision_trains_with_a_float32_loss_and_weights(precision):
+    model = build("one_device", precision=precision)
+    assert {weight.dtype for weight in model.trainable_weights} == {"float32"}
+    assert model.encoder.get_layer("stage2_block1_1_conv").compute_dtype == precision[6:]
+    views, labels = next(iter(batches()))
+    outputs = model.forward(views)["embeddings"]
+    assert outputs.dtype == tf.float32
+    assert model.compute_losses(labels, {"embeddings": outputs})["supcon"].dtype == tf.float32
+    _, losses = train("one_device", precision=precision)
+    _, exact = train("one_device")
+    np.testing.assert_allclose(losses, exact, rtol=0.03)
+    assert losses != exact
+    assert losses[1] < losses[0]
+
+
+def test_average_follows_the_weights():
+    model = build("one_device", ema_momentum=0.99)
+    conv = model.encoder.get_layer("stem_conv").kernel
+    average = model.ema_encoder.get_layer("stem_conv").kernel
+    expected = conv.numpy().astype(np.float64)
+    for step, batch in enumerate(batches()):
+        model.train_step(batch)
+        momentum = min(0.99, (1 + step) / (10 + step))
+        expected = momentum * expected + (1 - momentum) * conv.numpy()
+    np.testing.assert_allclose(average.numpy(), expected, rtol=1e-5, atol=1e-7)
+    assert np.abs(average.numpy() - conv.numpy()).max() > 1e-4
+    assert model.evaluation_encoder is model.ema_encoder
+    assert not any("ema" in weight.path for weight in model.trainable_weights)
+
+
+def test_queue_holds_the_latest_embeddings_and_takes_part():
+    model = build("one_device", queue_size=40)
+    views, labels = next(iter(batches()))
+    outputs = model.forward(views)
+    without = float(model.compute_losses(labels, outputs)["supcon"])
+    kept, rows, filled = (part.numpy() for part in model.queue.contents())
+    np.testing.assert_array_equal(filled, np.arange(40) < 32)
+    np.testing.assert_allclose(rows[:32], outputs["embeddings"], rtol=1e-6)
+    np.testing.assert_array_equal(kept[:32], np.repeat(labels, 2))
+    with_queue = float(model.compute_losses(labels, outputs)["supcon"])
+    assert with_queue > without + 0.3  # Twice the contrasts: about log 2 more.
+
+
+def test_simclr_counts_the_views_of_an_image_as_positives():
+    model = build("one_device", "simclr")
+    views, labels = next(iter(batches()))
+    model.compute_losses(labels, model.forward(views))
+    found = {metric.name: float(metric.result()) for metric in model.pair_metrics}
+    assert found["positives_per_anchor"] == 1.0
+    assert found["anchors_without_positives"] == 0.0
+
+
+class _Counting(ContrastiveModel):
+    """Two named terms, and state of its own that advances after the step."""
+
+    def __init__(self, encoder):
+        super().__init__(encoder, ("first", "second"))
+        self.steps = self.add_weight(shape=(), dtype="int32", trainable=False, name="steps")
+        self.built = True
+
+    def forward(self, inputs):
+        return self.encoder(inputs[:, 0])
+
+    def compute_losses(self, labels, outputs):
+        return {"first": tf.reduce_mean(outputs), "second": 2 * tf.reduce_mean(outputs)}
+
+    def after_step(self):
+        self.steps.assign_add(1)
+
+
+def test_terms_are_summed_and_logged_and_state_advances():
+    model = _Counting(build_encoder("resnet8", 8, 0.25))
+    model.compile(optimizer=make_optimizer("sgd", 1e-6))
+    logs = model.fit(batches(), shuffle=False, verbose=0).history
+    assert set(logs) == {"loss", "first", "second"}
+    np.testing.assert_allclose(logs["loss"], np.add(logs["first"], logs["second"]), rtol=1e-5)
+    assert int(model.steps.numpy()) == STEPS
+
+
+def test_base_class_is_abstract():
+    with pytest.raises(TypeError, match="compute_losses"):
+        ContrastiveModel(build_encoder("resnet8", 8, 0.25), ())
+
+
+@pytest.mark.parametrize(
+    ("engine", "message"),
+    [
+        ({"ema_momentum": 1.0}, "ema_momentum must be in .0, 1.. Received: 1.0"),
+        ({"micro_batch_size": 0}, "micro_batch_size must be at least 1. Received: 0"),
+    ],
+)
+def test_refuses_settings_out_of_range(engine, message):
+    with pytest.raises(ValueError, match=message):
+        build("one_device", **engine)
+
+
+def test_classifier_freezes_the_encoder_and_joins_the_head():
+    encoder = build_encoder("resnet8", 8, 0.25)
+    head = keras.layers.Dense(3, name="logits")
+    classifier = build_classifier(encoder, head)
+    images = np.random.default_rng(0).random((4, 8, 8, 3)).astype(np.float32)
+    found = classifier(images, training=True)
+    np.testing.assert_allclose(found["features"], encoder(images, training=False), rtol=1e-6)
+    np.testing.assert_allclose(found["logits"], head(found["features"]), rtol=1e-6)
+    assert [weight.path for weight in classifier.trainable_weights] == [
+        weight.path for weight in head.weights
+    ]

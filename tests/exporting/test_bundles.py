@@ -1,0 +1,265 @@
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
+
+from supcon_tf import UserError, load_bundle
+from supcon_tf.data.images import InvalidImage
+from supcon_tf.exporting.bundle import (
+    find_versions,
+    newest_bundle,
+)
+from supcon_tf.exporting.graphs import check_graph
+from supcon_tf.exporting.sums import check_sums, write_sums
+
+
+@pytest.fixture(scope="module")
+def bundle(exported):
+    return load_bundle(exported[1] / "1")
+
+
+@pytest.fixture
+def copy(exported, tmp_path):
+    """A bundle to damage."""
+    return shutil.copytree(exported[1] / "1", tmp_path / "digits" / "1")
+
+
+@pytest.fixture(scope="module")
+def encoded(digits):
+    return [encoded.numpy() for encoded, _ in digits.test.records().take(6)]
+
+
+def test_the_newest_version_is_found(tmp_path):
+    for name in ("1", "9", "10", "0", "007", "x", ".writing-1-11"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "saved_model.pb").touch()
+    (tmp_path / "12").symlink_to(tmp_path / "1")
+    assert find_versions(tmp_path) == [1, 9, 10]
+    assert newest_bundle(str(tmp_path)) == tmp_path / "10"
+    assert newest_bundle(str(tmp_path / "9")) == tmp_path / "9"
+    assert find_versions(tmp_path / "nowhere") == []
+
+
+def test_composed_steps_equal_the_signatures(bundle, encoded):
+    images = np.stack([bundle.decode(one) for one in encoded])
+    found = bundle.classify(images)
+    served = bundle.model.signatures["serving_bytes"](encoded=tf.constant(encoded))
+    np.testing.assert_array_equal(found["class_id"], served["class_id"])
+    assert found["class_name"] == [name.decode() for name in served["class_name"].numpy()]
+    for name in ("probabilities", "embeddings"):
+        np.testing.assert_allclose(found[name], served[name], atol=1e-6)
+    near = bundle.nearest(found["embeddings"])
+    served = bundle.model.signatures["neighbors"](encoded=tf.constant(encoded))
+    np.testing.assert_array_equal(near["neighbor_ids"], served["neighbor_ids"])
+    names = [[name.decode() for name in row] for row in served["neighbor_class_names"].numpy()]
+    assert near["neighbor_class_names"] == names
+
+
+def test_pixels_and_files_are_seen_alike(bundle, encoded):
+    for one in encoded:
+        pixels = tf.io.decode_png(one, channels=3).numpy()
+        np.testing.assert_array_equal(bundle.scale(pixels), bundle.decode(one))
+        np.testing.assert_array_equal(bundle.scale(pixels.astype(float)), bundle.decode(one))
+
+
+@pytest.mark.parametrize("runtime", ["float32", "float16", "dynamic", "int8"])
+def test_every_runtime_classifies(bundle, exported, encoded, runtime):
+    images = np.stack([bundle.decode(one) for one in encoded])
+    found = load_bundle(exported[1] / "1", runtime).classify(images)
+    expected = bundle.classify(images)
+    tolerance = {"float32": 1e-5, "float16": 0.01, "dynamic": 0.1, "int8": 0.1}[runtime]
+    np.testing.assert_allclose(found["probabilities"], expected["probabilities"], atol=tolerance)
+    np.testing.assert_allclose(found["embeddings"], expected["embeddings"], atol=tolerance)
+    assert found["probabilities"].dtype == np.float32
+
+
+def test_thumbnails_and_names_of_the_index(bundle, digits):
+    rows = bundle.index_images()
+    assert len(rows) == 1347
+    labels = digits.train.labels()
+    assert [row["class"] for row in rows] == [digits.class_names[label] for label in labels]
+    encoded, _ = next(iter(digits.train.records().skip(500)))
+    thumbnail = tf.io.decode_jpeg(bundle.thumbnail(500)).numpy().astype(int)
+    assert np.abs(thumbnail - tf.io.decode_png(encoded, channels=3).numpy()).mean() < 8
+    assert bundle.thumbnail(1347) is None
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"\x89PNG\r\n\x1a\nhalf"])
+def test_what_is_no_image_is_refused(bundle, content):
+    with pytest.raises(InvalidImage, match="no whole JPEG, PNG, BMP or GIF"):
+        bundle.decode(content)
+
+
+def test_sums_are_those_of_sha256sum(copy):
+    listed = (copy / "SHA256SUMS").read_text().splitlines()
+    names = {line.split("  ")[1] for line in listed}
+    assert {"saved_model.pb", "labels.txt", "tflite/int8.tflite", "index/thumbnails.zip"} <= names
+    assert "SHA256SUMS" not in names
+    if shutil.which("sha256sum"):
+        import subprocess
+
+        subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=copy, check=True)
+
+
+DAMAGE = {
+    "changed": (lambda b: (b / "labels.txt").write_text("0\n"), "labels.txt has another SHA-256"),
+    "missing": (lambda b: (b / "metrics.json").unlink(), "lacks metrics.json"),
+    "added": (lambda b: (b / "more.txt").touch(), "holds more.txt, which is not of it"),
+    "no sums": (lambda b: (b / "SHA256SUMS").unlink(), "no readable SHA256SUMS"),
+    "broken sums": (lambda b: (b / "SHA256SUMS").write_text("x\n"), "no readable SHA256SUMS"),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGE)
+def test_a_bundle_whose_sums_do_not_match_is_refused(copy, case):
+    damage, message = DAMAGE[case]
+    check_sums(copy)
+    damage(copy)
+    with pytest.raises(UserError, match=f"{message}.*Export it again"):
+        load_bundle(copy)
+
+
+def test_a_link_in_a_bundle_is_refused(copy, tmp_path):
+    shutil.move(copy / "labels.txt", tmp_path / "elsewhere.txt")
+    (copy / "labels.txt").symlink_to(tmp_path / "elsewhere.txt")
+    with pytest.raises(UserError, match="labels.txt"):
+        check_sums(copy)
+
+
+def test_damage_under_new_sums_is_named(copy):
+    (copy / "labels.txt").write_text("0\n1\n")
+    write_sums(copy)
+    with pytest.raises(UserError, match="labels.txt does not fit"):
+        load_bundle(copy)
+    (copy / "metadata.json").write_text("{")
+    write_sums(copy)
+    with pytest.raises(UserError, match="metadata.json"):
+        load_bundle(copy)
+    (copy / "saved_model.pb").write_bytes(b"\xff")
+    write_sums(copy)
+    with pytest.raises(UserError, match="saved_model.pb cannot be read"):
+        load_bundle(copy)
+
+
+def test_a_runtime_that_is_not_there_is_named(copy):
+    (copy / "tflite/int8.tflite").unlink()
+    write_sums(copy)
+    with pytest.raises(UserError, match="no int8 model.*saved_model, dynamic, float16, float32"):
+        load_bundle(copy, "int8")
+
+
+def _module(function, kind=tf.string):
+    made = tf.Module()
+    made.run = tf.function(function, input_signature=[tf.TensorSpec([], kind)])
+    return made
+
+
+def _save(path):
+    tf.raw_ops.SaveV2(
+        prefix=path, tensor_names=["a"], shape_and_slices=[""], tensors=[tf.constant(1)]
+    )
+    return path
+
+
+def _restore(path):
+    (found,) = tf.raw_ops.RestoreV2(
+        prefix=path, tensor_names=["a"], shape_and_slices=[""], dtypes=[tf.int32]
+    )
+    return found
+
+
+def _print(text):
+    tf.print(text, output_stream="file:///tmp/printed")
+    return text
+
+
+def _immutable(text):
+    return tf.raw_ops.ImmutableConst(dtype=tf.int32, shape=[1], memory_region_name="/etc/passwd")
+
+
+def _debug(x):
+    return tf.raw_ops.DebugIdentity(input=x, tensor_name="x", debug_urls=["file:///tmp/debug"])
+
+
+REACHING = {
+    "DebugIdentity": _module(_debug, tf.float32),
+    "ReadFile": _module(tf.io.read_file),
+    "MatchingFiles": _module(tf.io.matching_files),
+    "SaveV2": _module(_save),
+    "RestoreV2": _module(_restore),
+    "PrintV2": _module(_print),
+    "ImmutableConst": _module(_immutable),
+    "PyFunc": _module(lambda x: tf.numpy_function(np.sin, [x], tf.float32), tf.float32),
+    "EagerPyFunc": _module(lambda x: tf.py_function(tf.sin, [x], tf.float32), tf.float32),
+}
+
+
+@pytest.mark.parametrize("operator", REACHING)
+@pytest.mark.parametrize("as_signature", [True, False])
+def test_graphs_that_reach_files_or_python_are_refused(tmp_path, operator, as_signature):
+    made = REACHING[operator]
+    signatures = {"serving_default": made.run} if as_signature else None
+    tf.saved_model.save(made, str(tmp_path), signatures=signatures)
+    with pytest.raises(UserError, match=f"has the operator {operator}"):
+        check_graph(tmp_path)
+
+
+def test_a_saver_that_a_signature_calls_is_refused(exported, tmp_path):
+    """The functions that save and restore are let through only where nothing else calls them."""
+    content = saved_model_pb2.SavedModel()
+    content.ParseFromString((exported[1] / "1/saved_model.pb").read_bytes())
+    graph = content.meta_graphs[0]
+    nodes = {node.name: node for node in graph.graph_def.node}
+    saver = nodes[graph.saver_def.save_tensor_name.partition(":")[0]]
+    caller = next(f for f in graph.graph_def.library.function if "encode" in f.signature.name)
+    caller.node_def.add(name="extra", op="StatefulPartitionedCall").attr[
+        "f"
+    ].func.name = saver.attr["f"].func.name
+    (tmp_path / "saved_model.pb").write_bytes(content.SerializeToString())
+    with pytest.raises(UserError, match="has the operator (SaveV2|MergeV2Checkpoints|Sharded)"):
+        check_graph(tmp_path)
+
+
+def _evil_bundle(exported, name_it):
+    """A bundle with a function that writes a checkpoint, and whatever makes it be called."""
+    content = saved_model_pb2.SavedModel()
+    content.ParseFromString((exported[1] / "1/saved_model.pb").read_bytes())
+    graph = content.meta_graphs[0]
+    library = graph.graph_def.library
+    save = next(f for f in library.function if "traced_save" in f.signature.name)
+    evil = library.function.add()
+    evil.CopyFrom(save)
+    evil.signature.name = "__inference__traced_save_evil"
+    # A saver's function names it, but does not call it.
+    save.node_def.add(name="bait", op="NoOp").attr["_x"].func.name = evil.signature.name
+    name_it(graph, evil.signature.name)
+    return content.SerializeToString()
+
+
+def _as_initializer(graph, name):
+    node = graph.object_graph_def.nodes.add()
+    node.bare_concrete_function.concrete_function_name = name
+
+
+def _as_polymorphic_function(graph, name):
+    graph.object_graph_def.nodes.add().function.concrete_functions.append(name)
+
+
+def _nowhere(graph, name):
+    """It is not the saver's all the same."""
+
+
+@pytest.mark.parametrize("name_it", [_as_initializer, _as_polymorphic_function, _nowhere])
+def test_what_is_not_called_by_the_saver_may_not_save(exported, tmp_path, name_it):
+    (tmp_path / "saved_model.pb").write_bytes(_evil_bundle(exported, name_it))
+    with pytest.raises(UserError, match="has the operator (SaveV2|MergeV2Checkpoints|Sharded)"):
+        check_graph(tmp_path)
+
+
+def test_json_files_without_their_parts_are_refused(copy):
+    (copy / "metadata.json").write_text('{"name": "digits"}')
+    write_sums(copy)
+    with pytest.raises(UserError, match="its JSON files lack parts"):
+        load_bundle(copy)
