@@ -51,11 +51,12 @@ def ours(name, path):
     """A step of one of our losses under XLA, as the training step runs it."""
     import tensorflow as tf
 
-    from supcon_tf.methods import LOSSES, _blocks, supcon
+    from supcon_tf.losses import blocks, supcon
+    from supcon_tf.methods import METHODS
 
     if path == "full":
-        _blocks.FULL_MATRIX_ELEMENTS = supcon.FULL_MATRIX_ELEMENTS = 2**40
-    loss = plain_formula if name == "plain" else LOSSES[name]()
+        blocks.FULL_MATRIX_ELEMENTS = supcon.FULL_MATRIX_ELEMENTS = 2**40
+    loss = plain_formula if name == "plain" else METHODS[name].settings[0]()
 
     @tf.function(jit_compile=True)
     def step(labels, embeddings):

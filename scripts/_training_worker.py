@@ -67,7 +67,7 @@ def ours(task):
     from supcon_tf.data.datasets import from_config
     from supcon_tf.engine.loop import train_function
     from supcon_tf.networks import copies
-    from supcon_tf.stages import building, pretraining
+    from supcon_tf.stages import building
 
     if task["keras_batch_norm"]:
         copies.FusedBatchNormalization = keras.layers.BatchNormalization
@@ -87,9 +87,7 @@ def ours(task):
 
     def rate(part, seconds):
         started = time.perf_counter()
-        stream = (
-            in_memory if part == "alone" else pretraining.view_stream(config, dataset)(0, WHOLE)
-        )
+        stream = in_memory if part == "alone" else building.stream_of(config, dataset)(0, WHOLE)
         batches = iter(stream)
         advance = pull if part == "pipeline" else step
         float(advance(batches) or 0.0)

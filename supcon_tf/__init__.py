@@ -22,15 +22,15 @@ if TYPE_CHECKING:  # For editors and type checkers.
     from supcon_tf.data.augment import Augmentation as Augmentation
     from supcon_tf.data.datasets import open_dataset as open_dataset
     from supcon_tf.data.streams import training_views as training_views
-    from supcon_tf.engine.devices import gather_batch as gather_batch
     from supcon_tf.engine.devices import make_strategy as make_strategy
-    from supcon_tf.engine.model import ContrastiveModel as ContrastiveModel
+    from supcon_tf.engine.method import ContrastiveModel as ContrastiveModel
     from supcon_tf.engine.optimizers import LAMB as LAMB
     from supcon_tf.engine.optimizers import LARS as LARS
     from supcon_tf.engine.optimizers import MomentumSGD as MomentumSGD
     from supcon_tf.engine.optimizers import make_optimizer as make_optimizer
     from supcon_tf.engine.schedules import make_schedule as make_schedule
     from supcon_tf.engine.schedules import warmup_cosine as warmup_cosine
+    from supcon_tf.engine.workers import gather_batch as gather_batch
     from supcon_tf.exporting.adding import add_class as add_class
     from supcon_tf.exporting.bundle import Bundle as Bundle
     from supcon_tf.exporting.bundle import load_bundle as load_bundle
@@ -82,7 +82,7 @@ _PUBLIC = {
     "Augmentation": "data.augment",
     "Bundle": "exporting.bundle",
     "ClassifierConfig": "config",
-    "ContrastiveModel": "engine.model",
+    "ContrastiveModel": "engine.method",
     "CrossEntropyModel": "methods.cross_entropy",
     "EffectiveRank": "losses.metrics",
     "EvaluateConfig": "config",
@@ -115,7 +115,7 @@ _PUBLIC = {
     "expected_calibration_error": "exporting.calibration",
     "export": "exporting.export",
     "fit_temperature": "exporting.calibration",
-    "gather_batch": "engine.devices",
+    "gather_batch": "engine.workers",
     "knn_predict": "stages.scores",
     "load_bundle": "exporting.bundle",
     "make_optimizer": "engine.optimizers",

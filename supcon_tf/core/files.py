@@ -15,8 +15,9 @@ from typing import Any
 from supcon_tf.core.errors import UserError
 
 TEMPORARY_PREFIX = ".writing-"
-LOCK = ".lock"
-_locks: dict[Path, int] = {}  # Open files, by folder: one lock a process.
+LOCK, UPDATE_LOCK = ".lock", ".lock-update"
+# Open files and how often they were locked, by folder: one lock per process.
+_locks: dict[Path, tuple[int, int]] = {}
 
 
 @contextlib.contextmanager
@@ -29,7 +30,8 @@ def writing(path: Path):
     new = [folder for folder in path.parents if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     # Of this machine's processes it can be known whether they live; the folder may be shared.
-    prefix = f"{TEMPORARY_PREFIX}{socket.gethostname()}-"
+    # No host's name has an @ in it.
+    prefix = f"{TEMPORARY_PREFIX}{socket.gethostname()}@"
     temporary = path.with_name(f"{prefix}{os.getpid()}-{path.name}")
     for left in path.parent.glob(f"{glob.escape(prefix)}*-{glob.escape(path.name)}"):
         if left == temporary or not _is_alive(left.name.removeprefix(prefix)):
@@ -69,26 +71,45 @@ def _is_alive(name: str) -> bool:
 def lock(folder: Path) -> bool:
     """Keeps other processes from locking a folder until `unlock`, or as long as this one lives.
 
+    Within the process it may be locked several times, and is given back with the last `unlock`.
+
     Returns:
         Whether it is locked for this process; False where another one has it.
     """
     folder = folder.resolve()
-    if folder in _locks:
-        return True
-    descriptor = os.open(folder / LOCK, os.O_CREAT | os.O_WRONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return False
-    _locks[folder] = descriptor
+    descriptor, times = _locks.get(folder, (None, 0))
+    if descriptor is None:
+        descriptor = os.open(folder / LOCK, os.O_CREAT | os.O_WRONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return False
+    _locks[folder] = descriptor, times + 1
     return True
 
 
 def unlock(folder: Path) -> None:
     """Gives a folder back that this process has locked; nothing where it has not."""
-    descriptor = _locks.pop(folder.resolve(), None)
-    if descriptor is not None:
+    folder = folder.resolve()
+    descriptor, times = _locks.pop(folder, (None, 0))
+    if times > 1:
+        _locks[folder] = descriptor, times - 1
+    elif descriptor is not None:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def updating(folder: Path):
+    """Waits until no other process is inside such a block for the folder.
+
+    For changes that take a moment, such as reading a file, changing it and writing it back.
+    """
+    descriptor = os.open(folder / UPDATE_LOCK, os.O_CREAT | os.O_WRONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
         os.close(descriptor)
 
 

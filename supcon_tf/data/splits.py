@@ -1,4 +1,4 @@
-"""One split of a data set, streamed in any order or part."""
+"""Data sets and their splits, streamed in any order or part."""
 
 import dataclasses
 from collections.abc import Callable
@@ -7,6 +7,10 @@ import numpy as np
 import tensorflow as tf
 
 from supcon_tf.data.images import decode, preprocess
+
+# The label of an image whose class is not known.
+UNLABELED = -1
+DEFAULT_IMAGE_SIZE_PX = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +24,7 @@ class Split:
         load: turns an element into `(encoded scalar string, label int64 scalar)`.
         shuffle_buffer: elements held while shuffling.
         fingerprint: changes when examples are added, removed or resized.
+        native_size_px: side of its square images; None where sizes differ.
         names: of each example in the stored order, such as its file; None for its place in it.
     """
 
@@ -28,6 +33,7 @@ class Split:
     load: Callable
     shuffle_buffer: int
     fingerprint: str
+    native_size_px: int | None = None
     names: tuple[str, ...] | None = None
 
     def records(self, shuffle_seed=None, skip=0, keep=None) -> tf.data.Dataset:
@@ -45,15 +51,16 @@ class Split:
                 self.shuffle_buffer, seed=shuffle_seed, reshuffle_each_iteration=False
             )
 
-        def load(*element):
-            encoded, label = self.load(*element)
-            return encoded, tf.cast(label, tf.int32)
-
         elements = elements.skip(skip)
         if keep is not None:
             numbered = elements.enumerate().filter(lambda index, element: keep(index))
             elements = numbered.map(lambda index, element: element)
-        return elements.map(load, num_parallel_calls=tf.data.AUTOTUNE)
+        return elements.map(self.load_record, num_parallel_calls=tf.data.AUTOTUNE)
+
+    def load_record(self, *element):
+        """An element as `(encoded scalar string, label int32 scalar)`."""
+        encoded, label = self.load(*element)
+        return encoded, tf.cast(label, tf.int32)
 
     def labels(self) -> np.ndarray:
         """The label of every example, int64 [N], in the stored order; no image is read."""
@@ -70,16 +77,34 @@ class Split:
         """A split of at most `limit` examples, evenly spread over the stored order, with names."""
         count = min(limit, self.num_examples)
         places = np.arange(count) * self.num_examples // count
+        names = self.names or tuple(map(str, range(self.num_examples)))
+        part = self.subset(places, self.fingerprint)
+        return dataclasses.replace(part, names=tuple(names[at] for at in places))
+
+    def subset(self, places: np.ndarray, fingerprint: str) -> "Split":
+        """A split of some examples, in the stored order.
+
+        Args:
+            places: int [n], of the examples wanted, in the stored order.
+            fingerprint: of the subset.
+        """
         wanted = tf.constant(np.isin(np.arange(self.num_examples), places))
 
         def elements(seed):
+            # The files' order must stay the stored one, in which the places count.
             numbered = self.elements(None).enumerate()
             return numbered.filter(lambda place, element: tf.gather(wanted, place)).map(
                 lambda place, element: element
             )
 
-        names = map(str, places) if self.names is None else (self.names[at] for at in places)
-        return dataclasses.replace(self, num_examples=count, elements=elements, names=tuple(names))
+        return dataclasses.replace(
+            self,
+            num_examples=len(places),
+            elements=elements,
+            shuffle_buffer=min(self.shuffle_buffer, len(places)),
+            fingerprint=fingerprint,
+            names=self.names and tuple(self.names[at] for at in sorted(places)),
+        )
 
     def images(
         self, image_size_px: int, batch_size: int, limit: int | None = None
@@ -100,3 +125,38 @@ class Split:
 
         images = self.sample(limit).map(load, num_parallel_calls=tf.data.AUTOTUNE)
         return images.batch(batch_size).prefetch(tf.data.AUTOTUNE)
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageDataset:
+    """A data set with a training and a held-out split.
+
+    Attributes:
+        name: as the user gave it.
+        class_names: name of each label.
+        train: split to learn from.
+        test: held-out split.
+        native_size_px: side of its square images, or None where sizes differ.
+        image_size_px: side of the square images that are made of them.
+        bad_images: files left out because they could not be read.
+        validation: split taken from the training images to watch the training on; None for none.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    train: Split
+    test: Split
+    native_size_px: int | None
+    image_size_px: int
+    bad_images: tuple[str, ...] = ()
+    validation: Split | None = None
+
+    def describe(self) -> dict:
+        """What a run's manifest keeps of the data set."""
+        return {
+            "name": self.name,
+            "class_names": list(self.class_names),
+            "train": {"examples": self.train.num_examples, "fingerprint": self.train.fingerprint},
+            "test": {"examples": self.test.num_examples, "fingerprint": self.test.fingerprint},
+            "bad_images": list(self.bad_images),
+        }

@@ -1,16 +1,21 @@
-"""The training stream: batches of views, a function of the seed and the step."""
+"""Streams of batches as functions of seed, step and share, so that resuming is exact.
 
-import dataclasses
-from collections.abc import Callable
+A stream that begins at a later step continues one that was broken off, and the shares of several
+workers make up the batch of one. Methods compose their batches of `views`, `balanced` and `zipped`.
+"""
+
+from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
-from supcon_tf.data.augment import WHOLE, Augmentation, Share, random_crops, recolor
-from supcon_tf.data.datasets import ImageDataset
-from supcon_tf.data.images import decode, shrink, to_unit
+from supcon_tf.data.augment import WHOLE, Augmentation, Share
+from supcon_tf.data.balance import balanced_order
+from supcon_tf.data.splits import ImageDataset, Split
+from supcon_tf.data.views import STREAM_STRIDE, Position, Views, sharding_off, views_of_records
 
 # Far apart, so that the seeds of neighbouring runs do not meet.
 _EPOCH_STRIDE = 1_000_003
+_ENDLESS = 2**40
 
 
 def training_views(
@@ -24,11 +29,7 @@ def training_views(
     first_step: int = 0,
     share: Share = WHOLE,
 ) -> tf.data.Dataset:
-    """Batches of views for several epochs on end.
-
-    The order of epoch e depends on the seed and e, and the views of a batch on the seed and the
-    step, so a stream that begins at a later step continues the one that was broken off, and the
-    shares of several workers make up the batch of one.
+    """Batches of views of the training images for several epochs on end.
 
     Args:
         dataset: where the training split comes from.
@@ -47,90 +48,122 @@ def training_views(
     Raises:
         ValueError: if the batch is larger than the training split, or not a multiple of the shares.
     """
-    steps = dataset.train.num_examples // batch_size
+    stream = views(
+        dataset.train,
+        Views(augmentation, num_views, dataset.image_size_px),
+        batch_size=batch_size,
+        position=Position(seed, first_step, share),
+    )
+    return stream.take(epochs * (dataset.train.num_examples // batch_size) - first_step)
+
+
+def views(
+    split: Split, kinds: Views | Sequence[Views], *, batch_size: int, position: Position
+) -> tf.data.Dataset:
+    """Endless batches of views: epoch after epoch, each in an order of its own.
+
+    The order of epoch e depends on the seed and e, and the views of a batch on the seed and the
+    step.
+
+    Args:
+        split: the images.
+        kinds: how views are made; several kinds give views of several sizes (multi-crop).
+        batch_size: images a batch; what is left over at an epoch's end is dropped.
+        position: where the stream begins.
+
+    Returns:
+        Dataset of `(views float32 [B, V, S, S, 3] in [0, 1], labels int32 [B])`, B the share's
+        part of the batch; several kinds give a tuple of views.
+
+    Raises:
+        ValueError: if the batch is larger than the split, or not a multiple of the shares.
+    """
+    steps, size = split.num_examples // batch_size, position.split(batch_size)
     if not steps:
         raise ValueError(
-            f"batch_size must be at most the {dataset.train.num_examples} training images. "
-            f"Received: {batch_size}."
+            f"batch_size must be at most the {split.num_examples} training images. Received: "
+            f"{batch_size}."
         )
-    if batch_size % share.count:
-        raise ValueError(
-            f"batch_size must be a multiple of the {share.count} shares. Received: {batch_size}."
-        )
-    maker = _ViewMaker(dataset, augmentation, num_views, batch_size, seed, share)
-    records = chain_epochs(
-        maker.records, seed=seed, first_step=first_step, steps_per_epoch=steps, epochs=epochs
-    )
-    one_size = dataset.native_size_px is not None
-    examples = records.enumerate(first_step * maker.size).map(
-        maker.decoded if one_size else maker.crops_of_one, num_parallel_calls=tf.data.AUTOTUNE
-    )
-    batches = examples.batch(maker.size, drop_remainder=True).enumerate(first_step)
-    stream = batches.map(maker.views, num_parallel_calls=tf.data.AUTOTUNE)
-    return sharding_off(stream).prefetch(tf.data.AUTOTUNE)
 
+    def is_mine(place):
+        return (place % batch_size) // size == position.share.index
 
-@dataclasses.dataclass(frozen=True)
-class _ViewMaker:
-    """The steps from records to views; images of one size are cropped as a batch.
-
-    Attributes are the arguments of `training_views`.
-    """
-
-    dataset: ImageDataset
-    augmentation: Augmentation
-    num_views: int
-    batch_size: int
-    seed: int
-    share: Share
-
-    @property
-    def size(self):
-        """Images that are made here, of each batch."""
-        return self.batch_size // self.share.count
-
-    def _seed(self, purpose, index):
-        return tf.random.fold_in(tf.constant([self.seed, purpose], tf.int64), index)
-
-    def records(self, shuffle_seed, skipped):
+    def one_epoch(shuffle_seed, skipped):
         """This share of an epoch's whole batches, without the first `skipped` of them."""
-        split = self.dataset.train
         skipped = tf.cast(skipped, tf.int64)
-        keep = self._is_mine if self.share.count > 1 else None
-        records = split.records(shuffle_seed, skipped * self.batch_size, keep)
-        return records.take((split.num_examples // self.batch_size - skipped) * self.size)
+        keep = is_mine if position.share.count > 1 else None
+        records = split.records(shuffle_seed, skipped * batch_size, keep)
+        return records.take((steps - skipped) * size)
 
-    def _is_mine(self, place):
-        return (place % self.batch_size) // self.size == self.share.index
+    records = chain_epochs(
+        one_epoch,
+        seed=position.seed,
+        first_step=position.first_step,
+        steps_per_epoch=steps,
+        number=position.number,
+    )
+    return views_of_records(records, split.native_size_px, kinds, batch_size, position)
 
-    def _place_of(self, index):
-        """The place in the order of all images of the example that is made here as number index."""
-        within = self.share.index * self.size + index % self.size
-        return index // self.size * self.batch_size + within
 
-    def decoded(self, index, record):
-        """An image of the data set's own size, uint8 [S, S, 3]."""
-        encoded, label = record
-        side = self.dataset.native_size_px
-        return tf.ensure_shape(decode(encoded), [side, side, 3]), label
+def balanced(
+    split: Split,
+    kinds: Views | Sequence[Views],
+    *,
+    classes_per_batch: int,
+    images_per_class: int,
+    position: Position,
+) -> tf.data.Dataset:
+    """Endless batches of as many images from each of some classes.
 
-    def crops_of_one(self, index, record):
-        """The crops of an image of any size, float32 [V, S, S, 3]."""
-        encoded, label = record
-        side, seed = self.dataset.image_size_px, self._seed(1, self._place_of(index))
-        image = shrink(decode(encoded), side)[None]
-        return random_crops(image, self.num_views, side, self.augmentation, seed), label
+    A permutation of the classes is consumed, so many of them per batch, and drawn again when it is
+    used up; so is one of each class's images. The elements of the split (files' names, or encoded
+    images) are held in memory.
 
-    def views(self, step, batch):
-        """Views float32 [b, V, S, S, 3] of a batch of images, or of their crops; and its labels."""
-        images, labels = batch
-        side, seed = self.dataset.image_size_px, self._seed(1, step)
-        if self.dataset.native_size_px is not None:
-            images = to_unit(images)
-            images = random_crops(images, self.num_views, side, self.augmentation, seed, self.share)
-        images = tf.reshape(images, [-1, side, side, 3])
-        images = recolor(images, self.augmentation, self._seed(2, step), self.share)
-        return tf.reshape(images, [self.size, self.num_views, side, side, 3]), labels
+    Args:
+        split: labelled images.
+        kinds: as in `views`.
+        classes_per_batch: classes of each batch; a divisor of the number of classes in the split.
+        images_per_class: images of each of them.
+        position: where the stream begins.
+
+    Returns:
+        As `views`; a batch's rows are the first image of each class, then the second of each, ...
+
+    Raises:
+        ValueError: if the classes cannot be divided so, a class has too few images, or the batch
+            is not a multiple of the shares.
+
+    Reference:
+        Assran et al. 2020, "Supervision Accelerates Pre-training in Contrastive Semi-Supervised
+        Learning of Visual Representations", as in the authors' code (class-balanced sampling).
+    """
+    batch_size = classes_per_batch * images_per_class
+    order = balanced_order(
+        split.labels(),
+        classes_per_batch,
+        images_per_class,
+        position.seed + STREAM_STRIDE * position.number,
+    )
+    size = position.split(batch_size)
+    first = position.share.index * size
+    elements = list(split.elements(None))
+    signature = split.elements(None).element_spec
+
+    def generate():
+        step = position.first_step
+        while True:
+            for place in order(step)[first : first + size]:
+                yield elements[place]
+            step += 1
+
+    records = tf.data.Dataset.from_generator(generate, output_signature=signature)
+    records = records.map(split.load_record, num_parallel_calls=tf.data.AUTOTUNE)
+    return views_of_records(records, split.native_size_px, kinds, batch_size, position)
+
+
+def zipped(**streams: tf.data.Dataset) -> tf.data.Dataset:
+    """Streams side by side, of whatever batch sizes: a dict of what each of them yields."""
+    return sharding_off(tf.data.Dataset.zip(streams)).prefetch(tf.data.AUTOTUNE)
 
 
 def chain_epochs(
@@ -139,32 +172,26 @@ def chain_epochs(
     seed: int,
     first_step: int,
     steps_per_epoch: int,
-    epochs: int,
+    number: int = 0,
 ) -> tf.data.Dataset:
-    """Strings together the epochs from `first_step` on.
+    """Strings together endless epochs from `first_step` on.
 
     Args:
         one_epoch: from a shuffle seed and a number of steps to skip, int64 scalars, to the dataset
             of one epoch.
-        seed: int >= 0; the shuffle seed of epoch e depends on it and on e alone.
+        seed: int >= 0; the shuffle seed of epoch e depends on it, the number and e alone.
         first_step: step to begin with, counted from the first epoch on.
-        steps_per_epoch: steps an epoch.
-        epochs: epochs in all.
+        steps_per_epoch: steps per epoch.
+        number: tells the streams of a run apart.
     """
     first_epoch, skipped = divmod(first_step, steps_per_epoch)
+    base = seed * _EPOCH_STRIDE + number * STREAM_STRIDE
 
     @tf.autograph.experimental.do_not_convert
     def begin(epoch):
         # Sets the seed of this function's own graph, so that neither the order nor TensorFlow's
         # check of the seed pair depends on a global seed that the caller may have set.
         tf.random.set_seed(1)
-        return one_epoch(seed * _EPOCH_STRIDE + epoch, tf.where(epoch == first_epoch, skipped, 0))
+        return one_epoch(base + epoch, tf.where(epoch == first_epoch, skipped, 0))
 
-    return tf.data.Dataset.range(first_epoch, epochs).flat_map(begin)
-
-
-def sharding_off(stream: tf.data.Dataset) -> tf.data.Dataset:
-    """Batches are split over the replicas as they are; the files behind them are not."""
-    options = tf.data.Options()
-    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-    return stream.with_options(options)
+    return tf.data.Dataset.range(first_epoch, _ENDLESS).flat_map(begin)

@@ -1,15 +1,11 @@
 """The loop that every stage trains with: progress, checkpoints, logs, resumption."""
 
-import contextlib
 import dataclasses
 import io
 import math
-import random
-import signal
 import sys
-import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import keras
@@ -20,26 +16,15 @@ from supcon_tf.core.errors import UserError
 from supcon_tf.core.files import remove
 from supcon_tf.data.augment import Share
 from supcon_tf.engine import checkpoints
-from supcon_tf.engine.devices import agreed, distribute_stream, is_chief, num_workers
-from supcon_tf.engine.model import shown
+from supcon_tf.engine.method import shown
 from supcon_tf.engine.progress import Progress
+from supcon_tf.engine.signals import StopSignals
+from supcon_tf.engine.workers import agreed, distribute_stream, is_chief, num_workers
 
 # What the best epoch is chosen by, and whether more is better.
 BEST_METRICS = {"knn_top1": True, "loss": False}
 
-
-@contextlib.contextmanager
-def initial_weights(seed: int):
-    """Models built inside start from weights that depend on `seed` alone.
-
-    Keras draws the seeds of its initializers from Python's generator, which is left as it was.
-    """
-    before = random.getstate()
-    random.seed(seed)
-    try:
-        yield
-    finally:
-        random.setstate(before)
+History = dict[str, list[float | None]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,16 +33,36 @@ class Saving:
 
     Attributes:
         every_steps: steps between two, beside each epoch's end; None for those only.
+        least_seconds: ends of epochs that come sooner after the last checkpoint write none, but
+            for the last one.
         keep: newest ones to keep.
         best_metric: the best epoch in this curve is kept as well; '' for none.
     """
 
     every_steps: int | None = None
+    least_seconds: float = 0.0
     keep: int = 2
     best_metric: str = ""
 
 
-def best_epoch(history: dict[str, list[float | None]], metric: str) -> int | None:
+@dataclasses.dataclass(frozen=True)
+class Watching:
+    """What is done at the end of every epoch.
+
+    Attributes:
+        measure: from the epoch (from 0 on) to further metrics of it.
+        warn: from the curves so far to a warning, or None.
+        stop_when: from the curves so far to whether to stop at this epoch's end, where everything
+            is saved and a later call continues; None never stops. Of several workers, the chief's
+            answer counts.
+    """
+
+    measure: Callable[[int], Mapping[str, float | None]] = lambda epoch: {}
+    warn: Callable[[History], str | None] = lambda history: None
+    stop_when: Callable[[History], bool] | None = None
+
+
+def best_epoch(history: History, metric: str) -> int | None:
     """The first of the epochs that are best in a metric, from 0 on; None before there is a value.
 
     Args:
@@ -78,30 +83,25 @@ def fit(
     folder: Path,
     stage: str,
     saving: Saving = Saving(),
-    at_epoch_end: Callable[[int, dict], dict] = lambda epoch, values: {},
-    watch: Callable[[dict], str | None] = lambda history: None,
-    stop_when: Callable[[dict], bool] | None = None,
-) -> dict[str, list[float | None]]:
+    watching: Watching = Watching(),
+) -> History:
     """Trains a compiled model, continuing from the newest checkpoint of the stage.
 
-    However often the training is broken off, the weights, metrics and curves are those of a
-    training that never was (on a CPU; a GPU's kernels add up in varying order). SIGTERM and Ctrl-C
-    save before they end it, unless several workers train: those would wait for each other.
+    Resuming is exact: however often the training is interrupted, it ends with the weights, metrics
+    and curves of an uninterrupted one (on a CPU; a GPU's kernels add up in varying order). SIGTERM
+    and Ctrl-C save before they end it, unless several workers train: those would wait for each
+    other.
 
     Args:
         model: compiled and built, its metrics too.
         make_stream: from the step to begin with, and the share of each batch that this process
             makes, to a dataset of all batches from there on.
         epochs: epochs in all.
-        steps_per_epoch: batches an epoch.
+        steps_per_epoch: batches per epoch.
         folder: where checkpoints/<stage> and logs/<stage> go.
         stage: name of what is trained, for people too.
         saving: when checkpoints are written.
-        at_epoch_end: from the epoch (from 0 on) and its metrics to further ones.
-        watch: from the curves so far to a warning, or None.
-        stop_when: from the curves so far to whether to stop at this epoch's end, where everything
-            is saved and a later call continues; None never stops. Of several workers, the chief's
-            answer counts.
+        watching: what is done at the end of every epoch.
 
     Returns:
         One value per finished epoch for each metric, for `learning_rate` and for `seconds`.
@@ -112,7 +112,7 @@ def fit(
         KeyboardInterrupt: after Ctrl-C, once a checkpoint is written.
     """
     strategy = model.distribute_strategy
-    with strategy.scope(), _StopSignals(num_workers(strategy) == 1) as stop:
+    with strategy.scope(), StopSignals(num_workers(strategy) == 1) as stop:
         model.optimizer.build(model.trainable_variables)
         saved = checkpoints.folder_of(folder, stage)
         found = checkpoints.newest(saved) if is_chief(strategy) else None
@@ -120,9 +120,9 @@ def fit(
         state = checkpoints.restore(saved, step, model)
         if saving.best_metric and is_chief(strategy):
             _forget_lost(state.history, saving.best_metric, saved, steps_per_epoch)
-        loop = _Loop(model, folder, stage, epochs, steps_per_epoch, saving, state, stop_when)
-        if not loop.is_over():
-            loop.run(make_stream, at_epoch_end, watch, stop)
+        training = _Training(model, folder, stage, epochs, steps_per_epoch, saving, watching, state)
+        if not training.is_over():
+            training.run(make_stream, stop)
         stop.check()
     return state.history
 
@@ -163,72 +163,78 @@ def train_function(model: keras.Model):
     return tf.function(train, autograph=False)
 
 
-class _Loop:
-    """One training from where its state stands to its end."""
+@dataclasses.dataclass
+class _Training:
+    """One training from where its state stands to its end; attributes as `fit`'s arguments."""
 
-    def __init__(
-        self, model, folder, stage, epochs, steps_per_epoch, saving, state, stop_when=None
-    ):
-        self.model, self.folder, self.stage, self.saving = model, folder, stage, saving
-        self.total, self.steps_per_epoch = epochs * steps_per_epoch, steps_per_epoch
-        self.state = state
-        self.saved = state.step
-        self.epochs, self.stop_when = epochs, stop_when
-        self.chief = is_chief(model.distribute_strategy)
+    model: keras.Model
+    folder: Path
+    stage: str
+    epochs: int
+    steps_per_epoch: int
+    saving: Saving
+    watching: Watching
+    state: checkpoints.State
+
+    def __post_init__(self):
+        self.total = self.epochs * self.steps_per_epoch
+        self.saved = self.state.step  # Step of the newest checkpoint.
+        self.saved_at = time.monotonic()
+        self.chief = is_chief(self.model.distribute_strategy)
 
     def is_over(self):
         """Whether all epochs are done, or `stop_when` stops at the end of the last one."""
         if self.state.step >= self.total:
             return True
-        if self.stop_when is None or not self.state.step or self.state.step % self.steps_per_epoch:
+        stop_when = self.watching.stop_when
+        if stop_when is None or not self.state.step or not self._at_epoch_end():
             return False
-        return bool(
-            agreed(
-                self.model.distribute_strategy,
-                int(self.chief and self.stop_when(self.state.history)),
-            )
-        )
+        stops = int(self.chief and stop_when(self.state.history))
+        return bool(agreed(self.model.distribute_strategy, stops))
 
-    def run(self, make_stream, at_epoch_end, watch, stop):
+    def _at_epoch_end(self):
+        return self.state.step % self.steps_per_epoch == 0
+
+    def run(self, make_stream, stop):
         """Trains to the end, or until `stop_when` or a signal stops it."""
-        state, model = self.state, self.model
-        self.logs = _Logs(self.folder / "logs" / self.stage) if self.chief else None
-        stream = None if self.chief else io.StringIO()  # One of the workers speaks.
-        self.progress = Progress(self.stage, self.epochs, self.steps_per_epoch, state.step, stream)
-        batches = iter(
-            distribute_stream(
-                model.distribute_strategy,
-                lambda index, count: make_stream(state.step, Share(index, count)),
-            )
+        state = self.state
+        self.logs = _Logs(self.folder / "logs" / self.stage, state.history) if self.chief else None
+        output = None if self.chief else io.StringIO()  # One of the workers speaks.
+        self.progress = Progress(self.stage, self.epochs, self.steps_per_epoch, state.step, output)
+        stream = distribute_stream(
+            self.model.distribute_strategy,
+            lambda index, count: make_stream(state.step, Share(index, count)),
         )
-        train = train_function(model)
-        if self.chief:
-            self.logs.write(state.history, 0)
-        before = None
         self.started = time.monotonic() - state.seconds
         try:
-            over = False
-            while not over:
-                if state.step % self.steps_per_epoch == 0:
-                    model.reset_metrics()
-                values = train(batches)
-                state.step += 1
-                # The step before is done by now: checking it does not hold up this one.
-                self._check(before)
-                before = state.step, values
-                self.progress.after_step(lambda now=values: _numbers(now))
-                if state.step % self.steps_per_epoch == 0:
-                    self._check(before)
-                    self._end_epoch(values, at_epoch_end, watch)
-                    over = self.is_over()
-                elif self.saving.every_steps and state.step % self.saving.every_steps == 0:
-                    self._check(before)
-                    self._save()
-                if stop.signal is not None:
-                    self._check(before)
-                    self._stop(stop)
+            self._run(iter(stream), train_function(self.model), stop)
         finally:
             self.progress.close()
+
+    def _run(self, batches, train, stop):
+        state, every_steps = self.state, self.saving.every_steps
+        before, over = None, False
+        while not over:
+            if self._at_epoch_end():
+                self.model.reset_metrics()
+            values = train(batches)
+            state.step += 1
+            # The step before is done by now: checking it does not hold up this one.
+            self._check(before)
+            before = state.step, values
+            self.progress.after_step(lambda now=values: _numbers(now))
+            if self._at_epoch_end():
+                self._check(before)
+                self._end_epoch(values)
+                over = self.is_over()
+            elif every_steps and state.step % every_steps == 0:
+                self._check(before)
+                self._save()
+            if stop.signal is not None:
+                self._check(before)
+                self._stop(stop)
+        if self.saved != state.step:
+            self._save()
 
     def _check(self, step_and_values):
         """Stops if the loss of a step is not finite, which makes the epoch's mean not finite."""
@@ -244,35 +250,33 @@ class _Loop:
                 "learning_rate, lengthen the warm-up or raise temperature."
             )
 
-    def _end_epoch(self, values, at_epoch_end, watch):
-        state = self.state
+    def _end_epoch(self, values):
+        history, epoch = self.state.history, self.state.step // self.steps_per_epoch - 1
         values = _numbers(values)
         values |= {m.name: float(m.result()) for m in self.model.metrics if not shown(m)}
-        values |= at_epoch_end(state.step // self.steps_per_epoch - 1, values)
+        values |= self.watching.measure(epoch)
         values["learning_rate"] = _last_rate(self.model.optimizer)
         self.progress.after_epoch(values)
         values["seconds"] = time.monotonic() - self.started
         self.started = time.monotonic()
         for name, value in values.items():
-            state.history.setdefault(name, []).append(value)
-        warning = watch(state.history)
+            history.setdefault(name, []).append(value)
+        warning = self.watching.warn(history)
         if warning:
             self.progress.warn(warning)
         if self.chief:
-            self.logs.write(state.history, state.step // self.steps_per_epoch - 1)
-        self._save()
+            self.logs.write(history, epoch)
+        if time.monotonic() - self.saved_at >= self.saving.least_seconds:
+            self._save()
 
     def _save(self):
         state, protect = self.state, None
         if not all(np.isfinite(np.sum(weight)) for weight in self.model.get_weights()):
             raise UserError(
                 f"weights of the model are not finite at step {state.step} of {self.stage}; the "
-                f"checkpoint of step {self.saved} is the last good one. Lower learning_rate, or "
-                "check the encoder's file."
+                f"checkpoint of step {self.saved} is the last good one. Lower learning_rate."
             )
-        state.seconds = 0.0
-        if state.step % self.steps_per_epoch:
-            state.seconds = time.monotonic() - self.started
+        state.seconds = 0.0 if self._at_epoch_end() else time.monotonic() - self.started
         if self.saving.best_metric:
             best = best_epoch(state.history, self.saving.best_metric)
             protect = None if best is None else (best + 1) * self.steps_per_epoch
@@ -284,7 +288,7 @@ class _Loop:
             protect=protect,
             chief=self.chief,
         )
-        self.saved = state.step
+        self.saved, self.saved_at = state.step, time.monotonic()
 
     def _stop(self, stop):
         if self.saved != self.state.step:
@@ -308,42 +312,13 @@ def _numbers(values):
     return {name: float(value) for name, value in values.items()}
 
 
-class _StopSignals:
-    """Notes SIGTERM and Ctrl-C, so that a step is finished and saved; the second one is at once."""
-
-    def __init__(self, wanted):
-        self.wanted = wanted and threading.current_thread() is threading.main_thread()
-        self.signal = None
-        self.before = {}
-
-    def __enter__(self):
-        for number in (signal.SIGTERM, signal.SIGINT) if self.wanted else ():
-            self.before[number] = signal.signal(number, self._note)
-        return self
-
-    def _note(self, number, frame):
-        again, self.signal = self.signal is not None, number
-        if again:
-            self.check()
-
-    def check(self):
-        """Ends the process as the signal asks, if there was one."""
-        if self.signal == signal.SIGINT:
-            raise KeyboardInterrupt
-        if self.signal is not None:
-            raise SystemExit(128 + self.signal)
-
-    def __exit__(self, *error):
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-
 class _Logs:
-    """TensorBoard's files, written anew from the curves when a training begins or continues."""
+    """TensorBoard's files, written again from the curves when a training begins or continues."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, history: History):
         remove(folder)
         self.writer = tf.summary.create_file_writer(str(folder))
+        self.write(history, 0)
 
     def write(self, history, first_epoch):
         """Writes the epochs from `first_epoch` on."""

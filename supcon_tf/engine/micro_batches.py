@@ -7,8 +7,11 @@ embedding, the encoder's gradient is a sum over micro-batches.
 
 import tensorflow as tf
 
+from supcon_tf.engine.workers import gather_batch, num_replicas
+from supcon_tf.networks.queue import MemoryQueue
 
-def micro_batch_gradients(model, inputs, labels, replicas):
+
+def micro_batch_gradients(model, batch):
     """As one backward pass over the whole batch, in the memory of a micro-batch.
 
     All micro-batches are encoded first; then come the loss of the whole batch and its gradient with
@@ -16,49 +19,81 @@ def micro_batch_gradients(model, inputs, labels, replicas):
     that gradient is carried on to the variables. Batch norm's moving statistics are updated once.
 
     Args:
-        model: a `ContrastiveModel` with a `micro_batch_size` that divides the batch.
-        inputs: this replica's images, a structure of tensors [b, ...].
-        labels: int [b].
-        replicas: replicas in the strategy.
+        model: a `Method` with a `micro_batch_size`.
+        batch: what this replica got: a structure of tensors [n, ...], n of any size. The largest
+            is split into micro-batches of that size, the others into as many.
 
     Returns:
-        The terms of the loss, and the gradients of `model.trainable_variables`, scaled as
-        `model.optimizer.scale_loss` does.
+        The terms of the loss; the gradients of `model.trainable_variables`, scaled as
+        `model.optimizer.scale_loss` does; and the outputs of all replicas.
 
     Raises:
-        ValueError: if the batch is not a multiple of the micro-batch.
+        ValueError: if the batch cannot be split evenly.
     """
-    size, batch = model.micro_batch_size, labels.shape[0]
-    if batch is None or batch % size:
-        raise ValueError(
-            f"micro_batch_size must divide the replica's batch of {batch}. Received: {size}."
-        )
-    count = batch // size
+    count = micro_batch_count(batch, model.micro_batch_size)
     parts = tf.nest.map_structure(
-        lambda tensor: tf.reshape(tensor, [count, size, *tensor.shape[1:]]), inputs
+        lambda tensor: tf.reshape(tensor, [count, tensor.shape[0] // count, *tensor.shape[1:]]),
+        batch,
     )
 
-    def part(index, tensors=parts):
-        return tf.nest.map_structure(lambda tensor: tensor[index], tensors)
+    def part(index):
+        return tf.nest.map_structure(lambda tensor: tensor[index], parts)
 
+    # Replicas cannot talk to each other, as synchronized batch norm does, inside a loop.
+    repeat = _loop if num_replicas() == 1 else _unrolled
     state = _state(model)
     before = [tf.identity(variable) for variable in state]
-    repeat = _loop if replicas == 1 else _unrolled
     outputs = _encode_all(model, part, count, repeat)
     for variable, value in zip(state, before, strict=True):
         variable.assign(value)
 
-    watched = tf.nest.flatten(outputs)
+    terms, gathered, wanted = _gradients_of_outputs(model, outputs)
+    wanted = [tf.reshape(one, [count, -1, *one.shape[1:]]) for one in wanted]
+    regularization, gradients = _carry_back(model, part, wanted, count, repeat)
+    if model.losses:
+        terms = {**terms, "regularization": regularization}
+    return terms, gradients, gathered
+
+
+def micro_batch_count(batch, size):
+    """How many micro-batches a batch makes.
+
+    Args:
+        batch: a structure of tensors, or of their specs, of known sizes.
+        size: examples of its largest tensor at once.
+
+    Raises:
+        ValueError: if a tensor cannot be split into so many equal parts.
+    """
+    sizes = [tensor.shape[0] for tensor in tf.nest.flatten(batch)]
+    largest = None if None in sizes else max(sizes)
+    if largest is None or largest % size:
+        raise ValueError(
+            f"micro_batch_size must divide the replica's batch of {largest}. Received: {size}."
+        )
+    count = largest // size
+    uneven = [one for one in sizes if one % count]
+    if uneven:
+        raise ValueError(
+            f"micro_batch_size={size} makes {count} micro-batches, which must divide every part of "
+            f"the batch. Received: a part of {uneven[0]}."
+        )
+    return count
+
+
+def _floats(outputs):
+    return [tensor for tensor in tf.nest.flatten(outputs) if tensor.dtype.is_floating]
+
+
+def _gradients_of_outputs(model, outputs):
+    """The terms of the loss, the outputs of all replicas, and the gradients of this one's."""
+    watched = _floats(outputs)
     with tf.GradientTape() as tape:
         tape.watch(watched)
-        terms = model.compute_losses(labels, outputs)
+        gathered = tf.nest.map_structure(gather_batch, outputs)
+        terms = model.compute_losses(gathered)
         scaled = model.optimizer.scale_loss(sum(terms.values()))
-    wanted = tape.gradient(scaled, watched, unconnected_gradients="zero")
-    wanted = [tf.reshape(one, [count, -1, *one.shape[1:]]) for one in wanted]
-    regularization, gradients = _carry_back(model, part, wanted, count, replicas, repeat)
-    if model.losses:
-        terms["regularization"] = regularization
-    return terms, gradients
+    return terms, gathered, tape.gradient(scaled, watched, unconnected_gradients="zero")
 
 
 def _loop(step, start, stop, state):
@@ -73,7 +108,7 @@ def _loop(step, start, stop, state):
 
 
 def _unrolled(step, start, stop, state):
-    """As `_loop`; replicas cannot talk to each other, as batch norm does, inside a loop."""
+    """As `_loop`, without a loop of TensorFlow."""
     for index in range(start, stop):
         # One after the other, so that the memory of one serves the next.
         done = [tensor for tensor in tf.nest.flatten(state) if isinstance(tensor, tf.Tensor)]
@@ -84,16 +119,13 @@ def _unrolled(step, start, stop, state):
 
 def _state(model):
     """What encoding changes: batch norm's moving statistics, the seeds of dropout."""
-    averages = [
-        variable for _, average in model.averaged_networks() for variable in average.weights
-    ]
-    queue = getattr(model, "queue", None)
-    spared = {id(variable) for variable in (*averages, *(queue.variables if queue else ()))}
+    averages = {id(v) for _, average in model.averaged_networks() for v in average.weights}
     return [
         variable
         for layer in model.layers
+        if not isinstance(layer, MemoryQueue)
         for variable in layer.non_trainable_variables
-        if id(variable) not in spared
+        if id(variable) not in averages
     ]
 
 
@@ -120,20 +152,21 @@ def _encode_all(model, part, count, repeat):
     return tf.nest.map_structure(join, arrays, first)
 
 
-def _carry_back(model, part, wanted, count, replicas, repeat):
+def _carry_back(model, part, wanted, count, repeat):
     """The regularization's value and all gradients, summed over the micro-batches."""
-    variables = model.trainable_variables
+    variables, shares = model.trainable_variables, num_replicas() * count
 
     def step(index, regularization, totals):
         with tf.GradientTape() as tape:
-            outputs = tf.nest.flatten(model.forward(part(index)))
+            outputs = _floats(model.forward(part(index)))
             # Each micro-batch carries its share of what layers add to the loss.
-            extra = tf.cast(sum(model.losses) / (replicas * count), tf.float32)
+            extra = tf.cast(sum(model.losses) / shares, tf.float32)
             scaled = model.optimizer.scale_loss(extra)
+        upstream = [gradient[index] for gradient in wanted]
         gradients = tape.gradient(
             [*outputs, scaled],
             variables,
-            [*part(index, wanted), tf.ones_like(scaled)],
+            [*upstream, tf.ones_like(scaled)],
             unconnected_gradients="zero",
         )
         totals = [total + gradient for total, gradient in zip(totals, gradients, strict=True)]

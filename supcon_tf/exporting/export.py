@@ -23,7 +23,7 @@ from supcon_tf.config import ExportConfig
 from supcon_tf.core.errors import UserError
 from supcon_tf.core.files import read_json, write_json, writing
 from supcon_tf.core.provenance import manifest
-from supcon_tf.data.datasets import ImageDataset
+from supcon_tf.data.splits import ImageDataset
 from supcon_tf.exporting import tflite
 from supcon_tf.exporting.bundle import check_name, find_versions
 from supcon_tf.exporting.calibration import calibration_scores, fit_temperature

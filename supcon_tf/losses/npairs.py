@@ -90,6 +90,9 @@ class NPairsLoss(AnchorLoss):
         Sohn 2016, eq. 3 and 6.
     """
 
+    # The contrasts are the second view alone.
+    pairs_views = True
+
     def __init__(
         self,
         temperature=1.0,

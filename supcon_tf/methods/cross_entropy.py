@@ -3,18 +3,23 @@
 import keras
 import tensorflow as tf
 
-from supcon_tf.engine.model import ContrastiveModel, encode_views
+from supcon_tf.engine.method import Method, encode_views
+from supcon_tf.methods.spec import MethodSpec, Parts
 from supcon_tf.networks.copies import frozen_copy
+from supcon_tf.networks.heads import build_classifier, project_views
 
 
-class CrossEntropyModel(ContrastiveModel):
+@keras.saving.register_keras_serializable("supcon_tf")
+class CrossEntropyModel(Method):
     """The baseline: the same encoder and views, a linear classifier, cross entropy.
+
+    Batches are `(views [B, V, H, W, C], labels [B])`, or `(views, labels, sample_weight [B])`.
 
     Args:
         encoder: a built model from images [N, H, W, C] to features [N, F].
         num_classes: int >= 2.
         label_smoothing: float in [0, 1).
-        **kwargs: as `ContrastiveModel`.
+        **kwargs: as `Method`.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -26,7 +31,7 @@ class CrossEntropyModel(ContrastiveModel):
             raise ValueError(f"label_smoothing must be in [0, 1). Received: {label_smoothing!r}.")
         if num_classes < 2:
             raise ValueError(f"num_classes must be at least 2. Received: {num_classes}.")
-        self.num_classes = num_classes
+        self.num_classes, self.label_smoothing = num_classes, label_smoothing
         self.classification_head = keras.layers.Dense(num_classes, name="logits", dtype="float32")
         self.classification_head.build(encoder.output_shape)
         if self.ema_momentum is not None:
@@ -46,12 +51,36 @@ class CrossEntropyModel(ContrastiveModel):
         """The classifier to evaluate and keep: the moving average where there is one."""
         return self.classification_head if self.ema_momentum is None else self.ema_head
 
-    def forward(self, inputs):
-        """Logits [b * V, C] of views [b, V, H, W, C]."""
-        return self.classification_head(encode_views(self.encoder, inputs))
+    def forward(self, batch, training=True):
+        """Logits [b, V, C] and labels [b]."""
+        views, labels, weights = keras.utils.unpack_x_y_sample_weight(batch)
+        features = encode_views(self.encoder, views, training)
+        outputs = {"logits": project_views(self.classification_head, features), "labels": labels}
+        return outputs if weights is None else {**outputs, "sample_weight": weights}
 
-    def compute_losses(self, labels, outputs):
-        """Cross entropy of every view; each replica's mean is over its own equal share."""
-        views = tf.shape(outputs)[0] // tf.shape(labels)[0]
-        targets = tf.one_hot(tf.repeat(labels, views), self.num_classes)
-        return {"cross_entropy": self.cross_entropy(targets, outputs)}
+    def compute_losses(self, outputs):
+        """Cross entropy of every view."""
+        logits, weights = outputs["logits"], outputs.get("sample_weight")
+        _, num_views, num_classes = logits.shape
+        targets = tf.one_hot(tf.repeat(tf.reshape(outputs["labels"], [-1]), num_views), num_classes)
+        weights = None if weights is None else tf.repeat(tf.reshape(weights, [-1]), num_views)
+        logits = tf.reshape(logits, [-1, num_classes])
+        return {"cross_entropy": self.cross_entropy(targets, logits, weights)}
+
+    def kept(self):
+        """The encoder, and the classifier that was trained with it."""
+        # A copy of its own, as the classifier freezes its encoder.
+        classifier = build_classifier(super().kept()["encoder"], self.evaluation_head)
+        return {**super().kept(), "classifier": classifier}
+
+    def get_config(self):
+        """The constructor's arguments."""
+        own = {"num_classes": self.num_classes, "label_smoothing": self.label_smoothing}
+        return {**super().get_config(), **own}
+
+
+def _build(parts: Parts, *, label_smoothing=0.0):
+    return CrossEntropyModel(parts.encoder, parts.num_classes, label_smoothing, **parts.engine)
+
+
+SPEC = MethodSpec(_build)

@@ -1,16 +1,25 @@
 """Any loss over pairs of embeddings, with or without a memory queue."""
 
+import inspect
+from collections.abc import Callable
+
+import keras
 import tensorflow as tf
 
-from supcon_tf.engine.devices import gather_batch
-from supcon_tf.engine.model import ContrastiveModel, encode_views
+from supcon_tf.engine.method import Method, encode_views
 from supcon_tf.losses import metrics
+from supcon_tf.methods.spec import MethodSpec, Parts
 from supcon_tf.networks.copies import frozen_copy
+from supcon_tf.networks.heads import project_views
 from supcon_tf.networks.queue import MemoryQueue
 
 
-class PairwiseModel(ContrastiveModel):
+@keras.saving.register_keras_serializable("supcon_tf")
+class PairwiseModel(Method):
     """Any loss over pairs of embeddings: encoder, projection head, loss on the global batch.
+
+    Batches are `(views [B, V, H, W, C], labels [B])`, or `(views, labels, sample_weight [B])`;
+    labels may be missing where the loss does not use them. Views of several sizes come as a tuple.
 
     With a queue, earlier embeddings are further contrasts; with `ema_momentum` as well, what is
     queued are the embeddings of the averaged networks (a momentum encoder).
@@ -22,7 +31,7 @@ class PairwiseModel(ContrastiveModel):
             value per anchor before reduction.
         queue_size: rows of earlier batches to contrast with; 0 for none. The loss has to take
             `queue`, as `SupConLoss` and `SimCLRLoss` do.
-        **kwargs: as `ContrastiveModel`.
+        **kwargs: as `Method`.
 
     Reference:
         Khosla et al. 2020, figure 2 and section 4 (the memory variant).
@@ -32,6 +41,7 @@ class PairwiseModel(ContrastiveModel):
         super().__init__(encoder, (pairwise_loss.name,), **kwargs)
         self.projection_head = projection_head
         self.pairwise_loss = pairwise_loss
+        self.queue_size = queue_size
         if not projection_head.built:
             projection_head.build(encoder.output_shape)
         dim = projection_head.compute_output_shape(encoder.output_shape)[-1]
@@ -50,33 +60,80 @@ class PairwiseModel(ContrastiveModel):
             pairs.append((self.projection_head, self.ema_head))
         return pairs
 
-    def forward(self, inputs):
-        """Embeddings [b * V, D] of views [b, V, H, W, C]; and the keys, where they are others."""
-        outputs = {"embeddings": self.projection_head(encode_views(self.encoder, inputs))}
-        if self.queue is not None and self.ema_momentum is not None:
-            features = encode_views(self.ema_encoder, inputs, training=False)
-            outputs["keys"] = tf.stop_gradient(self.ema_head(features))
+    def forward(self, batch, training=True):
+        """Embeddings [b, V, D]; the labels; and the keys [b, V, D], where they are others."""
+        views, labels, weights = keras.utils.unpack_x_y_sample_weight(batch)
+        features = encode_views(self.encoder, views, training)
+        outputs = {"embeddings": project_views(self.projection_head, features)}
+        outputs |= {} if labels is None else {"labels": labels}
+        outputs |= {} if weights is None else {"sample_weight": weights}
+        if training and self.queue is not None and self.ema_momentum is not None:
+            features = encode_views(self.ema_encoder, views, training=False)
+            outputs["keys"] = tf.stop_gradient(project_views(self.ema_head, features))
         return outputs
 
-    def compute_losses(self, labels, outputs):
-        """The pairwise loss of the batch gathered over all replicas."""
+    def compute_losses(self, outputs):
+        """The pairwise loss of the whole batch."""
         embeddings = outputs["embeddings"]
-        views = embeddings.shape[0] // labels.shape[0] if labels.shape[0] else None
-        embeddings = tf.reshape(embeddings, [tf.shape(labels)[0], -1, embeddings.shape[-1]])
-        embeddings.set_shape([labels.shape[0], views, embeddings.shape[-1]])
-        labels, embeddings = gather_batch(labels), gather_batch(embeddings)
-        classes = labels if getattr(self.pairwise_loss, "uses_labels", True) else None
-        for metric in self.pair_metrics:
-            metric.update_state(classes, embeddings)
-        if self.queue is None:
-            return {self.pairwise_loss.name: self.pairwise_loss(labels, embeddings)}
-        loss = self.pairwise_loss(labels, embeddings, queue=self.queue.contents())
-        rows = tf.reshape(embeddings, [-1, embeddings.shape[-1]])
-        keys = gather_batch(outputs["keys"]) if "keys" in outputs else rows
-        self.queue.push(tf.repeat(labels, embeddings.shape[1]), keys)
+        if not self._uses_labels() and embeddings.shape[1] == 1:
+            raise ValueError(
+                f"{self.pairwise_loss.name} needs two views of an image or more. Received: 1."
+            )
+        queue = {} if self.queue is None else {"queue": self.queue.contents()}
+        weights = outputs.get("sample_weight")
+        loss = self.pairwise_loss(outputs.get("labels"), embeddings, sample_weight=weights, **queue)
         return {self.pairwise_loss.name: loss}
+
+    def after_step(self, outputs):
+        """Puts the embeddings, or those of the averaged networks, into the queue."""
+        if self.queue is None:
+            return
+        keys = outputs.get("keys", outputs["embeddings"])
+        _, num_views, dim = keys.shape
+        labels = outputs.get("labels", tf.zeros(tf.shape(keys)[:1], tf.int32))
+        self.queue.push(tf.repeat(labels, num_views), tf.reshape(keys, [-1, dim]))
+
+    def measure(self, outputs):
+        """Counts positives, and how the embeddings are spread."""
+        labels = outputs.get("labels") if self._uses_labels() else None
+        for metric in self.pair_metrics:
+            metric.update_state(labels, outputs["embeddings"])
+
+    def _uses_labels(self):
+        return getattr(self.pairwise_loss, "uses_labels", True)
+
+    def collapsed_loss(self, batch_size, num_views):
+        """As the loss knows it; None with a queue, whose rows differ."""
+        known = hasattr(self.pairwise_loss, "collapsed_value") and self.queue is None
+        return self.pairwise_loss.collapsed_value(batch_size * num_views) if known else None
 
     @property
     def metrics(self):
         """The loss, how many positives the batches hold, and how the embeddings are spread."""
         return [*super().metrics, *self.pair_metrics]
+
+    def get_config(self):
+        """The constructor's arguments."""
+        serialize = keras.saving.serialize_keras_object
+        return {
+            **super().get_config(),
+            "projection_head": serialize(self.projection_head),
+            "pairwise_loss": serialize(self.pairwise_loss),
+            "queue_size": self.queue_size,
+        }
+
+
+def pairwise(loss: Callable[..., keras.losses.Loss]) -> MethodSpec:
+    """The method that trains with a pairwise loss; the loss's arguments are its settings.
+
+    A loss that does not scale embeddings to unit norm gets them from the head as they are.
+    """
+
+    def build(parts: Parts, **settings):
+        made = loss(**settings)
+        head = parts.projection_head(normalize=made.get_config().get("normalize", True))
+        takes_queue = "queue" in inspect.signature(made.call).parameters
+        queue_size = parts.queue_size() if takes_queue else 0
+        return PairwiseModel(parts.encoder, head, made, queue_size=queue_size, **parts.engine)
+
+    return MethodSpec(build, settings=(loss,))

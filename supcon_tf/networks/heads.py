@@ -1,6 +1,7 @@
 """Heads on the encoder: a projection to the unit sphere, a linear classifier."""
 
 import keras
+from keras import ops
 
 from supcon_tf.losses.pairs import unit_norm
 
@@ -12,13 +13,14 @@ class ProjectionHead(keras.layers.Layer):
     Args:
         embedding_dim: int > 0, outputs.
         hidden_dims: units of the hidden layers; empty for a linear head.
+        normalize: whether the embeddings are scaled to unit norm.
         **kwargs: as `keras.layers.Layer`.
 
     Call arguments:
         features: float [B, F].
 
     Returns:
-        float32 [B, embedding_dim], unit norm.
+        float32 [B, embedding_dim], of unit norm unless `normalize` is off.
 
     Raises:
         ValueError: if a size is below 1.
@@ -27,7 +29,7 @@ class ProjectionHead(keras.layers.Layer):
         Khosla et al. 2020, section 3.1 (Proj(.), one hidden layer of 2048, output 128).
     """
 
-    def __init__(self, embedding_dim=128, hidden_dims=(2048,), **kwargs):
+    def __init__(self, embedding_dim=128, hidden_dims=(2048,), normalize=True, **kwargs):
         super().__init__(**kwargs)
         if min((embedding_dim, *hidden_dims)) < 1:
             raise ValueError(
@@ -36,6 +38,7 @@ class ProjectionHead(keras.layers.Layer):
             )
         self.embedding_dim = embedding_dim
         self.hidden_dims = tuple(hidden_dims)
+        self.normalize = normalize
         self.hidden = [
             keras.layers.Dense(units, "relu", dtype=self.dtype_policy, name=f"hidden{index + 1}")
             for index, units in enumerate(self.hidden_dims)
@@ -51,10 +54,11 @@ class ProjectionHead(keras.layers.Layer):
             input_shape = layer.compute_output_shape(input_shape)
 
     def call(self, features):
-        """Features float [B, F] in, unit-norm embeddings float32 [B, embedding_dim] out."""
+        """Features float [B, F] in, embeddings float32 [B, embedding_dim] out."""
         for layer in self.hidden:
             features = layer(features)
-        return unit_norm(self.projection(features))
+        embeddings = self.projection(features)
+        return unit_norm(embeddings) if self.normalize else ops.cast(embeddings, "float32")
 
     def compute_output_shape(self, input_shape):
         """[B, F] in, [B, embedding_dim] out."""
@@ -66,7 +70,23 @@ class ProjectionHead(keras.layers.Layer):
             **super().get_config(),
             "embedding_dim": self.embedding_dim,
             "hidden_dims": self.hidden_dims,
+            "normalize": self.normalize,
         }
+
+
+def project_views(head, features):
+    """Applies a head to the features of each view.
+
+    Args:
+        head: a layer from features [N, F] to outputs [N, D].
+        features: float [B, V, F].
+
+    Returns:
+        float [B, V, D].
+    """
+    batch, num_views, dim = features.shape
+    outputs = head(ops.reshape(features, [-1, dim]))
+    return ops.reshape(outputs, [-1 if batch is None else batch, num_views, outputs.shape[-1]])
 
 
 def classification_head(num_classes: int) -> keras.layers.Dense:

@@ -32,12 +32,12 @@ class MemoryQueue(keras.layers.Layer):
         self.size, self.embedding_dim = size, embedding_dim
         alike = {"trainable": False, "aggregation": "only_first_replica", "initializer": "zeros"}
         self.embeddings = self.add_weight((size, embedding_dim), name="embeddings", **alike)
-        self.labels = self.add_weight((size,), dtype="int32", name="labels", **alike)
+        self.labels = self.add_weight((size,), dtype="int64", name="labels", **alike)
         self.pushed = self.add_weight((), dtype="int64", name="pushed", **alike)
         self.built = True
 
     def contents(self):
-        """Labels int32 [Q], embeddings float32 [Q, D], and bool [Q]: which rows are filled."""
+        """Labels int64 [Q], embeddings float32 [Q, D], and bool [Q]: which rows are filled."""
         rows = tf.range(self.size, dtype=tf.int64)
         filled = rows < tf.convert_to_tensor(self.pushed)
         return tf.convert_to_tensor(self.labels), tf.convert_to_tensor(self.embeddings), filled

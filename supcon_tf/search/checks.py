@@ -6,7 +6,8 @@ import socket
 from supcon_tf.config import PretrainConfig
 from supcon_tf.config.search import TuneConfig
 from supcon_tf.core.errors import UserError
-from supcon_tf.data.datasets import ImageDataset, from_config
+from supcon_tf.data.datasets import from_config
+from supcon_tf.data.splits import ImageDataset
 from supcon_tf.engine.devices import make_strategy
 from supcon_tf.search.space import SearchSpace, configured
 from supcon_tf.stages.checks import data_checks, settings_checks

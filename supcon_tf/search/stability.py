@@ -11,7 +11,8 @@ from supcon_tf.config import PretrainConfig
 from supcon_tf.config.search import StabilityConfig
 from supcon_tf.core.errors import UserError
 from supcon_tf.core.files import read_json, write_json
-from supcon_tf.data.datasets import ImageDataset, from_config
+from supcon_tf.data.datasets import from_config
+from supcon_tf.data.splits import ImageDataset
 from supcon_tf.engine.devices import make_strategy
 from supcon_tf.search.directory import SearchDirectory
 from supcon_tf.search.running import IDLE_SECONDS, Trial, run_trial

@@ -1,20 +1,21 @@
 """From a configuration to what is trained: networks, schedule, optimizer, compiled model."""
 
+import keras
+import numpy as np
 import tensorflow as tf
 
 from supcon_tf.config import PretrainConfig
 from supcon_tf.core.errors import UserError
-from supcon_tf.data.datasets import ImageDataset
-from supcon_tf.engine.loop import initial_weights
-from supcon_tf.engine.model import ContrastiveModel
+from supcon_tf.data.augment import Share
+from supcon_tf.data.splits import ImageDataset
+from supcon_tf.engine.method import Method
 from supcon_tf.engine.optimizers import SharedLossScale, make_optimizer
 from supcon_tf.engine.schedules import make_schedule, scaled_rate
-from supcon_tf.methods import build_model
+from supcon_tf.methods import METHODS
+from supcon_tf.methods.spec import Parts, given_settings
 from supcon_tf.networks.copies import training_copy
 from supcon_tf.networks.encoders import build_encoder
-from supcon_tf.networks.heads import ProjectionHead
-
-HEAD_DIM = 128
+from supcon_tf.networks.initial import initial_weights
 
 
 def schedule_of(config: PretrainConfig, steps: int):
@@ -22,7 +23,7 @@ def schedule_of(config: PretrainConfig, steps: int):
 
     Args:
         config: the settings.
-        steps: steps an epoch.
+        steps: steps per epoch.
 
     Raises:
         ValueError: if the settings do not make a schedule.
@@ -43,7 +44,7 @@ def schedule_of(config: PretrainConfig, steps: int):
 
 
 def optimizer_of(config: PretrainConfig, steps: int):
-    """The optimizer; `steps` an epoch.
+    """The optimizer, for so many steps per epoch.
 
     Raises:
         UserError: if a setting would have no effect on it, or is out of its range.
@@ -61,31 +62,76 @@ def optimizer_of(config: PretrainConfig, steps: int):
         raise UserError(f"optimizer {config.optimizer}: {error}") from error
 
 
-def build_networks(config: PretrainConfig, dataset: ImageDataset, precision: str = "float32"):
-    """The encoder of a configuration as it is trained, and a maker of its projection head.
+def encoder_of(config: PretrainConfig, image_size_px: int, precision: str = "float32"):
+    """The encoder as it is trained.
 
     Args:
         config: the settings.
-        dataset: the data, for the size of its images.
+        image_size_px: side S of the images.
         precision: as `training_copy`.
 
     Returns:
-        A model from float32 [B, S, S, 3] in [0, 1] to features float32 [B, F], and a function
-        without arguments that makes a `ProjectionHead`.
+        A model from float32 [B, S, S, 3] in [0, 1] to features float32 [B, F].
 
     Raises:
-        UserError: if the encoder cannot be built for that size.
+        UserError: if the encoder cannot be built for that size, or its weights are not finite.
     """
-    hidden = HEAD_DIM if config.projection_hidden_dim is None else config.projection_hidden_dim
-    dims = (hidden,) if hidden else ()
     encoder = build_encoder(
-        config.encoder, dataset.image_size_px, config.width_multiplier, config.encoder_weights
+        config.encoder, image_size_px, config.width_multiplier, config.encoder_weights
     )
+    if not all(np.isfinite(np.sum(weight)) for weight in encoder.get_weights()):
+        raise UserError(
+            f"weights of the encoder are not finite. Received: {config.encoder!r}, weights "
+            f"{config.encoder_weights!r}. Give another file."
+        )
+    return training_copy(encoder, precision)
 
-    def head():
-        return ProjectionHead(config.embedding_dim or HEAD_DIM, dims, dtype=precision)
 
-    return training_copy(encoder, precision), head
+def method_of(
+    config: PretrainConfig, encoder: keras.Model, num_classes: int, steps_per_epoch: int
+) -> Method:
+    """The method of a configuration around an encoder.
+
+    Args:
+        config: the settings.
+        encoder: a built encoder.
+        num_classes: classes of the data set.
+        steps_per_epoch: steps per epoch.
+
+    Raises:
+        UserError: if the method is unknown, or a setting is wrong or has no effect on it.
+    """
+    if config.method not in METHODS:
+        raise UserError(f"method must be one of {', '.join(METHODS)}. Received: {config.method!r}.")
+    spec, given = METHODS[config.method], given_settings(config)
+    allowed = spec.names_of_settings()
+    for name in given:
+        if name not in allowed:
+            raise UserError(
+                f"method {config.method} has no argument {name!r}; it takes "
+                f"{', '.join(allowed) or 'none'}. Received: {name}={given[name]!r}."
+            )
+    parts = Parts(config, encoder, num_classes, steps_per_epoch, config.precision)
+    try:
+        method = spec.build_with(parts, given)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"method {config.method}: {error}") from error
+    parts.check_all_used()
+    return method
+
+
+def stream_of(config: PretrainConfig, dataset: ImageDataset):
+    """From a step and a share of the batches to the method's stream from there on."""
+
+    def stream(first_step: int, share: Share):
+        return METHODS[config.method].stream_with(dataset, config, first_step, share)
+
+    return stream
+
+
+def steps_per_epoch_of(config: PretrainConfig, dataset: ImageDataset) -> int:
+    """Steps per epoch; 0 where there are fewer images than a batch has."""
+    return METHODS[config.method].steps_per_epoch(dataset, config)
 
 
 def is_compiled(config: PretrainConfig, replicas: int) -> bool:
@@ -100,28 +146,18 @@ def is_compiled(config: PretrainConfig, replicas: int) -> bool:
 
 def compiled_model(
     config: PretrainConfig, dataset: ImageDataset, steps: int, replicas: int
-) -> ContrastiveModel:
+) -> Method:
     """The model that a configuration trains; to be called in the strategy's scope.
 
     Args:
         config: the settings.
         dataset: the data, for the size of its images and its number of classes.
-        steps: steps an epoch.
+        steps: steps per epoch.
         replicas: replicas in the strategy.
     """
     with initial_weights(config.seed):
-        encoder, head = build_networks(config, dataset, config.precision)
-        model = build_model(
-            config.method,
-            encoder,
-            head,
-            len(dataset.class_names),
-            config.temperature,
-            config.method_args,
-            queue_size=config.queue_size,
-            micro_batch_size=config.micro_batch_size,
-            ema_momentum=config.ema_momentum,
-        )
+        encoder = encoder_of(config, dataset.image_size_px, config.precision)
+        model = method_of(config, encoder, len(dataset.class_names), steps)
     optimizer = optimizer_of(config, steps)
     if config.precision == "mixed_float16":
         optimizer = SharedLossScale(optimizer)

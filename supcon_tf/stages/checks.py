@@ -2,16 +2,22 @@
 
 from collections.abc import Callable
 
+import keras
 import tensorflow as tf
 
 from supcon_tf.config import PretrainConfig
 from supcon_tf.core.errors import UserError
-from supcon_tf.data.augment import check_augmentation
-from supcon_tf.data.datasets import ImageDataset
+from supcon_tf.data.augment import WHOLE, check_augmentation
+from supcon_tf.data.splits import ImageDataset
 from supcon_tf.engine.loop import BEST_METRICS
-from supcon_tf.methods import LOSSES, check_method
+from supcon_tf.engine.micro_batches import micro_batch_count
 from supcon_tf.networks.encoders import check_encoder
-from supcon_tf.stages.building import HEAD_DIM, optimizer_of
+from supcon_tf.stages.building import (
+    method_of,
+    optimizer_of,
+    steps_per_epoch_of,
+    stream_of,
+)
 
 
 def settings_checks(config: PretrainConfig) -> list[Callable[[], None]]:
@@ -19,13 +25,9 @@ def settings_checks(config: PretrainConfig) -> list[Callable[[], None]]:
     return [
         lambda: check_encoder(config.encoder, config.width_multiplier, config.encoder_weights),
         lambda: check_augmentation(config.augmentation),
-        lambda: check_method(
-            config.method, config.temperature, config.method_args, config.queue_size
-        ),
-        lambda: _check_head(config),
+        lambda: method_of(config, _stand_in(), num_classes=2, steps_per_epoch=1),
         lambda: _check_validation(config),
         lambda: _check_best_metric(config),
-        lambda: _check_queue(config),
         lambda: _check_schedule(config),
         lambda: optimizer_of(config, steps=10**6),
     ]
@@ -37,21 +39,65 @@ def data_checks(
     """What the data and the devices decide; each raises `UserError`."""
     return [
         lambda: _check_batch(config, dataset, replicas),
-        lambda: _check_loss(config, dataset),
-        lambda: _check_micro_batch(config, replicas),
         lambda: _check_compile(config, replicas),
     ]
 
 
-def _check_head(config: PretrainConfig) -> None:
-    if config.method in LOSSES:
-        return
-    for name in ("embedding_dim", "projection_hidden_dim"):
-        if getattr(config, name) is not None:
-            raise UserError(
-                f"{config.method} has no projection head. Received: {name}="
-                f"{getattr(config, name)}. Leave it out."
+def _stand_in():
+    """An encoder as small as can be, of images of any size, to try a method on."""
+    images = keras.Input((None, None, 3))
+    return keras.Model(images, keras.layers.GlobalAveragePooling2D()(images))
+
+
+def _check_batch(config, dataset, replicas):
+    """Whether the stream can be made, the replicas can share it and the method takes it."""
+    if not steps_per_epoch_of(config, dataset):
+        raise UserError(
+            f"batch_size must be at most the {dataset.train.num_examples} training images of "
+            f"{config.dataset}. Received: {config.batch_size}. Lower it."
+        )
+    if config.batch_size % replicas:
+        raise UserError(
+            f"batch_size must be a multiple of the {replicas} replicas. Received: "
+            f"{config.batch_size}."
+        )
+    model = method_of(config, _stand_in(), len(dataset.class_names), steps_per_epoch=1)
+    try:
+        batch = stream_of(config, dataset)(0, WHOLE).element_spec
+        _check_shares(batch, replicas)
+        if config.micro_batch_size is not None:
+            micro_batch_count(_share_of(batch, replicas), config.micro_batch_size)
+        _trace(model, batch)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"method {config.method}: {error}") from error
+
+
+def _check_shares(batch, replicas):
+    for part in tf.nest.flatten(batch):
+        if part.shape[0] % replicas:
+            raise ValueError(
+                f"{replicas} replicas cannot share a part of the batch evenly. Received: "
+                f"{part.shape[0]} examples in it."
             )
+
+
+def _share_of(batch, replicas):
+    return tf.nest.map_structure(
+        lambda part: tf.TensorSpec([part.shape[0] // replicas, *part.shape[1:]], part.dtype), batch
+    )
+
+
+def _trace(model, batch):
+    """Traces, without running it, all that a step does beside the gradients."""
+
+    def step(batch):
+        outputs = model.forward(batch)
+        losses = model.compute_losses(outputs)
+        model.after_step(outputs)
+        model.measure(outputs)
+        return losses
+
+    tf.function(step, autograph=False).get_concrete_function(batch)
 
 
 def _check_schedule(config: PretrainConfig) -> None:
@@ -101,64 +147,6 @@ def _check_best_metric(config: PretrainConfig) -> None:
         raise UserError(
             "best_metric loss favours the first epochs while the queue fills. Received: "
             f"best_metric='loss' and queue_size={config.queue_size}. Use knn_top1."
-        )
-
-
-def _check_queue(config: PretrainConfig) -> None:
-    rows = config.batch_size * config.num_views
-    if 0 < config.queue_size < rows:
-        raise UserError(
-            f"queue_size must hold a batch of {rows} embeddings. Received: {config.queue_size}."
-        )
-
-
-def _check_loss(config, dataset):
-    """Whether the method's loss takes the batch: the views, the rows, the queue."""
-    if config.method not in LOSSES or config.batch_size > dataset.train.num_examples:
-        return
-    try:
-        check_method(config.method, config.temperature, config.method_args, config.queue_size)
-    except UserError:
-        return  # Another check says so.
-    given = {} if config.temperature is None else {"temperature": config.temperature}
-    loss = LOSSES[config.method](**given, **config.method_args)
-    if not getattr(loss, "uses_labels", True) and config.num_views < 2:
-        raise UserError(
-            f"method {config.method} needs two views of an image or more. Received: num_views="
-            f"{config.num_views}."
-        )
-    dim, size = config.embedding_dim or HEAD_DIM, config.queue_size
-    labels = tf.TensorSpec([config.batch_size], tf.int32)
-    embeddings = tf.TensorSpec([config.batch_size, config.num_views, dim], tf.float32)
-    queue = {}
-    if size:
-        kinds = (([size], tf.int32), ([size, dim], tf.float32), ([size], tf.bool))
-        queue = {"queue": tuple(tf.TensorSpec(*kind) for kind in kinds)}
-    try:  # Traced, not run.
-        tf.function(loss, autograph=False).get_concrete_function(labels, embeddings, **queue)
-    except (ValueError, TypeError) as error:
-        raise UserError(f"method {config.method}: {error}") from error
-
-
-def _check_batch(config: PretrainConfig, dataset: ImageDataset, replicas: int) -> None:
-    if config.batch_size > dataset.train.num_examples:
-        raise UserError(
-            f"batch_size must be at most the {dataset.train.num_examples} training images of "
-            f"{config.dataset}. Received: {config.batch_size}. Lower it."
-        )
-    if config.batch_size % replicas:
-        raise UserError(
-            f"batch_size must be a multiple of the {replicas} replicas. Received: "
-            f"{config.batch_size}."
-        )
-
-
-def _check_micro_batch(config: PretrainConfig, replicas: int) -> None:
-    size = config.micro_batch_size
-    if size is not None and config.batch_size % (replicas * size):
-        raise UserError(
-            f"micro_batch_size must divide each replica's {config.batch_size // replicas} images. "
-            f"Received: {size}."
         )
 
 

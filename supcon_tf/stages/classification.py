@@ -1,18 +1,25 @@
 """Stage 2: a linear classifier on the frozen encoder."""
 
+from pathlib import Path
+
 import keras
 import numpy as np
 import tensorflow as tf
 
 from supcon_tf.config import ClassifierConfig
-from supcon_tf.data.streams import chain_epochs, sharding_off
-from supcon_tf.engine.loop import fit, initial_weights
+from supcon_tf.data.streams import chain_epochs
+from supcon_tf.data.views import sharding_off
+from supcon_tf.engine.loop import Saving, fit
 from supcon_tf.engine.optimizers import MomentumSGD
 from supcon_tf.engine.schedules import warmup_cosine
 from supcon_tf.networks.heads import build_classifier, classification_head
+from supcon_tf.networks.initial import initial_weights
 from supcon_tf.stages import pictures
 from supcon_tf.stages.features import extract_features
 from supcon_tf.stages.run_directory import RunDirectory
+
+# An epoch takes milliseconds.
+_SAVING = Saving(least_seconds=30.0)
 
 
 def train_classifier(config: ClassifierConfig) -> dict:
@@ -31,23 +38,23 @@ def train_classifier(config: ClassifierConfig) -> dict:
     Raises:
         UserError: if the run has no encoder, its data changed, or a setting cannot be used.
     """
-    run = RunDirectory(config.run_dir)
-    run.pretrain_config()
-    run.check("classifier", config)
-    dataset = run.open_dataset()
-    encoder = run.load_model("encoder")
-    features, labels = extract_features(encoder, dataset.train, progress="features")
-    run.begin("classifier", config, dataset.describe())
-    head, history = train_head(config, features, labels, len(dataset.class_names), run)
-    run.save_model(build_classifier(encoder, head), "classifier")
-    metrics = {
-        "loss": history["loss"][-1],
-        "train_top1": history["accuracy"][-1],
-        "seconds": sum(history["seconds"]),
-    }
-    run.record("classifier", metrics, history)
-    pictures.learning_curves(run.history(), run.pictures / "learning_curves.png")
-    return metrics
+    with RunDirectory(config.run_dir) as run:
+        run.pretrain_config()
+        run.check("classifier", config)
+        dataset = run.open_dataset()
+        encoder = run.load_model("encoder")
+        features, labels = extract_features(encoder, dataset.train, progress="features")
+        run.begin("classifier", config, dataset.describe())
+        head, history = train_head(config, features, labels, len(dataset.class_names), run.path)
+        run.save_model(build_classifier(encoder, head), "classifier")
+        metrics = {
+            "loss": history["loss"][-1],
+            "train_top1": history["accuracy"][-1],
+            "seconds": sum(history["seconds"]),
+        }
+        run.record("classifier", metrics, history)
+        pictures.learning_curves(run.history(), run.pictures / "learning_curves.png")
+        return metrics
 
 
 def train_head(
@@ -55,7 +62,7 @@ def train_head(
     features: np.ndarray,
     labels: np.ndarray,
     num_classes: int,
-    run: RunDirectory,
+    folder: Path,
 ) -> tuple[keras.layers.Dense, dict]:
     """Trains a linear layer on features, standardized while it learns.
 
@@ -64,7 +71,7 @@ def train_head(
         features: float32 [N, F].
         labels: int [N].
         num_classes: classes of the data set.
-        run: where checkpoints and logs go.
+        folder: where checkpoints/classifier and logs/classifier go.
 
     Returns:
         A layer from the features as given to logits, and the curves.
@@ -78,8 +85,9 @@ def train_head(
         lambda first_step, share: _feature_stream(standardized, labels, config, first_step),
         epochs=config.epochs,
         steps_per_epoch=steps,
-        folder=run.path,
+        folder=folder,
         stage="classifier",
+        saving=_SAVING,
     )
     head = classification_head(num_classes)
     head.build(features.shape)
@@ -121,6 +129,5 @@ def _feature_stream(features, labels, config, first_step) -> tf.data.Dataset:
         seed=config.seed,
         first_step=first_step,
         steps_per_epoch=-(-len(labels) // config.batch_size),
-        epochs=config.epochs,
     )
     return sharding_off(stream).prefetch(tf.data.AUTOTUNE)

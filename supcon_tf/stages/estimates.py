@@ -7,8 +7,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from supcon_tf.engine.model import ContrastiveModel
+from supcon_tf.config import PretrainConfig
+from supcon_tf.engine.method import Method
 from supcon_tf.losses.blocks import BLOCK_ELEMENTS, FULL_MATRIX_ELEMENTS
+
+# Arrays of the size of a block that a loss holds at a time, about.
+_ARRAYS_OF_A_BLOCK = 4
 
 
 def expected_positives(counts: Sequence[int], batch_size: int, num_views: int) -> np.ndarray:
@@ -119,16 +123,16 @@ def block_bytes(loss: keras.losses.Loss, batch_size: int, num_views: int, queue_
     """Bytes, at most, of one array of similarities that a pairwise loss holds; several are alive.
 
     Args:
-        loss: a loss of `LOSSES`.
+        loss: a loss over pairs of embeddings.
         batch_size: images of the global batch.
         num_views: views of each.
         queue_size: rows of the memory queue.
     """
-    options, rows = getattr(loss, "options", None), batch_size * num_views
+    options, rows = loss.get_config(), batch_size * num_views
     of_anchor = rows + queue_size
-    if getattr(options, "mining", None) == "all" and options.margin is None:
+    if options.get("mining") == "all" and options["margin"] is None:
         of_anchor *= of_anchor  # Soft triplets: every positive with every negative.
-    elements, block = rows * of_anchor, getattr(options, "block_size", None)
+    elements, block = rows * of_anchor, options.get("block_size")
     if block is not None:
         elements = min(block, rows) * of_anchor
     elif elements > FULL_MATRIX_ELEMENTS:
@@ -136,33 +140,58 @@ def block_bytes(loss: keras.losses.Loss, batch_size: int, num_views: int, queue_
     return 4 * elements
 
 
-def state_bytes(
-    model: ContrastiveModel,
-    optimizer: keras.optimizers.Optimizer,
-    queue_size: int,
-    micro_batches: bool,
-) -> dict[str, int]:
-    """Bytes of what a training keeps from step to step, and of the gradients; all float32.
+def images_at_once(batch, micro_batch_size: int | None, replicas: int) -> int:
+    """Views that a replica encodes at once.
 
     Args:
+        batch: specs of a global batch.
+        micro_batch_size: as in `Method`.
+        replicas: replicas in all.
+    """
+    views = sum(math.prod(images.shape[:-3]) for images in _images(batch)) // replicas
+    if micro_batch_size is None:
+        return views
+    largest = max(part.shape[0] for part in tf.nest.flatten(batch)) // replicas
+    return views * micro_batch_size // largest
+
+
+def _images(batch):
+    """The parts of a batch that are images [..., H, W, C]."""
+    return [part for part in tf.nest.flatten(batch) if part.shape.rank >= 4]
+
+
+def memory_bytes(
+    config: PretrainConfig,
+    model: Method,
+    optimizer: keras.optimizers.Optimizer,
+    batch,
+    replicas: int,
+) -> dict[str, int]:
+    """Bytes that a replica takes, by what they are for; weights and the like are float32.
+
+    Args:
+        config: the settings.
         model: what is trained; its queue, where it has one, may be of any size.
         optimizer: built for a single variable of shape [1, 1].
-        queue_size: rows of the queue.
-        micro_batches: whether gradients are added up beside those of the micro-batch.
-
-    Returns:
-        By name: "weight_bytes", "gradient_bytes", "optimizer_bytes", "ema_bytes", "queue_bytes".
+        batch: specs of a global batch.
+        replicas: replicas in all.
     """
     averages = [weight for _, average in model.averaged_networks() for weight in average.weights]
-    queue = getattr(model, "queue", None)
+    queue, loss = getattr(model, "queue", None), getattr(model, "pairwise_loss", None)
     beside = {id(weight) for weight in [*averages, *(queue.weights if queue else ())]}
     trained = _float_bytes(model.trainable_weights)
+    images = images_at_once(batch, config.micro_batch_size, replicas)
+    sizes = (config.batch_size, config.num_views, config.queue_size)
     return {
         "weight_bytes": _float_bytes([w for w in model.weights if id(w) not in beside]),
-        "gradient_bytes": trained * (2 if micro_batches else 1),
+        # With micro-batches, gradients are added up beside those of the micro-batch.
+        "gradient_bytes": trained * (2 if config.micro_batch_size else 1),
         "optimizer_bytes": trained * sum(state.shape == (1, 1) for state in optimizer.variables),
         "ema_bytes": _float_bytes(averages),
-        "queue_bytes": 4 * queue_size * (queue.embedding_dim + 1) if queue else 0,
+        "queue_bytes": 4 * config.queue_size * (queue.embedding_dim + 1) if queue else 0,
+        "activation_bytes": images * activation_bytes(model.encoder),
+        "block_bytes": _ARRAYS_OF_A_BLOCK * block_bytes(loss, *sizes) if loss else 0,
+        "views_bytes": 4 * sum(math.prod(one.shape) for one in _images(batch)) // replicas,
     }
 
 

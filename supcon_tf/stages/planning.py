@@ -1,4 +1,4 @@
-"""The plan before the work: what a pretraining would be, what it takes, what would stop it."""
+"""The plan before the work: the data, steps and memory of a pretraining, and what would stop it."""
 
 import dataclasses
 import json
@@ -6,7 +6,6 @@ import math
 import os
 import shutil
 import sys
-import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,13 @@ import tensorflow as tf
 
 from supcon_tf.config import PretrainConfig
 from supcon_tf.core.errors import UserError
+from supcon_tf.data.augment import WHOLE
 from supcon_tf.data.datasets import from_config
 from supcon_tf.engine.devices import check_cluster, make_strategy
-from supcon_tf.engine.loop import initial_weights
-from supcon_tf.methods import build_model
+from supcon_tf.methods import METHODS
+from supcon_tf.networks.initial import initial_weights
 from supcon_tf.stages import building, checks
-from supcon_tf.stages.estimates import format_bytes
+from supcon_tf.stages.estimates import format_bytes, images_at_once, memory_bytes
 from supcon_tf.stages.plan_rows import (
     Sheet,
     add_data,
@@ -34,9 +34,6 @@ from supcon_tf.stages.plan_rows import (
     add_steps,
 )
 from supcon_tf.stages.run_directory import RunDirectory
-
-# Above it, counting the labels is announced: it may take minutes.
-_MANY_IMAGES = 100_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,51 +83,104 @@ def plan(config: PretrainConfig) -> Plan:
     Returns:
         The plan. What cannot be used is no error but one of its `problems`.
     """
-    sheet, problems = Sheet(), []
+    planner = _Planner(config)
+    planner.check()
+    planner.describe()
+    sheet = planner.sheet
+    return Plan(tuple(sheet.rows), tuple(dict.fromkeys(planner.problems)), sheet.numbers)
 
-    def attempt(make: Callable, *arguments):
+
+class _Planner:
+    """Collects rows, numbers and problems; each part needs what those before it have found."""
+
+    def __init__(self, config: PretrainConfig):
+        self.config, self.sheet, self.problems = config, Sheet(), []
+        self.run = RunDirectory(config.run_dir)
+        self.replicas, self.devices, self.dataset, self.batch_fails = 1, None, None, True
+
+    def attempt(self, make: Callable, *arguments):
         """What `make` returns; or None, and a problem more."""
         try:
             return make(*arguments)
         except (UserError, OSError, tf.errors.OpError) as error:
-            problems.append(" ".join(str(error).split()))
+            self.problems.append(" ".join(str(error).split()))
             return None
 
-    for check in checks.settings_checks(config):
-        attempt(check)
-    run = RunDirectory(config.run_dir)
-    attempt(_check_writable, run.path)
-    attempt(run.check, "pretrain", config)
-    replicas, devices = attempt(_devices, config.strategy) or (1, None)
-    dataset = attempt(from_config, config)
-    if dataset:
-        add_data(sheet, dataset)
-        for check in checks.data_checks(config, dataset, replicas):
-            attempt(check)
-        attempt(_check_same_data, config, run, dataset)
-        attempt(_add_labels, sheet, config, dataset)
-    if devices:
-        add_devices(sheet, config, replicas, devices)
-    _plan_training(sheet, attempt, config, dataset, replicas)
-    return Plan(tuple(sheet.rows), tuple(dict.fromkeys(problems)), sheet.numbers)
+    def check(self) -> None:
+        """Finds all that would stop the work, and opens the data."""
+        for check in checks.settings_checks(self.config):
+            self.attempt(check)
+        self.attempt(_check_writable, self.run.path)
+        with self.run:
+            self.attempt(self.run.check, "pretrain", self.config)
+        self.replicas, self.devices = self.attempt(_devices, self.config.strategy) or (1, None)
+        self.dataset = self.attempt(from_config, self.config)
+        if self.dataset:
+            before = len(self.problems)
+            for check in checks.data_checks(self.config, self.dataset, self.replicas):
+                self.attempt(check)
+            self.batch_fails = len(self.problems) > before
+            self.attempt(self._check_same_data)
 
+    def _check_same_data(self):
+        if self.config.resume and "pretrain" in self.run.stages():
+            self.run.check_same_data("pretrain", self.dataset.describe())
 
-def _plan_training(sheet, attempt, config, dataset, replicas):
-    """What depends on the data: steps, and the networks with their memory and disk."""
-    images = dataset.train.num_examples if dataset else 0
-    steps = images // config.batch_size
-    optimizer = attempt(_built_optimizer, config, steps) if steps else None
-    if optimizer:
-        add_steps(sheet, config, building.schedule_of(config, steps), images)
-        add_optimizer(sheet, config, optimizer)
-    size = dataset.image_size_px if dataset else config.image_size_px
-    classes = len(dataset.class_names) if dataset else 2
-    model = attempt(_built_model, config, size, classes) if size else None
-    if model:
-        add_networks(sheet, config, model)
-    if model and optimizer:
-        add_memory(sheet, config, model, optimizer, replicas)
-        attempt(_add_disk, sheet, config, steps)
+    def describe(self) -> None:
+        """Adds the rows, as far as what they need is known."""
+        sheet, config, dataset = self.sheet, self.config, self.dataset
+        if dataset:
+            add_data(sheet, dataset)
+        if self.devices:
+            add_devices(sheet, config, self.replicas, self.devices)
+        known = dataset and config.method in METHODS
+        steps = building.steps_per_epoch_of(config, dataset) if known else 0
+        optimizer = self.attempt(_built_optimizer, config, steps) if steps else None
+        if optimizer:
+            schedule = building.schedule_of(config, steps)
+            add_steps(sheet, config, schedule, dataset.train.num_examples, steps)
+            add_optimizer(sheet, config, optimizer)
+        size = dataset.image_size_px if dataset else config.image_size_px
+        classes = len(dataset.class_names) if dataset else 2
+        model = self.attempt(_built_model, config, size, classes) if size else None
+        if model:
+            add_networks(sheet, config, model)
+        if model and dataset:
+            add_labels(sheet, config, model, dataset)
+        if model and optimizer and not self.batch_fails:
+            self._add_memory(model, optimizer)
+            self.attempt(self._add_disk, steps)
+
+    def _add_memory(self, model, optimizer):
+        batch = building.stream_of(self.config, self.dataset)(0, WHOLE).element_spec
+        images = images_at_once(batch, self.config.micro_batch_size, self.replicas)
+        sizes = memory_bytes(self.config, model, optimizer, batch, self.replicas)
+        add_memory(self.sheet, self.config, sizes, images)
+
+    def _add_disk(self, steps):
+        """Disk space; raises where it is too little."""
+        config, total = self.config, self.config.epochs * steps
+        every, saved = config.checkpoint_steps, config.epochs
+        if every:
+            saved += total // every - total // math.lcm(every, steps)
+        kept = min(config.keep_checkpoints + bool(config.best_metric), saved)
+        place = _existing(self.run.path)
+        free = shutil.disk_usage(place).free
+        held = ("weight_bytes", "optimizer_bytes", "ema_bytes", "queue_bytes")
+        one = sum(self.sheet.numbers[name] for name in held)
+        add_disk(self.sheet, one, kept, min(kept + 1, saved), free)
+        replaced = 0
+        if config.resume or config.overwrite:
+            files = self.run.checkpoints("pretrain").rglob("*")
+            replaced = sum(file.stat().st_size for file in files if file.is_file())
+        # As `checkpoints.save`, which leaves a tenth.
+        needed = 1.1 * self.sheet.numbers["disk_bytes"] + 2**20
+        if free + replaced < needed:
+            raise UserError(
+                f"the disk of {place} has {format_bytes(free)} free; the checkpoints and the "
+                f"encoder take up to {format_bytes(needed)}. Free some space, or lower "
+                "keep_checkpoints."
+            )
 
 
 def _devices(strategy):
@@ -163,17 +213,6 @@ def _check_writable(path: Path) -> None:
         raise UserError(f"cannot write to run_dir {path}: {place} {reason}. Give another one.")
 
 
-def _check_same_data(config, run, dataset):
-    if config.resume and "pretrain" in run.stages():
-        run.check_same_data("pretrain", dataset.describe())
-
-
-def _add_labels(sheet, config, dataset):
-    if dataset.train.num_examples > _MANY_IMAGES:
-        print(f"counting the labels of {dataset.train.num_examples:,} images", file=sys.stderr)
-    add_labels(sheet, config, dataset.class_names, dataset.train.labels())
-
-
 def _built_optimizer(config, steps):
     """The optimizer, built for one variable of one element: it shows how many states it keeps."""
     optimizer = building.optimizer_of(config, steps)
@@ -184,40 +223,7 @@ def _built_optimizer(config, steps):
 
 def _built_model(config, image_size_px, num_classes):
     """The model in the CPU's memory, with a queue of one row where there is one."""
-    sized = types.SimpleNamespace(image_size_px=image_size_px)
+    small = config.replace(queue_size=min(config.queue_size, 1))
     with tf.device("CPU:0"), initial_weights(config.seed):
-        encoder, head = building.build_networks(config, sized, config.precision)
-        return build_model(
-            config.method,
-            encoder,
-            head,
-            num_classes,
-            config.temperature,
-            config.method_args,
-            queue_size=min(config.queue_size, 1),
-            ema_momentum=config.ema_momentum,
-        )
-
-
-def _add_disk(sheet, config, steps):
-    """Disk space; raises where it is too little."""
-    total, every = config.epochs * steps, config.checkpoint_steps
-    saved = config.epochs
-    if every:
-        saved += total // every - total // math.lcm(every, steps)
-    kept = min(config.keep_checkpoints + bool(config.best_metric), saved)
-    run, most = RunDirectory(config.run_dir), min(kept + 1, saved)
-    place = _existing(run.path)
-    free = shutil.disk_usage(place).free
-    add_disk(sheet, kept, most, free)
-    replaced = 0
-    if config.resume or config.overwrite:
-        files = run.checkpoints("pretrain").rglob("*")
-        replaced = sum(file.stat().st_size for file in files if file.is_file())
-    # As `checkpoints.save`, which leaves a tenth.
-    needed = 1.1 * sheet.numbers["disk_bytes"] + 2**20
-    if free + replaced < needed:
-        raise UserError(
-            f"the disk of {place} has {format_bytes(free)} free; the checkpoints and the encoder "
-            f"take up to {format_bytes(needed)}. Free some space, or lower keep_checkpoints."
-        )
+        encoder = building.encoder_of(config, image_size_px, config.precision)
+        return building.method_of(small, encoder, num_classes, steps_per_epoch=1)

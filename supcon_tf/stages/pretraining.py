@@ -6,16 +6,14 @@ from collections.abc import Callable
 import numpy as np
 
 from supcon_tf.config import PretrainConfig
-from supcon_tf.data.augment import AUGMENTATIONS
-from supcon_tf.data.datasets import ImageDataset, from_config
-from supcon_tf.data.streams import training_views
+from supcon_tf.data.datasets import from_config
 from supcon_tf.engine import checkpoints
-from supcon_tf.engine.devices import agreed, is_chief, make_strategy
-from supcon_tf.engine.loop import Saving, best_epoch, fit, initial_weights
-from supcon_tf.networks.copies import portable_copy
-from supcon_tf.networks.heads import build_classifier
+from supcon_tf.engine.devices import make_strategy
+from supcon_tf.engine.loop import Saving, Watching, best_epoch, fit
+from supcon_tf.engine.workers import agreed, chief_first, is_chief
+from supcon_tf.networks.initial import initial_weights
 from supcon_tf.stages import pictures
-from supcon_tf.stages.building import build_networks, compiled_model
+from supcon_tf.stages.building import compiled_model, encoder_of, steps_per_epoch_of, stream_of
 from supcon_tf.stages.checks import data_checks, settings_checks
 from supcon_tf.stages.features import encode_batches, extract_features, inference_function
 from supcon_tf.stages.run_directory import RunDirectory
@@ -41,8 +39,8 @@ def pretrain(
 
     Args:
         config: the settings.
-        stop_when: as in `fit`. A run that it stops is not finished: its checkpoint is saved, no
-            encoder is, and the same call with `resume` continues it as if it had never stopped.
+        stop_when: as in `Watching`. A run that it stops is not finished: its checkpoint is saved,
+            no encoder is, and the same call with `resume` continues it as if it had never stopped.
         maps: whether to draw the maps of held-out images' features.
 
     Returns:
@@ -60,83 +58,64 @@ def pretrain(
     strategy = make_strategy(config.strategy)  # Workers join before anything else of TensorFlow.
     for check in settings_checks(config):
         check()
-    run, chief = RunDirectory(config.run_dir), is_chief(strategy)
+    chief = is_chief(strategy)
     if not chief:
         print("this worker trains too; the first one shows the progress", file=sys.stderr)
-    if chief:
-        run.check("pretrain", config)
-    dataset = _open_dataset(config, strategy)
-    for check in data_checks(config, dataset, strategy.num_replicas_in_sync):
-        check()
-    steps = dataset.train.num_examples // config.batch_size
-    with strategy.scope():
-        model = compiled_model(config, dataset, steps, strategy.num_replicas_in_sync)
-    if chief:
-        run.begin("pretrain", config, dataset.describe())
-    finished = config.resume and run.has_finished("pretrain")
-    if agreed(strategy, int(finished)):
+    with RunDirectory(config.run_dir) as run:
+        chief_first(strategy, lambda: run.check("pretrain", config))
+        dataset = _open_dataset(config, strategy)
+        steps = steps_per_epoch_of(config, dataset)
+        with strategy.scope():
+            model = compiled_model(config, dataset, steps, strategy.num_replicas_in_sync)
+        chief_first(strategy, lambda: run.begin("pretrain", config, dataset.describe()))
+        if agreed(strategy, int(config.resume and run.has_finished("pretrain"))):
+            return _nothing_to_do(run) if chief else {}
+        history = _train(config, dataset, model, run, steps, stop_when)
         if not chief:
             return {}
-        print(f"{config.run_dir} is finished; nothing to resume", file=sys.stderr)
-        return run.metrics().get("pretrain", {})
-    _say_what_is_left_out(dataset)
-    history = fit(
+        if len(history["loss"]) < config.epochs:
+            return {"loss": history["loss"][-1], "seconds": sum(history["seconds"])}
+        return _keep(config, dataset, model, run, history, steps, maps)
+
+
+def _open_dataset(config, strategy):
+    """The data set, checked; several workers wait until the chief has prepared it."""
+    dataset = chief_first(strategy, lambda: from_config(config)) or from_config(config)
+    for check in data_checks(config, dataset, strategy.num_replicas_in_sync):
+        check()
+    if dataset.bad_images and is_chief(strategy):
+        shown = ", ".join(dataset.bad_images[:3]) + ", ..." * (len(dataset.bad_images) > 3)
+        print(f"unreadable images left out: {len(dataset.bad_images)} ({shown})")
+    return dataset
+
+
+def _nothing_to_do(run):
+    print(f"{run.path} is finished; nothing to resume", file=sys.stderr)
+    return run.metrics().get("pretrain", {})
+
+
+def _train(config, dataset, model, run, steps, stop_when):
+    """Fits the model; returns its curves."""
+    chief = is_chief(model.distribute_strategy)
+    measure = _online_knn(config, dataset, model) if chief else lambda epoch: {}
+    return fit(
         model,
-        view_stream(config, dataset),
+        stream_of(config, dataset),
         epochs=config.epochs,
         steps_per_epoch=steps,
         folder=run.path,
         stage="pretrain",
-        saving=Saving(config.checkpoint_steps, config.keep_checkpoints, config.best_metric),
-        at_epoch_end=_online_knn(config, dataset, model) if chief else lambda epoch, values: {},
-        watch=_CollapseWatch(config, model),
-        stop_when=stop_when,
+        saving=Saving(
+            config.checkpoint_steps, keep=config.keep_checkpoints, best_metric=config.best_metric
+        ),
+        watching=Watching(measure, _CollapseWatch(config, model), stop_when),
     )
-    if not chief:
-        return {}
-    if len(history["loss"]) < config.epochs:
-        return {"loss": history["loss"][-1], "seconds": sum(history["seconds"])}
-    return _finish(run, config, dataset, model, history, steps, maps)
-
-
-def _open_dataset(config, strategy):
-    """The data set; several workers wait until the chief has prepared it."""
-    if not is_chief(strategy):
-        agreed(strategy, 0)
-        return from_config(config)
-    dataset = from_config(config)
-    agreed(strategy, 0)
-    return dataset
-
-
-def _say_what_is_left_out(dataset):
-    if dataset.bad_images:
-        shown = ", ".join(dataset.bad_images[:3]) + ", ..." * (len(dataset.bad_images) > 3)
-        print(f"unreadable images left out: {len(dataset.bad_images)} ({shown})")
-
-
-def view_stream(config: PretrainConfig, dataset: ImageDataset):
-    """From a step and a share of the batches to the training views from there on."""
-
-    def stream(first_step, share):
-        return training_views(
-            dataset,
-            augmentation=AUGMENTATIONS[config.augmentation],
-            num_views=config.num_views,
-            batch_size=config.batch_size,
-            epochs=config.epochs,
-            seed=config.seed,
-            first_step=first_step,
-            share=share,
-        )
-
-    return stream
 
 
 def _online_knn(config, dataset, model):
     """Scores an epoch's encoder by k-NN on the validation set, where there is one."""
     if dataset.validation is None:
-        return lambda epoch, values: {}
+        return lambda epoch: {}
     size = model.evaluation_encoder.input_shape[1]
     encode = inference_function(model.evaluation_encoder)
 
@@ -148,7 +127,7 @@ def _online_knn(config, dataset, model):
     gallery_images = images(dataset.train, _GALLERY)
     query_images = images(dataset.validation, _QUERIES)
 
-    def score(epoch, values):
+    def measure(epoch):
         due = (epoch + 1) % config.validation_epochs == 0 or epoch + 1 == config.epochs
         if not due:
             return {"knn_top1": None}
@@ -157,14 +136,7 @@ def _online_knn(config, dataset, model):
         voted = knn_predict(gallery, labels, queries, min(_NEIGHBORS, len(labels)))
         return {"knn_top1": float(np.mean(voted == truth))}
 
-    return score
-
-
-def kept_encoder(model):
-    """The encoder as it is saved; as trainable as the one that was trained."""
-    encoder = portable_copy(model.encoder)
-    encoder.set_weights(model.evaluation_encoder.get_weights())
-    return encoder
+    return measure
 
 
 class _CollapseWatch:
@@ -175,9 +147,7 @@ class _CollapseWatch:
     """
 
     def __init__(self, config, model):
-        loss, rows = getattr(model, "pairwise_loss", None), config.batch_size * config.num_views
-        known = hasattr(loss, "collapsed_value") and not config.queue_size
-        self.collapsed = loss.collapsed_value(rows) if known else None
+        self.collapsed = model.collapsed_loss(config.batch_size, config.num_views)
 
     def __call__(self, history):
         if self.collapsed is None:
@@ -206,23 +176,22 @@ def restore_best(run, config, model, history, steps) -> int | None:
     return best
 
 
-def _finish(run, config, dataset, model, history, steps, maps=True) -> dict:
-    """Saves the encoder, and the classifier where the method trained one; scores and pictures."""
+def _keep(config, dataset, model, run, history, steps, maps) -> dict:
+    """Saves scores, pictures and the models that the method keeps; returns the scores."""
     metrics = {"loss": history["loss"][-1], "seconds": sum(history["seconds"])}
     best = restore_best(run, config, model, history, steps)
     if best is not None:
         metrics |= {"best_epoch": best + 1, config.best_metric: history[config.best_metric][best]}
-    encoder = kept_encoder(model)
     if "knn_top1" in history:
         metrics.setdefault("knn_top1", history["knn_top1"][-1])
+    kept = model.kept()
     pictures.learning_curves({"pretrain": history}, run.pictures / "learning_curves.png")
     if maps:
-        _draw_maps(run, config, dataset, encoder)
+        _draw_maps(run, config, dataset, kept["encoder"])
     run.record("pretrain", metrics, history)
-    head = getattr(model, "evaluation_head", None)
-    if head is not None:
-        run.save_model(build_classifier(kept_encoder(model), head), "classifier")
-    run.save_model(encoder, "encoder")
+    # The encoder comes last: with it the stage is finished.
+    for name in sorted(kept, key=lambda name: name == "encoder"):
+        run.save_model(kept[name], name)
     return metrics
 
 
@@ -230,7 +199,7 @@ def _draw_maps(run, config, dataset, encoder):
     """The features of held-out images, before and after training."""
     print("drawing the map of the embeddings", file=sys.stderr)
     with initial_weights(config.seed):
-        untrained, _ = build_networks(config, dataset)
+        untrained = encoder_of(config, dataset.image_size_px)
     before, after = (
         extract_features(network, dataset.test, limit=_MAPPED_IMAGES)
         for network in (untrained, encoder)

@@ -24,11 +24,13 @@ from supcon_tf.core.files import (
     read_json,
     remove,
     unlock,
+    updating,
     write_json,
     writing,
 )
 from supcon_tf.core.provenance import manifest, resumption
-from supcon_tf.data.datasets import ImageDataset, from_config
+from supcon_tf.data.datasets import from_config
+from supcon_tf.data.splits import ImageDataset
 from supcon_tf.engine import checkpoints
 
 STAGES = ("pretrain", "classifier")
@@ -65,6 +67,14 @@ class RunDirectory:
     def __init__(self, path: str):
         self.path = Path(path)
         self.pictures = self.path / "pictures"
+        self._locked = False
+
+    def __enter__(self) -> "RunDirectory":
+        """Lets other processes write into the run again when the block ends."""
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.release()
 
     def _read(self, name: str) -> dict:
         file = self.path / name
@@ -74,8 +84,9 @@ class RunDirectory:
         return content
 
     def _update(self, name: str, changes: dict[str, Any], drop: tuple[str, ...] = ()) -> None:
-        content = {key: value for key, value in self._read(name).items() if key not in drop}
-        write_json(self.path / name, {**content, **changes})
+        with updating(self.path):
+            content = {key: value for key, value in self._read(name).items() if key not in drop}
+            write_json(self.path / name, {**content, **changes})
 
     def stages(self) -> dict[str, dict]:
         """The settings of each stage begun so far.
@@ -207,14 +218,19 @@ class RunDirectory:
 
     def _lock(self) -> None:
         """Keeps other processes from writing into the run until `release`."""
+        if self._locked:
+            return
         if not lock(self.path):
             raise UserError(
                 f"another process is writing to run_dir {self.path}. Wait for it, or stop it."
             )
+        self._locked = True
 
     def release(self) -> None:
         """Lets other processes write into the run; the end of this one does so too."""
-        unlock(self.path)
+        if self._locked:
+            unlock(self.path)
+            self._locked = False
 
     @contextlib.contextmanager
     def _set_aside(self, stage: str | None):

@@ -4,10 +4,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from engine.test_model import BATCH, batches, build
+from engine.test_method import BATCH, batches, build
 
 from supcon_tf import PairwiseModel, ProjectionHead, SupConLoss, make_strategy
-from supcon_tf.engine.micro_batches import micro_batch_gradients
+from supcon_tf.engine.micro_batches import micro_batch_count, micro_batch_gradients
 from supcon_tf.engine.optimizers import make_optimizer
 from supcon_tf.networks.copies import training_copy
 
@@ -17,10 +17,11 @@ SIZE = 4
 def reference(model, views, labels):
     """One tape over all micro-batches, each encoded on its own; loss and gradients."""
     with tf.GradientTape() as tape:
-        parts = [model.forward(views[start : start + SIZE]) for start in range(0, BATCH, SIZE)]
+        slices = [slice(start, start + SIZE) for start in range(0, BATCH, SIZE)]
+        parts = [model.forward((views[part], labels[part])) for part in slices]
         outputs = tf.nest.map_structure(lambda *rows: tf.concat(rows, axis=0), *parts)
-        total = sum(model.compute_losses(labels, outputs).values()) + sum(model.losses)
-    return total, tape.gradient(total, model.trainable_variables)
+        total = sum(model.compute_losses(outputs).values()) + sum(model.losses)
+    return outputs, total, tape.gradient(total, model.trainable_variables)
 
 
 def state(model):
@@ -37,10 +38,12 @@ def check_equal(model, twin, compiled=False):
 
     @tf.function(jit_compile=compiled)
     def step(views, labels):
-        return micro_batch_gradients(model, views, labels, 1)
+        return micro_batch_gradients(model, (views, labels))
 
-    loss, wanted = whole(views, labels)
-    terms, gradients = step(views, labels)
+    outputs, loss, wanted = whole(views, labels)
+    terms, gradients, found = step(views, labels)
+    for left, right in zip(tf.nest.flatten(found), tf.nest.flatten(outputs), strict=True):
+        np.testing.assert_allclose(left, right, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(float(sum(terms.values())), float(loss), rtol=1e-6)
     for gradient, expected in zip(gradients, wanted, strict=True):
         np.testing.assert_allclose(
@@ -62,7 +65,15 @@ def test_a_queue_is_pushed_once():
     settings = {"queue_size": 64, "ema_momentum": 0.9}
     model = build("one_device", micro_batch_size=SIZE, **settings)
     check_equal(model, build("one_device", **settings))
+    model.train_step(next(iter(batches())))
     assert int(model.queue.pushed.numpy()) == 2 * BATCH
+
+
+def test_parts_of_different_sizes_are_split_into_as_many():
+    specs = {"a": tf.TensorSpec([12, 3]), "b": tf.TensorSpec([6])}
+    assert micro_batch_count(specs, 4) == 3
+    with pytest.raises(ValueError, match="must divide every part of the batch. Received: a part"):
+        micro_batch_count({**specs, "c": tf.TensorSpec([4])}, 4)
 
 
 def _with_dropout():

@@ -14,8 +14,9 @@ import supcon_tf
 from supcon_tf import ClassifierConfig, PretrainConfig, UserError
 from supcon_tf.engine import checkpoints
 from supcon_tf.engine import loop as training
-from supcon_tf.engine.loop import best_epoch, initial_weights
+from supcon_tf.engine.loop import best_epoch
 from supcon_tf.engine.progress import Progress
+from supcon_tf.networks.initial import initial_weights
 from supcon_tf.stages.features import extract_features
 from supcon_tf.stages.run_directory import RunDirectory
 
@@ -39,8 +40,11 @@ def weights(run_dir, name="encoder"):
         ({"dataset": "folder:/nowhere"}, "data_dir is for TensorFlow Datasets"),
         ({"dataset": "folder:/nowhere", "data_dir": ""}, "not found. Received: '/nowhere'"),
         ({"compile": "on", "strategy": "mirrored"}, "compile=on is for one replica"),
-        ({"micro_batch_size": 100}, "must divide each replica's 128 images. Received: 100"),
-        ({"method": "simclr", "num_views": 1}, "simclr needs two views .*Received: num_views=1"),
+        ({"micro_batch_size": 100}, "must divide the replica's batch of 128. Received: 100"),
+        (
+            {"method": "simclr", "num_views": 1},
+            "simclr needs two views .*Received: 1",
+        ),
         ({"schedule": "exponential", "decay_epochs": "inf"}, "must be numbers .*Received: 'inf'"),
         ({"schedule": "step", "decay_epochs": "nan"}, "must be numbers .*Received: 'nan'"),
         (
@@ -51,8 +55,8 @@ def weights(run_dir, name="encoder"):
         ({"validation_epochs": 2}, "validation_epochs needs a validation set"),
         ({"best_metric": "loss", "queue_size": 512}, "best_metric loss favours the first epochs"),
         ({"num_views": 3, "method": "npairs"}, r"method npairs: .*Received: shape .128, 3, 128."),
-        ({"queue_size": 100}, "queue_size must hold a batch of 256 embeddings. Received: 100"),
-        ({"queue_size": 4096, "method": "triplet"}, "triplet takes no memory queue"),
+        ({"queue_size": 100}, "a queue of 100 rows must hold a whole batch .*Received: 256 rows"),
+        ({"queue_size": 4096, "method": "triplet"}, "triplet has no memory queue"),
         ({"best_metric": "top1"}, "best_metric must be one of .*Received: 'top1'"),
         ({"best_metric": "knn_top1"}, "knn_top1 needs a validation set"),
         ({"optimizer": "adamw", "momentum": 0.9}, "momentum must be left out, for adamw"),
@@ -68,7 +72,6 @@ def weights(run_dir, name="encoder"):
         ({"encoder_weights": "none.weights.h5"}, "none.weights.h5"),
         ({"holdout_fraction": 0.3}, "holdout_fraction is for folder data sets"),
         ({"method": "cross_entropy", "embedding_dim": 4}, "cross_entropy has no projection head"),
-        ({"method_args": {"normalize": False}}, "no argument 'normalize'"),
     ],
 )
 def test_pretraining_refuses_bad_input_and_writes_nothing(changes, message, small_config, tmp_path):
@@ -341,8 +344,7 @@ def test_a_rate_that_is_far_too_high_ends_without_an_encoder(small_config, tmp_p
     assert not (tmp_path / "run" / "encoder.keras").exists()
 
 
-def test_weights_that_are_not_finite_are_not_kept(small_config, tmp_path):
-    """ReLU hides them from the loss."""
+def test_an_encoder_whose_weights_are_not_finite_is_refused(small_config, tmp_path):
     images = keras.Input((8, 8, 3))
     x = keras.layers.Conv2D(8, 3, name="conv")(images)
     encoder = keras.Model(images, keras.layers.GlobalAveragePooling2D()(x))
@@ -352,8 +354,28 @@ def test_weights_that_are_not_finite_are_not_kept(small_config, tmp_path):
     encoder.save(tmp_path / "broken.keras")
     settings = {**small_config, "encoder": str(tmp_path / "broken.keras")}
     del settings["width_multiplier"]
-    with pytest.raises(UserError, match="not finite at step"):
+    with pytest.raises(UserError, match="weights of the encoder are not finite.*broken.keras"):
         supcon_tf.pretrain(PretrainConfig(run_dir=str(tmp_path / "run"), **settings))
+    assert not (tmp_path / "run").exists()
+
+
+def test_weights_that_become_not_finite_are_not_saved(small_config, tmp_path, monkeypatch):
+    """A weight that no loss sees, such as an average of batch norm."""
+    train_function = training.train_function
+
+    def breaking(model):
+        train, mean = train_function(model), model.encoder.get_layer("stem_norm").moving_mean
+
+        def step(batches):
+            values = train(batches)
+            mean.assign(np.nan * mean)
+            return values
+
+        return step
+
+    monkeypatch.setattr(training, "train_function", breaking)
+    with pytest.raises(UserError, match="weights of the model are not finite at step 10"):
+        supcon_tf.pretrain(PretrainConfig(run_dir=str(tmp_path / "run"), **small_config))
     assert list((tmp_path / "run").rglob("*.h5")) == []
 
 

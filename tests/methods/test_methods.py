@@ -1,14 +1,15 @@
+"""Methods by name: their settings reach what they are for, or are refused."""
+
 import keras
 import pytest
 
-from supcon_tf import ProjectionHead, UserError, build_encoder
-from supcon_tf.methods import build_model, check_method
+from supcon_tf import PretrainConfig, UserError, build_encoder
+from supcon_tf.stages.building import method_of
 
 
-def model(method, **arguments):
-    return build_model(
-        method, build_encoder("resnet8", 8, 0.25), lambda: ProjectionHead(4, ()), 3, **arguments
-    )
+def model(method, **settings):
+    config = PretrainConfig(method=method, **settings)
+    return method_of(config, build_encoder("resnet8", 8, 0.25), num_classes=3, steps_per_epoch=1)
 
 
 def test_temperature_and_arguments_reach_the_loss():
@@ -37,10 +38,28 @@ def test_cross_entropy_takes_its_own_arguments():
 )
 def test_refuses_wrong_methods(method, temperature, arguments, message):
     with pytest.raises(UserError, match=message):
-        check_method(method, temperature, arguments)
+        model(method, temperature=temperature, method_args=arguments)
 
 
 @pytest.mark.parametrize("smoothing", [-0.1, 1.0, "x"])
 def test_label_smoothing_is_checked(smoothing):
     with pytest.raises(UserError, match="label_smoothing must be in"):
         model("cross_entropy", method_args={"label_smoothing": smoothing})
+
+
+def test_embeddings_have_unit_norm_unless_the_loss_wants_them_as_they_are():
+    assert model("supcon_out").projection_head.normalize
+    assert not model("npairs").projection_head.normalize
+    assert model("npairs", method_args={"normalize": True}).projection_head.normalize
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "message"),
+    [
+        ("cross_entropy", {"embedding_dim": 4}, "cross_entropy has no projection head. Received"),
+        ("triplet", {"queue_size": 512}, "triplet has no memory queue. Received: queue_size=512"),
+    ],
+)
+def test_settings_of_parts_that_a_method_has_not_are_refused(method, settings, message):
+    with pytest.raises(UserError, match=message):
+        model(method, **settings)

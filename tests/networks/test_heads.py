@@ -5,8 +5,8 @@ import tensorflow as tf
 from reference import l2, raw
 
 from supcon_tf import MemoryQueue, ProjectionHead
-from supcon_tf.engine.loop import initial_weights
 from supcon_tf.losses.pairs import unit_norm
+from supcon_tf.networks.initial import initial_weights
 
 
 def test_unit_norm_equals_division_by_the_norm():

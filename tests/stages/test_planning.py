@@ -11,9 +11,8 @@ import pytest
 from conftest import write_images
 
 import supcon_tf
-from supcon_tf import PretrainConfig, UserError
+from supcon_tf import PretrainConfig, SupConLoss, TripletLoss, UserError
 from supcon_tf.losses.blocks import BLOCK_ELEMENTS
-from supcon_tf.methods import LOSSES
 from supcon_tf.stages import building
 from supcon_tf.stages.estimates import (
     activation_bytes,
@@ -115,7 +114,7 @@ def test_activations_are_the_outputs_of_every_layer_call():
 
 
 def test_blocks_of_similarities():
-    supcon, triplet = LOSSES["supcon_out"], LOSSES["triplet"]
+    supcon, triplet = SupConLoss, TripletLoss
     assert block_bytes(supcon(), 64, 2, 0) == 4 * 128 * 128
     assert block_bytes(supcon(), 64, 2, 512) == 4 * 128 * 640
     assert block_bytes(supcon(), 4096, 2, 0) == 4 * BLOCK_ELEMENTS
@@ -244,25 +243,19 @@ def test_every_check_that_fails_is_listed(planned, tmp_path):
     found = planned(
         encoder="resnet9",
         augmentation="rand",
-        method="byol",
         best_metric="knn_top1",
-        queue_size=100,
         optimizer="adamw",
         momentum=0.5,
         batch_size=2000,
-        micro_batch_size=7,
         run_dir=str(tmp_path / "file/run"),
         strategy="tpu",
     )
     for message in [
         "Received: 'resnet9'",
         "Received: 'rand'",
-        "Received: 'byol'",
         "best_metric knn_top1 needs a validation set",
-        "queue_size must hold a batch of 4000",
         "momentum must be left out, for adamw",
         "at most the 1347 training images",
-        "micro_batch_size must divide",
         "strategy=tpu found no TPU",
     ]:
         assert sum(message in problem for problem in found.problems) == 1, message
@@ -273,6 +266,9 @@ def test_every_check_that_fails_is_listed(planned, tmp_path):
     ("changes", "message"),
     [
         ({"image_size_px": 3}, "needs images of 4 pixels"),
+        ({"method": "byol"}, "method must be one of .*Received: 'byol'"),
+        ({"queue_size": 100}, "a queue of 100 rows must hold a whole batch .*Received: 256 rows"),
+        ({"micro_batch_size": 7}, "must divide the replica's batch of 128. Received: 7"),
         ({"dataset": "cifar1000"}, "dataset is unknown"),
         ({"dataset": "folder:/nowhere", "data_dir": ""}, "folder data set not found"),
         ({"method": "npairs", "num_views": 3}, r"method npairs: embeddings must be \[B, 2, D\]"),

@@ -5,15 +5,23 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from supcon_tf import ProjectionHead, build_encoder, make_strategy
-from supcon_tf.data.streams import sharding_off
-from supcon_tf.engine.loop import initial_weights
-from supcon_tf.engine.model import ContrastiveModel
+from supcon_tf import (
+    PairwiseModel,
+    PretrainConfig,
+    ProjectionHead,
+    SupConLoss,
+    build_encoder,
+    make_strategy,
+)
+from supcon_tf.data.views import sharding_off
+from supcon_tf.engine.method import Method
 from supcon_tf.engine.optimizers import SharedLossScale, make_optimizer
 from supcon_tf.engine.schedules import make_schedule
-from supcon_tf.methods import build_model
+from supcon_tf.methods import METHODS
+from supcon_tf.methods.spec import Parts
 from supcon_tf.networks.copies import training_copy
 from supcon_tf.networks.heads import build_classifier
+from supcon_tf.networks.initial import initial_weights
 
 STEPS, BATCH = 5, 16
 
@@ -47,13 +55,9 @@ def build(
         encoder = training_copy(build_encoder("resnet8", 8, 0.25), precision)
         if regularizer:
             encoder.get_layer("stem_conv").kernel.regularizer = regularizer
-        model = build_model(
-            method,
-            encoder,
-            lambda: ProjectionHead(8, (16,), dtype=precision),
-            num_classes=3,
-            **engine,
-        )
+        heads = {} if method == "cross_entropy" else {"embedding_dim": 8}
+        config = PretrainConfig(method=method, **heads, **engine)
+        model = METHODS[method].build_with(Parts(config, encoder, 3, STEPS, precision), {})
         schedule = make_schedule("cosine", 1.0 if optimizer == "lars" else 0.1, 2 * STEPS, 2)
         optimizer = make_optimizer(optimizer, schedule, weight_decay=1e-2, clip_norm=clip_norm)
         if precision == "mixed_float16":
@@ -153,9 +157,9 @@ def test_half_precision_trains_with_a_float32_loss_and_weights(precision):
     assert {weight.dtype for weight in model.trainable_weights} == {"float32"}
     assert model.encoder.get_layer("stage2_block1_1_conv").compute_dtype == precision[6:]
     views, labels = next(iter(batches()))
-    outputs = model.forward(views)["embeddings"]
-    assert outputs.dtype == tf.float32
-    assert model.compute_losses(labels, {"embeddings": outputs})["supcon"].dtype == tf.float32
+    outputs = model.forward((views, labels))
+    assert outputs["embeddings"].dtype == tf.float32
+    assert model.compute_losses(outputs)["supcon"].dtype == tf.float32
     _, losses = train("one_device", precision=precision)
     _, exact = train("one_device")
     np.testing.assert_allclose(losses, exact, rtol=0.03)
@@ -181,26 +185,28 @@ def test_average_follows_the_weights():
 def test_queue_holds_the_latest_embeddings_and_takes_part():
     model = build("one_device", queue_size=40)
     views, labels = next(iter(batches()))
-    outputs = model.forward(views)
-    without = float(model.compute_losses(labels, outputs)["supcon"])
+    outputs = model.forward((views, labels))
+    without = float(model.compute_losses(outputs)["supcon"])
+    assert not model.queue.contents()[2].numpy().any()  # The loss changes nothing.
+    model.after_step(outputs)
     kept, rows, filled = (part.numpy() for part in model.queue.contents())
     np.testing.assert_array_equal(filled, np.arange(40) < 32)
-    np.testing.assert_allclose(rows[:32], outputs["embeddings"], rtol=1e-6)
+    embeddings = outputs["embeddings"].numpy().reshape(32, -1)
+    np.testing.assert_allclose(rows[:32], embeddings, rtol=1e-6)
     np.testing.assert_array_equal(kept[:32], np.repeat(labels, 2))
-    with_queue = float(model.compute_losses(labels, outputs)["supcon"])
+    with_queue = float(model.compute_losses(outputs)["supcon"])
     assert with_queue > without + 0.3  # Twice the contrasts: about log 2 more.
 
 
 def test_simclr_counts_the_views_of_an_image_as_positives():
     model = build("one_device", "simclr")
-    views, labels = next(iter(batches()))
-    model.compute_losses(labels, model.forward(views))
+    model.measure(model.forward(next(iter(batches()))))
     found = {metric.name: float(metric.result()) for metric in model.pair_metrics}
     assert found["positives_per_anchor"] == 1.0
     assert found["anchors_without_positives"] == 0.0
 
 
-class _Counting(ContrastiveModel):
+class _Counting(Method):
     """Two named terms, and state of its own that advances after the step."""
 
     def __init__(self, encoder):
@@ -208,13 +214,13 @@ class _Counting(ContrastiveModel):
         self.steps = self.add_weight(shape=(), dtype="int32", trainable=False, name="steps")
         self.built = True
 
-    def forward(self, inputs):
-        return self.encoder(inputs[:, 0])
+    def forward(self, batch, training=True):
+        return self.encoder(batch[0][:, 0], training=training)
 
-    def compute_losses(self, labels, outputs):
+    def compute_losses(self, outputs):
         return {"first": tf.reduce_mean(outputs), "second": 2 * tf.reduce_mean(outputs)}
 
-    def after_step(self):
+    def after_step(self, outputs):
         self.steps.assign_add(1)
 
 
@@ -229,7 +235,7 @@ def test_terms_are_summed_and_logged_and_state_advances():
 
 def test_base_class_is_abstract():
     with pytest.raises(TypeError, match="compute_losses"):
-        ContrastiveModel(build_encoder("resnet8", 8, 0.25), ())
+        Method(build_encoder("resnet8", 8, 0.25), ())
 
 
 @pytest.mark.parametrize(
@@ -241,7 +247,9 @@ def test_base_class_is_abstract():
 )
 def test_refuses_settings_out_of_range(engine, message):
     with pytest.raises(ValueError, match=message):
-        build("one_device", **engine)
+        PairwiseModel(
+            build_encoder("resnet8", 8, 0.25), ProjectionHead(4, ()), SupConLoss(), **engine
+        )
 
 
 def test_classifier_freezes_the_encoder_and_joins_the_head():

@@ -1,0 +1,56 @@
+"""The order of images in class-balanced batches, as a function of the step."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+
+def balanced_order(
+    labels: np.ndarray, classes_per_batch: int, images_per_class: int, seed: int
+) -> Callable[[int], np.ndarray]:
+    """Draws batches of as many images from each of some classes.
+
+    In round r, each class has its turn once, in an order drawn for that round. At its turn a class
+    gives its next images; whenever all of them have been given, their order is drawn again.
+
+    Args:
+        labels: int [N].
+        classes_per_batch: classes of each batch.
+        images_per_class: images of each of them.
+        seed: int >= 0.
+
+    Returns:
+        From a step to int [images_per_class * classes_per_batch], places in `labels`: the first
+        image of each class, then the second of each, ...
+
+    Raises:
+        ValueError: if the classes cannot be divided into such batches, or a class has fewer images.
+    """
+    found, counts = np.unique(labels, return_counts=True)
+    if not 1 <= classes_per_batch <= len(found) or len(found) % classes_per_batch:
+        raise ValueError(
+            f"classes_per_batch must divide the {len(found)} classes. Received: "
+            f"{classes_per_batch}."
+        )
+    if not 1 <= images_per_class <= counts.min():
+        raise ValueError(
+            f"images_per_class must be from 1 to {counts.min()}, the images of the smallest class. "
+            f"Received: {images_per_class}."
+        )
+    members = [np.flatnonzero(labels == label) for label in found]
+
+    def images_of(index, turn):
+        """The images that a class gives at a turn."""
+        own = members[index]
+        first = turn * images_per_class
+        passes, places = np.divmod(np.arange(first, first + images_per_class), len(own))
+        orders = {p: np.random.default_rng([seed, 1, index, p]).permutation(own) for p in {*passes}}
+        return np.array([orders[p][place] for p, place in zip(passes, places, strict=True)])
+
+    def batch(step):
+        turn, part = divmod(step * classes_per_batch, len(found))
+        chosen = np.random.default_rng([seed, 0, turn]).permutation(len(found))
+        chosen = chosen[part : part + classes_per_batch]
+        return np.stack([images_of(index, turn) for index in chosen], axis=1).reshape(-1)
+
+    return batch

@@ -1,0 +1,148 @@
+"""Data sets of TensorFlow Datasets: splits, a validation set, preparation."""
+
+import difflib
+import hashlib
+import json
+
+import numpy as np
+import tensorflow_datasets as tfds
+from sklearn.model_selection import train_test_split
+
+from supcon_tf.core.errors import UserError
+from supcon_tf.data import digits
+from supcon_tf.data.splits import DEFAULT_IMAGE_SIZE_PX, ImageDataset, Split
+
+_SHUFFLE_BYTES = 256 * 2**20
+# Up to so many training images, the validation set is drawn from each class in proportion.
+_DRAWN_ONE_BY_ONE = 200_000
+
+
+def open_tfds(
+    name: str,
+    data_dir: str | None,
+    image_size_px: int | None,
+    validation_fraction: float,
+    seed: int,
+) -> ImageDataset:
+    """Opens the embedded digits or a data set of TensorFlow Datasets; see `open_dataset`."""
+    builder = digits.prepare(data_dir) if name == "digits" else _prepared_builder(name, data_dir)
+    image, label = _check_features(name, builder)
+    splits = builder.info.splits
+    held_out = [split for split in ("test", "validation") if split in splits]
+    if "train" not in splits or not held_out:
+        raise UserError(
+            f"dataset must have the splits train and test (or validation). Received: {name!r}, "
+            f"with {', '.join(splits)}."
+        )
+    # Competitions publish test images without labels (-1); their validation split has them.
+    labelled = [split for split in held_out if _has_labels(_tfds_split(builder, split))]
+    if not labelled:
+        raise UserError(f"dataset must have a labelled held-out split. Received: {name!r}.")
+    height, width = image.shape[:2]
+    native = height if height and height == width else None
+    train, validation = _tfds_split(builder, "train", native), None
+    if validation_fraction:
+        train, validation = _set_aside(builder, train, validation_fraction, seed)
+    return ImageDataset(
+        name=name,
+        class_names=tuple(label.names),
+        train=train,
+        test=_tfds_split(builder, labelled[0], native),
+        native_size_px=native,
+        image_size_px=image_size_px or native or DEFAULT_IMAGE_SIZE_PX,
+        validation=validation,
+    )
+
+
+def _set_aside(builder, train, fraction, seed):
+    """A share of the training images drawn from the seed: the rest, and that share."""
+    total, count = train.num_examples, round(fraction * train.num_examples)
+    if count in (0, total):
+        raise UserError(
+            f"validation_fraction leaves no image on one side of {total}. Received: {fraction}."
+        )
+    if total > _DRAWN_ONE_BY_ONE:
+        # A stretch of the stored order, which is random: the rest is never read for it.
+        start = int(np.random.default_rng(seed).integers(total - count + 1))
+        names = f"train[:{start}]+train[{start + count}:]", f"train[{start}:{start + count}]"
+        return tuple(_tfds_split(builder, name, train.native_size_px) for name in names)
+    places, labels = np.arange(total), train.labels()
+    try:
+        rest, held = train_test_split(places, test_size=count, stratify=labels, random_state=seed)
+    except ValueError:  # A class of one image, or fewer images than classes.
+        rest, held = train_test_split(places, test_size=count, random_state=seed)
+    return tuple(
+        train.subset(np.sort(part), f"{train.fingerprint} {kind} {fraction} {seed}")
+        for part, kind in ((rest, "rest"), (held, "held"))
+    )
+
+
+def _check_features(name, builder):
+    """The features of images and labels."""
+    features = dict(builder.info.features)
+    image, label = (features.get(key) for key in ("image", "label"))
+    if not isinstance(image, tfds.features.Image) or not isinstance(
+        label, tfds.features.ClassLabel
+    ):
+        raise UserError(
+            f"dataset must have an image and a class label. Received: {name!r}, with "
+            f"{', '.join(features)}. Choose an image classification data set."
+        )
+    return image, label
+
+
+def _prepared_builder(name, data_dir):
+    try:
+        builder = tfds.builder(name, data_dir=data_dir)
+    except AssertionError as error:  # An unknown version or configuration of a known name.
+        reason = " ".join(str(error).split())
+        raise UserError(f"dataset {name!r} cannot be used: {reason}") from error
+    except (tfds.core.DatasetNotFoundError, ValueError, ImportError) as error:
+        known = ["digits", *tfds.list_builders(with_community_datasets=False)]
+        close = difflib.get_close_matches(name, known, n=1)
+        advice = (
+            f"Did you mean {close[0]!r}?" if close else "Give digits, cifar10, folder:PATH, ..."
+        )
+        raise UserError(f"dataset is unknown. Received: {name!r}. {advice}") from error
+    _check_features(name, builder)
+    if not builder.is_prepared():
+        print(f"{name} is not prepared under {builder.data_dir}; downloading it.", flush=True)
+        try:
+            builder.download_and_prepare()
+        except Exception as error:  # Whatever a builder's own script raises.
+            reason = str(error).strip().splitlines()
+            raise UserError(
+                f"dataset {name!r} could not be prepared under {builder.data_dir}: "
+                f"{reason[0] if reason else type(error).__name__}. Prepare it there, or pass the "
+                "directory that holds it as --data_dir."
+            ) from error
+    return builder
+
+
+def _has_labels(split: Split) -> bool:
+    return all(int(label) >= 0 for _, label in split.records().take(1))
+
+
+def _tfds_split(builder, name, native_size_px=None) -> Split:
+    info = builder.info.splits[name]
+
+    def elements(seed):
+        examples = builder.as_dataset(
+            split=name,
+            shuffle_files=seed is not None,
+            decoders={"image": tfds.decode.SkipDecoding()},
+            read_config=tfds.ReadConfig(try_autocache=False, shuffle_seed=seed),
+        )
+        return examples.map(lambda example: (example["image"], example["label"]))
+
+    whole = builder.info.splits[name.partition("[")[0]]
+    average_bytes = max(1, whole.num_bytes // max(1, whole.num_examples))
+    content = {"name": builder.info.full_name, "split": name, "shards": whole.shard_lengths}
+    return Split(
+        num_examples=info.num_examples,
+        elements=elements,
+        load=lambda encoded, label: (encoded, label),
+        shuffle_buffer=min(info.num_examples, max(1000, _SHUFFLE_BYTES // average_bytes)),
+        fingerprint=hashlib.sha256(json.dumps(content).encode()).hexdigest(),
+        native_size_px=native_size_px,
+    )

@@ -1,0 +1,170 @@
+"""Views of images, a batch at a time: how many, how large, how augmented, and from which seeds."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+from supcon_tf.data.augment import WHOLE, Augmentation, Share, random_crops, recolor
+from supcon_tf.data.images import decode, shrink, to_unit
+
+# Far apart, so that the seeds of the streams of one run do not meet.
+STREAM_STRIDE = 2**40
+
+
+@dataclasses.dataclass(frozen=True)
+class Views:
+    """Views of one size.
+
+    Attributes:
+        augmentation: how they are made.
+        count: views of each image.
+        size_px: side of a view.
+    """
+
+    augmentation: Augmentation
+    count: int
+    size_px: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Position:
+    """Where a stream begins, and which part of it is made here.
+
+    Attributes:
+        seed: int >= 0.
+        first_step: step to begin with, counted from the first epoch on.
+        share: which images of each batch to make.
+        number: tells the streams of a run apart: equal numbers draw equal random numbers.
+    """
+
+    seed: int
+    first_step: int = 0
+    share: Share = WHOLE
+    number: int = 0
+
+    def split(self, batch_size: int) -> int:
+        """The images of a batch that are made here.
+
+        Raises:
+            ValueError: if the batch is not a multiple of the shares.
+        """
+        if batch_size % self.share.count:
+            raise ValueError(
+                f"batch_size must be a multiple of the {self.share.count} shares. Received: "
+                f"{batch_size}."
+            )
+        return batch_size // self.share.count
+
+    def fold(self, purpose: int, index) -> tf.Tensor:
+        """A seed int64 [2] for one purpose (1 or 2) at a step or a place."""
+        purpose += 2 * self.number
+        return tf.random.fold_in(tf.constant([self.seed, purpose], tf.int64), index)
+
+
+def views_of_records(
+    records: tf.data.Dataset,
+    native_size_px: int | None,
+    kinds: Views | Sequence[Views],
+    batch_size: int,
+    position: Position,
+) -> tf.data.Dataset:
+    """Batches of views of encoded images; those of one size are cropped as a batch.
+
+    Args:
+        records: `(encoded scalar string, label int32)` of the images that are made here.
+        native_size_px: side of the square images; None where sizes differ.
+        kinds: how views are made.
+        batch_size: images of a whole batch.
+        position: where the stream begins.
+
+    Returns:
+        Dataset of `(views float32 [B, V, S, S, 3] in [0, 1], labels int32 [B])`, B the share's
+        part of the batch; several kinds give a tuple of views.
+    """
+    several = not isinstance(kinds, Views)
+    kinds = tuple(kinds) if several else (kinds,)
+    maker = _ViewMaker(native_size_px, kinds, batch_size, position)
+    examples = records.enumerate(position.first_step * maker.size).map(
+        maker.decoded if native_size_px else maker.crops_of_one,
+        num_parallel_calls=tf.data.AUTOTUNE,
+    )
+    batches = examples.batch(maker.size, drop_remainder=True).enumerate(position.first_step)
+    stream = batches.map(maker.views, num_parallel_calls=tf.data.AUTOTUNE)
+    if not several:
+        stream = stream.map(lambda views, labels: (views[0], labels))
+    return sharding_off(stream).prefetch(tf.data.AUTOTUNE)
+
+
+@dataclasses.dataclass(frozen=True)
+class _ViewMaker:
+    """The steps from records to views.
+
+    Attributes:
+        native_size_px: side of the square images; None where sizes differ.
+        kinds: the kinds of views.
+        batch_size: images of a whole batch.
+        position: where the stream begins.
+    """
+
+    native_size_px: int | None
+    kinds: tuple[Views, ...]
+    batch_size: int
+    position: Position
+
+    @property
+    def size(self):
+        """Images that are made here, of each batch."""
+        return self.position.split(self.batch_size)
+
+    def _place_of(self, index):
+        """The place in the order of all images of the example that is made here as number index."""
+        within = self.position.share.index * self.size + index % self.size
+        return index // self.size * self.batch_size + within
+
+    def _seeds(self, purpose, index):
+        """A seed for each kind of views."""
+        seed = self.position.fold(purpose, index)
+        return [seed if not kind else tf.random.fold_in(seed, kind) for kind in self._numbers()]
+
+    def _numbers(self):
+        return range(len(self.kinds))
+
+    def decoded(self, index, record):
+        """An image of the split's own size, uint8 [S, S, 3]."""
+        encoded, label = record
+        return tf.ensure_shape(decode(encoded), [self.native_size_px] * 2 + [3]), label
+
+    def crops_of_one(self, index, record):
+        """The crops of an image of any size, for each kind float32 [V, S, S, 3]."""
+        encoded, label = record
+        image = decode(encoded)
+        crops = [
+            random_crops(
+                shrink(image, kind.size_px)[None], kind.count, kind.size_px, kind.augmentation, seed
+            )
+            for kind, seed in zip(self.kinds, self._seeds(1, self._place_of(index)), strict=True)
+        ]
+        return tuple(crops), label
+
+    def views(self, step, batch):
+        """For each kind views float32 [b, V, S, S, 3] of images, or of their crops; and labels."""
+        images, labels = batch
+        made, share = [], self.position.share
+        seeds = zip(self._seeds(1, step), self._seeds(2, step), strict=True)
+        for number, (kind, (crop_seed, seed)) in enumerate(zip(self.kinds, seeds, strict=True)):
+            side, how = kind.size_px, kind.augmentation
+            if self.native_size_px:
+                crops = random_crops(to_unit(images), kind.count, side, how, crop_seed, share)
+            else:
+                crops = tf.reshape(images[number], [-1, side, side, 3])
+            crops = recolor(crops, how, seed, share)
+            made.append(tf.reshape(crops, [self.size, kind.count, side, side, 3]))
+        return tuple(made), labels
+
+
+def sharding_off(stream: tf.data.Dataset) -> tf.data.Dataset:
+    """Batches are split over the replicas as they are; the files behind them are not."""
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    return stream.with_options(options)

@@ -1,0 +1,160 @@
+"""The declaration of a method: what builds it, what feeds it, how long an epoch is."""
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from supcon_tf.config import PretrainConfig
+from supcon_tf.core.errors import UserError
+from supcon_tf.data.augment import AUGMENTATIONS, WHOLE, Share
+from supcon_tf.data.splits import ImageDataset
+from supcon_tf.data.streams import views
+from supcon_tf.data.views import Position, Views
+from supcon_tf.engine.method import Method
+from supcon_tf.networks.heads import ProjectionHead
+
+HEAD_DIM = 128
+
+
+class Parts:
+    """What a method can be built of. A part is made when it is asked for.
+
+    Args:
+        config: the settings.
+        encoder: a built model from images [N, H, W, C] to features [N, F].
+        num_classes: classes of the data set.
+        steps_per_epoch: steps per epoch.
+        dtype: dtype policy of the heads.
+
+    Attributes:
+        encoder, num_classes, steps_per_epoch: the arguments.
+        engine: what every `Method` takes: `name`, `micro_batch_size` and `ema_momentum`.
+    """
+
+    def __init__(
+        self,
+        config: PretrainConfig,
+        encoder: keras.Model,
+        num_classes: int,
+        steps_per_epoch: int,
+        dtype: str = "float32",
+    ):
+        self.encoder, self.num_classes, self.steps_per_epoch = encoder, num_classes, steps_per_epoch
+        self.engine = {
+            "name": config.method,
+            "micro_batch_size": config.micro_batch_size,
+            "ema_momentum": config.ema_momentum,
+        }
+        self._config, self._dtype, self._asked = config, dtype, set()
+
+    def projection_head(self, normalize: bool = True) -> ProjectionHead:
+        """A new projection head, with or without unit norm."""
+        self._asked.add("projection head")
+        hidden = self._config.projection_hidden_dim
+        hidden = HEAD_DIM if hidden is None else hidden
+        return ProjectionHead(
+            self._config.embedding_dim or HEAD_DIM,
+            (hidden,) if hidden else (),
+            normalize=normalize,
+            dtype=self._dtype,
+        )
+
+    def queue_size(self) -> int:
+        """The rows of the memory queue; 0 for none."""
+        self._asked.add("memory queue")
+        return self._config.queue_size
+
+    def check_all_used(self) -> None:
+        """Raises `UserError` if a setting is given of a part that was not asked for."""
+        settings = {
+            "projection head": ("embedding_dim", "projection_hidden_dim"),
+            "memory queue": ("queue_size",),
+        }
+        for part in settings.keys() - self._asked:
+            for name in settings[part]:
+                value = getattr(self._config, name)
+                if value:
+                    raise UserError(
+                        f"method {self._config.method} has no {part}. Received: {name}={value}. "
+                        "Leave it out."
+                    )
+
+
+def views_of_training_images(
+    dataset: ImageDataset, config: PretrainConfig, first_step: int, share: Share
+) -> tf.data.Dataset:
+    """The usual stream: `(views [B, V, S, S, 3], labels [B])` of the training images."""
+    kind = Views(AUGMENTATIONS[config.augmentation], config.num_views, dataset.image_size_px)
+    position = Position(config.seed, first_step, share)
+    return views(dataset.train, kind, batch_size=config.batch_size, position=position)
+
+
+def one_pass_over_training_images(dataset: ImageDataset, config: PretrainConfig) -> int:
+    """Whole batches of the training images."""
+    return dataset.train.num_examples // config.batch_size
+
+
+@dataclasses.dataclass(frozen=True)
+class MethodSpec:
+    """A method as the registry knows it.
+
+    The method's own settings, `temperature` and `method_args`, are the keyword arguments of `build`
+    and `stream` beyond those named here: a setting reaches whichever of them takes it.
+
+    Attributes:
+        build: from `Parts`, and the method's settings, to a `Method`.
+        stream: from a data set, the configuration, the step to begin with and the share of the
+            batches to make, and the method's settings, to an endless `tf.data.Dataset`.
+        steps_per_epoch: from the data set and the configuration to the steps per epoch.
+        settings: callables whose keyword arguments are the method's settings beside those of
+            `build` and `stream`; `build` then takes any.
+    """
+
+    build: Callable[..., Method]
+    stream: Callable[..., tf.data.Dataset] = views_of_training_images
+    steps_per_epoch: Callable[..., int] = one_pass_over_training_images
+    settings: tuple[Callable, ...] = ()
+
+    def names_of_settings(self) -> list[str]:
+        """The settings that the method takes."""
+        return list(dict.fromkeys([*self._of_build(), *_keywords(self.stream)]))
+
+    def build_with(self, parts: Parts, given: Mapping[str, Any]) -> Method:
+        """Builds the method from those of its settings that `build` takes."""
+        return self.build(parts, **{k: v for k, v in given.items() if k in self._of_build()})
+
+    def stream_with(
+        self,
+        dataset: ImageDataset,
+        config: PretrainConfig,
+        first_step: int = 0,
+        share: Share = WHOLE,
+    ) -> tf.data.Dataset:
+        """Opens the stream with those of the method's settings that it takes."""
+        given, taken = given_settings(config), _keywords(self.stream)
+        wanted = {name: value for name, value in given.items() if name in taken}
+        return self.stream(dataset, config, first_step, share, **wanted)
+
+    def _of_build(self) -> list[str]:
+        return [name for one in (self.build, *self.settings) for name in _keywords(one)]
+
+
+# What no user sets: it is the method's own, or a setting with a name of its own.
+_RESERVED = {"name", "reduction"}
+
+
+def _keywords(function: Callable) -> list[str]:
+    """The names of a callable's arguments that have defaults and are not fixed by `partial`."""
+    fixed = {*getattr(function, "keywords", {}), *_RESERVED}
+    parameters = inspect.signature(function).parameters.items()
+    return [n for n, one in parameters if one.default is not one.empty and n not in fixed]
+
+
+def given_settings(config: PretrainConfig) -> dict[str, Any]:
+    """The method's own settings of a configuration: `temperature`, if given, and `method_args`."""
+    given = {} if config.temperature is None else {"temperature": config.temperature}
+    return {**given, **config.method_args}
