@@ -128,15 +128,15 @@ def main(config):
     """Runs every size of every loss, and reports."""
     from supcon_tf.core.files import write_json
     from supcon_tf.methods import METHODS
-
-    losses = [name for name, spec in METHODS.items() if spec.settings]
     from supcon_tf.stages.tables import format_table
+
+    known = [name for name, spec in METHODS.items() if spec.settings]
 
     sizes = [int(size) for size in config.sizes.split(",")]
     losses = config.losses.split(",")
     for loss in losses:
-        if loss not in losses:
-            raise UserError(f"losses must be of {', '.join(losses)}. Received: {loss!r}.")
+        if loss not in known:
+            raise UserError(f"losses must be of {', '.join(known)}. Received: {loss!r}.")
     if config.peer and config.peer.partition(":")[0] not in ("supcontrast", "pml"):
         raise UserError(f"peer must be supcontrast:PATH or pml. Received: {config.peer!r}.")
     results = []

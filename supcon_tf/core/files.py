@@ -15,7 +15,7 @@ from typing import Any
 from supcon_tf.core.errors import UserError
 
 TEMPORARY_PREFIX = ".writing-"
-LOCK, UPDATE_LOCK = ".lock", ".lock-update"
+LOCK = ".lock"
 # Open files and how often they were locked, by folder: one lock per process.
 _locks: dict[Path, tuple[int, int]] = {}
 
@@ -105,7 +105,7 @@ def updating(folder: Path):
 
     For changes that take a moment, such as reading a file, changing it and writing it back.
     """
-    descriptor = os.open(folder / UPDATE_LOCK, os.O_CREAT | os.O_WRONLY)
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield

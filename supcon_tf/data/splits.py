@@ -160,3 +160,24 @@ class ImageDataset:
             "test": {"examples": self.test.num_examples, "fingerprint": self.test.fingerprint},
             "bad_images": list(self.bad_images),
         }
+
+
+def labelled_share(split: Split, fraction: float, seed: int) -> Split:
+    """A share of each class, for methods that may see so many labels.
+
+    Args:
+        split: labelled images.
+        fraction: share in (0, 1] of each class, rounded, at least one image.
+        seed: which images are taken.
+
+    Raises:
+        ValueError: if the fraction is out of range.
+    """
+    if not 0 < fraction <= 1:
+        raise ValueError(f"labelled_fraction must be above 0 and at most 1. Received: {fraction}.")
+    if fraction == 1:
+        return split
+    labels, rng = split.labels(), np.random.default_rng(seed)
+    members = [np.flatnonzero(labels == label) for label in np.unique(labels[labels >= 0])]
+    taken = [rng.permutation(own)[: max(1, round(fraction * len(own)))] for own in members]
+    return split.subset(np.sort(np.concatenate(taken)), f"{split.fingerprint} {fraction} {seed}")

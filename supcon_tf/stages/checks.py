@@ -12,6 +12,7 @@ from supcon_tf.data.splits import ImageDataset
 from supcon_tf.engine.loop import BEST_METRICS
 from supcon_tf.engine.micro_batches import micro_batch_count
 from supcon_tf.networks.encoders import check_encoder
+from supcon_tf.networks.initial import initial_weights
 from supcon_tf.stages.building import (
     method_of,
     optimizer_of,
@@ -25,7 +26,7 @@ def settings_checks(config: PretrainConfig) -> list[Callable[[], None]]:
     return [
         lambda: check_encoder(config.encoder, config.width_multiplier, config.encoder_weights),
         lambda: check_augmentation(config.augmentation),
-        lambda: method_of(config, _stand_in(), num_classes=2, steps_per_epoch=1),
+        lambda: _small_method(config, num_classes=2),
         lambda: _check_validation(config),
         lambda: _check_best_metric(config),
         lambda: _check_schedule(config),
@@ -38,19 +39,26 @@ def data_checks(
 ) -> list[Callable[[], None]]:
     """What the data and the devices decide; each raises `UserError`."""
     return [
-        lambda: _check_batch(config, dataset, replicas),
+        lambda: checked_batch(config, dataset, replicas),
         lambda: _check_compile(config, replicas),
     ]
 
 
-def _stand_in():
-    """An encoder as small as can be, of images of any size, to try a method on."""
-    images = keras.Input((None, None, 3))
-    return keras.Model(images, keras.layers.GlobalAveragePooling2D()(images))
+def _small_method(config, num_classes):
+    """The method around an encoder as small as can be, of images of any size."""
+    with initial_weights(config.seed):  # Leaves Python's random numbers as they are.
+        images = keras.Input((None, None, 3))
+        encoder = keras.Model(images, keras.layers.GlobalAveragePooling2D()(images))
+        return method_of(config, encoder, num_classes, steps_per_epoch=1)
 
 
-def _check_batch(config, dataset, replicas):
-    """Whether the stream can be made, the replicas can share it and the method takes it."""
+def checked_batch(config: PretrainConfig, dataset: ImageDataset, replicas: int):
+    """The specs of a global batch that the method takes and the replicas can share.
+
+    Raises:
+        UserError: if there is no such batch.
+    """
+    model = _small_method(config, len(dataset.class_names))
     if not steps_per_epoch_of(config, dataset):
         raise UserError(
             f"batch_size must be at most the {dataset.train.num_examples} training images of "
@@ -61,7 +69,7 @@ def _check_batch(config, dataset, replicas):
             f"batch_size must be a multiple of the {replicas} replicas. Received: "
             f"{config.batch_size}."
         )
-    model = method_of(config, _stand_in(), len(dataset.class_names), steps_per_epoch=1)
+    check_augmentation(config.augmentation)
     try:
         batch = stream_of(config, dataset)(0, WHOLE).element_spec
         _check_shares(batch, replicas)
@@ -70,6 +78,7 @@ def _check_batch(config, dataset, replicas):
         _trace(model, batch)
     except (ValueError, TypeError) as error:
         raise UserError(f"method {config.method}: {error}") from error
+    return batch
 
 
 def _check_shares(batch, replicas):

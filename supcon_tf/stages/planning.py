@@ -15,7 +15,6 @@ import tensorflow as tf
 
 from supcon_tf.config import PretrainConfig
 from supcon_tf.core.errors import UserError
-from supcon_tf.data.augment import WHOLE
 from supcon_tf.data.datasets import from_config
 from supcon_tf.engine.devices import check_cluster, make_strategy
 from supcon_tf.methods import METHODS
@@ -96,7 +95,7 @@ class _Planner:
     def __init__(self, config: PretrainConfig):
         self.config, self.sheet, self.problems = config, Sheet(), []
         self.run = RunDirectory(config.run_dir)
-        self.replicas, self.devices, self.dataset, self.batch_fails = 1, None, None, True
+        self.replicas, self.devices, self.dataset, self.batch = 1, None, None, None
 
     def attempt(self, make: Callable, *arguments):
         """What `make` returns; or None, and a problem more."""
@@ -116,10 +115,10 @@ class _Planner:
         self.replicas, self.devices = self.attempt(_devices, self.config.strategy) or (1, None)
         self.dataset = self.attempt(from_config, self.config)
         if self.dataset:
-            before = len(self.problems)
-            for check in checks.data_checks(self.config, self.dataset, self.replicas):
+            found = self.config, self.dataset, self.replicas
+            self.batch = self.attempt(checks.checked_batch, *found)
+            for check in checks.data_checks(*found):
                 self.attempt(check)
-            self.batch_fails = len(self.problems) > before
             self.attempt(self._check_same_data)
 
     def _check_same_data(self):
@@ -147,14 +146,13 @@ class _Planner:
             add_networks(sheet, config, model)
         if model and dataset:
             add_labels(sheet, config, model, dataset)
-        if model and optimizer and not self.batch_fails:
+        if model and optimizer and self.batch:
             self._add_memory(model, optimizer)
             self.attempt(self._add_disk, steps)
 
     def _add_memory(self, model, optimizer):
-        batch = building.stream_of(self.config, self.dataset)(0, WHOLE).element_spec
-        images = images_at_once(batch, self.config.micro_batch_size, self.replicas)
-        sizes = memory_bytes(self.config, model, optimizer, batch, self.replicas)
+        images = images_at_once(self.batch, self.config.micro_batch_size, self.replicas)
+        sizes = memory_bytes(self.config, model, optimizer, self.batch, self.replicas)
         add_memory(self.sheet, self.config, sizes, images)
 
     def _add_disk(self, steps):

@@ -15,11 +15,13 @@ def test_what_a_dead_process_left_is_removed_and_a_living_ones_is_not(tmp_path):
     finished = subprocess.Popen([sys.executable, "-c", ""])
     finished.wait()
     here = f"{TEMPORARY_PREFIX}{socket.gethostname()}"
-    dead = tmp_path / f"{here}-{finished.pid}-1"
-    living = tmp_path / f"{here}-{os.getppid()}-1"
-    other = tmp_path / f"{here}-{finished.pid}-2"
-    elsewhere = tmp_path / f"{TEMPORARY_PREFIX}another-machine-{finished.pid}-1"
-    for folder in (dead, living, other, elsewhere):
+    dead = tmp_path / f"{here}@{finished.pid}-1"
+    living = tmp_path / f"{here}@{os.getppid()}-1"
+    other = tmp_path / f"{here}@{finished.pid}-2"
+    elsewhere = tmp_path / f"{TEMPORARY_PREFIX}another-machine@{finished.pid}-1"
+    # A host whose name begins with this one's.
+    longer = tmp_path / f"{here}-{finished.pid}@{os.getppid()}-1"
+    for folder in (dead, living, other, elsewhere, longer):
         (folder / "inside").mkdir(parents=True)
     with writing(tmp_path / "1") as temporary:
         temporary.mkdir()

@@ -144,7 +144,7 @@ def test_a_second_process_cannot_write_into_the_run(tmp_path, monkeypatch):
 
 def test_what_a_killed_process_left_is_in_nobodys_way(tmp_path):
     file = tmp_path / "a"
-    leftover = tmp_path / f".writing-{socket.gethostname()}-{os.getpid()}-a"
+    leftover = tmp_path / f".writing-{socket.gethostname()}@{os.getpid()}-a"
     leftover.mkdir()
     (leftover / "half").write_text("half")
     with writing(file) as temporary:
