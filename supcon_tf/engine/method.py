@@ -157,6 +157,11 @@ class Method(keras.Model, abc.ABC):
                 )
         super().compile(optimizer=optimizer, **kwargs)
 
+    def compile_from_config(self, config):
+        """Compiles a loaded model as it was; Keras leaves this to who overrides `compile`."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
+
     def train_step(self, batch):
         """Makes one step on what each replica got of a batch of the stream."""
         if self.micro_batch_size is None:

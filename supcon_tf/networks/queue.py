@@ -53,15 +53,18 @@ class MemoryQueue(keras.layers.Layer):
             ValueError: if the batch has more rows than the queue.
         """
         count = embeddings.shape[0]
-        if count is None or count > self.size:
+        if count is not None and count > self.size:
             raise ValueError(
-                f"a queue of {self.size} rows must hold a whole batch of known size. Received: "
-                f"{count} rows. Raise queue_size."
+                f"a queue of {self.size} rows must hold a whole batch. Received: {count} rows. "
+                "Raise queue_size."
             )
+        count = tf.shape(embeddings, tf.int64)[0]
         pushed = tf.convert_to_tensor(self.pushed)
-        places = (pushed + tf.range(count, dtype=tf.int64)) % self.size
+        # Of a batch of unknown size, the last rows that fit.
+        kept = tf.range(tf.maximum(tf.constant(0, tf.int64), count - self.size), count)
+        places = (pushed + kept) % self.size
         for stored, rows in ((self.labels, labels), (self.embeddings, embeddings)):
-            old, rows = tf.convert_to_tensor(stored), tf.stop_gradient(rows)
+            old, rows = tf.convert_to_tensor(stored), tf.stop_gradient(tf.gather(rows, kept))
             rows = tf.cast(rows, old.dtype)
             stored.assign(tf.tensor_scatter_nd_update(old, places[:, None], rows))
         self.pushed.assign(pushed + count)
