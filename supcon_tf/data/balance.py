@@ -10,8 +10,9 @@ def balanced_order(
 ) -> Callable[[int], np.ndarray]:
     """Draws batches of as many images from each of some classes.
 
-    In round r, each class has its turn once, in an order drawn for that round. At its turn a class
-    gives its next images; whenever all of them have been given, their order is drawn again.
+    In every round each class has its turn once, in an order drawn for that round. At its turn a
+    class gives its next images; whenever too few are left, the order of all of them is drawn again,
+    so that no image is twice in a batch.
 
     Args:
         labels: int [N].
@@ -42,10 +43,9 @@ def balanced_order(
     def images_of(index, turn):
         """The images that a class gives at a turn."""
         own = members[index]
-        first = turn * images_per_class
-        passes, places = np.divmod(np.arange(first, first + images_per_class), len(own))
-        orders = {p: np.random.default_rng([seed, 1, index, p]).permutation(own) for p in {*passes}}
-        return np.array([orders[p][place] for p, place in zip(passes, places, strict=True)])
+        number, place = divmod(turn, len(own) // images_per_class)
+        order = np.random.default_rng([seed, 1, index, number]).permutation(own)
+        return order[place * images_per_class :][:images_per_class]
 
     def batch(step):
         turn, part = divmod(step * classes_per_batch, len(found))

@@ -1,0 +1,147 @@
+"""Streams that methods compose: balanced batches, several sizes, several streams."""
+
+import collections
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from supcon_tf.data.augment import AUGMENTATIONS, WHOLE, Share
+from supcon_tf.data.balance import balanced_order
+from supcon_tf.data.splits import labelled_share
+from supcon_tf.data.streams import balanced, views, zipped
+from supcon_tf.data.views import Position, Views
+
+HOW = AUGMENTATIONS["symbols"]
+LABELS = np.repeat([7, -3, 40, 2], [5, 6, 9, 4])
+
+
+def rows(order, steps):
+    return [order(step) for step in range(steps)]
+
+
+def test_balanced_batches_use_every_class_and_image_as_often():
+    order = balanced_order(LABELS, classes_per_batch=2, images_per_class=3, seed=1)
+    batches = rows(order, 240)
+    for batch in batches:
+        assert len(np.unique(LABELS[batch])) == 2
+        assert len(np.unique(batch)) == 6
+    for first, second in zip(batches[::2], batches[1::2], strict=True):  # A round of all classes.
+        assert sorted(np.unique(LABELS[np.concatenate([first, second])])) == [-3, 2, 7, 40]
+    uses = collections.Counter(np.concatenate(batches).tolist())
+    for label in np.unique(LABELS):
+        own = [uses[place] for place in np.flatnonzero(label == LABELS)]
+        assert sum(own) == 360  # A turn in each of 120 rounds, three images each.
+        mean, turns = 360 / len(own), len(own) // 3
+        assert max(own) <= 120 / turns  # Once in each order.
+        assert min(own) > 0.7 * mean
+    assert len({tuple(np.unique(LABELS[batch])) for batch in batches}) == 6
+
+
+def test_rows_are_the_first_image_of_each_class_then_the_second():
+    batch = balanced_order(LABELS, 4, 2, seed=0)(3)
+    labels = LABELS[batch]
+    np.testing.assert_array_equal(labels[:4], labels[4:])
+    assert len(set(labels[:4])) == 4
+
+
+def test_balanced_batches_are_a_function_of_seed_and_step():
+    first, again, other = (balanced_order(LABELS, 2, 2, seed) for seed in (3, 3, 4))
+    steps = [17, 0, 5, 17]
+    np.testing.assert_array_equal([first(s) for s in steps], [again(s) for s in steps])
+    assert any((first(s) != other(s)).any() for s in range(5))
+
+
+@pytest.mark.parametrize(
+    ("classes", "images", "message"),
+    [
+        (3, 1, "classes_per_batch must divide the 4 classes. Received: 3"),
+        (0, 1, "classes_per_batch must divide the 4 classes. Received: 0"),
+        (2, 5, "images_per_class must be from 1 to 4, .* smallest class. Received: 5"),
+        (2, 0, "images_per_class must be from 1 to 4"),
+    ],
+)
+def test_impossible_batches_are_refused(classes, images, message):
+    with pytest.raises(ValueError, match=message):
+        balanced_order(LABELS, classes, images, seed=0)
+
+
+def both(split, first_step=0, share=WHOLE, seed=0):
+    """An unlabelled stream of 24 images with views of two sizes, and a balanced one of 10 x 2."""
+    kinds = [Views(HOW, 2, 8), Views(HOW, 3, 4)]
+    return zipped(
+        unlabelled=views(split, kinds, batch_size=24, position=Position(seed, first_step, share)),
+        labelled=balanced(
+            split,
+            Views(HOW, 1, 8),
+            classes_per_batch=10,
+            images_per_class=2,
+            position=Position(seed, first_step, share, number=1),
+        ),
+    )
+
+
+def taken(stream, count):
+    return [tf.nest.map_structure(np.asarray, batch) for batch in stream.take(count)]
+
+
+def test_streams_side_by_side_have_their_own_sizes(digits):
+    (batch,) = taken(both(digits.train), 1)
+    (large, small), labels = batch["unlabelled"]
+    assert large.shape == (24, 2, 8, 8, 3)
+    assert small.shape == (24, 3, 4, 4, 3)
+    assert labels.shape == (24,)
+    rows, classes = batch["labelled"]
+    assert rows.shape == (20, 1, 8, 8, 3)
+    np.testing.assert_array_equal(np.bincount(classes), np.full(10, 2))
+    specs = [spec.shape.as_list() for spec in tf.nest.flatten(both(digits.train).element_spec)]
+    assert specs == [list(part.shape) for part in tf.nest.flatten(batch)]
+
+
+def test_a_stream_continues_where_it_was_broken_off_and_shares_make_up_the_batch(digits):
+    steps = digits.train.num_examples // 24
+    whole = taken(both(digits.train), steps + 3)
+    for first_step in (2, steps, steps + 2):
+        (again,) = taken(both(digits.train, first_step), 1)
+        for left, right in zip(
+            tf.nest.flatten(again), tf.nest.flatten(whole[first_step]), strict=True
+        ):
+            np.testing.assert_array_equal(left, right)
+    parts = [taken(both(digits.train, 1, Share(index, 2)), 1)[0] for index in (0, 1)]
+    joined = tf.nest.map_structure(lambda *halves: np.concatenate(halves), *parts)
+    for left, right in zip(tf.nest.flatten(joined), tf.nest.flatten(whole[1]), strict=True):
+        np.testing.assert_allclose(left, right, atol=1e-6)  # Vectors of other lengths round so.
+    other = taken(both(digits.train, seed=1), 1)[0]
+    assert (other["labelled"][0] != whole[0]["labelled"][0]).any()
+
+
+def test_a_labelled_share_is_stratified_and_depends_on_the_seed(digits):
+    part = labelled_share(digits.train, 0.1, seed=0)
+    counts, whole = np.bincount(part.labels()), np.bincount(digits.train.labels())
+    np.testing.assert_array_equal(counts, np.round(0.1 * whole))
+    images = [image.numpy() for image, _ in part.records()]
+    other = [image.numpy() for image, _ in labelled_share(digits.train, 0.1, seed=1).records()]
+    assert len(images) == part.num_examples
+    assert set(images) != set(other)
+    assert set(images) <= {image.numpy() for image, _ in digits.train.records()}
+    with pytest.raises(ValueError, match="labelled_fraction must be above 0 .* Received: 0"):
+        labelled_share(digits.train, 0, seed=0)
+
+
+def test_the_validation_set_is_stratified_and_depends_on_the_seed(data_dir):
+    import supcon_tf
+
+    opened = [
+        supcon_tf.open_dataset("digits", data_dir, validation_fraction=0.2, seed=seed)
+        for seed in (0, 0, 1)
+    ]
+    held = [{i.numpy() for i, _ in dataset.validation.records()} for dataset in opened]
+    rest = [{i.numpy() for i, _ in dataset.train.records()} for dataset in opened]
+    assert held[0] == held[1] != held[2]
+    assert opened[0].describe() == opened[1].describe() != opened[2].describe()
+    for dataset, left, right in zip(opened, held, rest, strict=True):
+        assert not left & right
+        assert dataset.validation.num_examples == 269
+        counts = np.bincount(dataset.validation.labels())
+        whole = counts + np.bincount(dataset.train.labels())
+        np.testing.assert_allclose(counts / whole, 0.2, atol=0.01)
