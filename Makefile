@@ -3,13 +3,23 @@ PYTHON ?= python3
 VENV := .venv
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint format lock clean
+PYTEST := $(VENV)/bin/python -m pytest --numprocesses=2 --dist=loadfile
+# The room that `make check` looks at.
+ROOM ?= losses
+
+.PHONY: demo test test-all check lint format lock clean
 
 demo: $(INSTALLED)
 	$(VENV)/bin/python scripts/demo.py
 
 test: lint
-	$(VENV)/bin/python -m pytest --numprocesses=2 --dist=loadfile
+	$(PYTEST) -m "not slow"
+
+test-all: lint
+	$(PYTEST)
+
+check: lint
+	$(PYTEST) -m "not slow" tests/$(ROOM)
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .

@@ -63,7 +63,6 @@ def ours(task):
     import tensorflow as tf
 
     from supcon_tf.config import PretrainConfig
-    from supcon_tf.data.augment import WHOLE
     from supcon_tf.data.datasets import from_config
     from supcon_tf.engine.loop import train_function
     from supcon_tf.networks import copies
@@ -87,7 +86,7 @@ def ours(task):
 
     def rate(part, seconds):
         started = time.perf_counter()
-        stream = in_memory if part == "alone" else building.stream_of(config, dataset)(0, WHOLE)
+        stream = in_memory if part == "alone" else building.stream_of(config, dataset)()
         batches = iter(stream)
         advance = pull if part == "pipeline" else step
         float(advance(batches) or 0.0)

@@ -3,7 +3,6 @@
 import dataclasses
 import io
 import math
-import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,36 +12,13 @@ import numpy as np
 import tensorflow as tf
 
 from supcon_tf.core.errors import UserError
-from supcon_tf.core.files import remove
-from supcon_tf.data.augment import Share
 from supcon_tf.engine import checkpoints
+from supcon_tf.engine.logs import Logs
 from supcon_tf.engine.method import shown
 from supcon_tf.engine.progress import Progress
+from supcon_tf.engine.saving import History, Saving, best_epoch, forget_lost
 from supcon_tf.engine.signals import StopSignals
 from supcon_tf.engine.workers import agreed, distribute_stream, is_chief, num_workers
-
-# What the best epoch is chosen by, and whether more is better.
-BEST_METRICS = {"knn_top1": True, "loss": False}
-
-History = dict[str, list[float | None]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Saving:
-    """When checkpoints are written and which are kept.
-
-    Attributes:
-        every_steps: steps between two, beside each epoch's end; None for those only.
-        least_seconds: ends of epochs that come sooner after the last checkpoint write none, but
-            for the last one.
-        keep: newest ones to keep.
-        best_metric: the best epoch in this curve is kept as well; '' for none.
-    """
-
-    every_steps: int | None = None
-    least_seconds: float = 0.0
-    keep: int = 2
-    best_metric: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,28 +38,16 @@ class Watching:
     stop_when: Callable[[History], bool] | None = None
 
 
-def best_epoch(history: History, metric: str) -> int | None:
-    """The first of the epochs that are best in a metric, from 0 on; None before there is a value.
-
-    Args:
-        history: one value, or None, per epoch for each metric.
-        metric: a key of `BEST_METRICS`.
-    """
-    sign = 1 if BEST_METRICS[metric] else -1
-    scored = [(sign * v, -e) for e, v in enumerate(history.get(metric, ())) if v is not None]
-    return -max(scored)[1] if scored else None
-
-
 def fit(
     model: keras.Model,
-    make_stream: Callable[[int, Share], tf.data.Dataset],
+    make_stream: Callable[[int, int, int], tf.data.Dataset],
     *,
     epochs: int,
     steps_per_epoch: int,
     folder: Path,
     stage: str,
-    saving: Saving = Saving(),
-    watching: Watching = Watching(),
+    saving: Saving | None = None,
+    watching: Watching | None = None,
 ) -> History:
     """Trains a compiled model, continuing from the newest checkpoint of the stage.
 
@@ -94,14 +58,14 @@ def fit(
 
     Args:
         model: compiled and built, its metrics too.
-        make_stream: from the step to begin with, and the share of each batch that this process
-            makes, to a dataset of all batches from there on.
+        make_stream: from the step to begin with, this worker's index and the number of workers to
+            an endless dataset of this worker's share of every batch from there on.
         epochs: epochs in all.
         steps_per_epoch: batches per epoch.
         folder: where checkpoints/<stage> and logs/<stage> go.
         stage: name of what is trained, for people too.
-        saving: when checkpoints are written.
-        watching: what is done at the end of every epoch.
+        saving: when checkpoints are written; None for the defaults.
+        watching: what is done at the end of every epoch; None for nothing.
 
     Returns:
         One value per finished epoch for each metric, for `learning_rate` and for `seconds`.
@@ -111,6 +75,7 @@ def fit(
         SystemExit: after SIGTERM, once a checkpoint is written.
         KeyboardInterrupt: after Ctrl-C, once a checkpoint is written.
     """
+    saving, watching = saving or Saving(), watching or Watching()
     strategy = model.distribute_strategy
     with strategy.scope(), StopSignals(num_workers(strategy) == 1) as stop:
         model.optimizer.build(model.trainable_variables)
@@ -119,22 +84,12 @@ def fit(
         step = agreed(strategy, found.step if found else 0)
         state = checkpoints.restore(saved, step, model)
         if saving.best_metric and is_chief(strategy):
-            _forget_lost(state.history, saving.best_metric, saved, steps_per_epoch)
+            forget_lost(state.history, saving.best_metric, saved, steps_per_epoch)
         training = _Training(model, folder, stage, epochs, steps_per_epoch, saving, watching, state)
         if not training.is_over():
             training.run(make_stream, stop)
         stop.check()
     return state.history
-
-
-def _forget_lost(history, metric, folder, steps_per_epoch):
-    """Takes epochs whose checkpoint is gone out of the choice of the best one, and says so."""
-    kept = checkpoints.steps(folder)
-    while (best := best_epoch(history, metric)) is not None:
-        if (best + 1) * steps_per_epoch in kept:
-            return
-        print(f"the checkpoint of the best epoch, {best + 1}, is gone", file=sys.stderr)
-        history[metric][best] = None
 
 
 def train_function(model: keras.Model):
@@ -198,12 +153,12 @@ class _Training:
     def run(self, make_stream, stop):
         """Trains to the end, or until `stop_when` or a signal stops it."""
         state = self.state
-        self.logs = _Logs(self.folder / "logs" / self.stage, state.history) if self.chief else None
+        self.logs = Logs(self.folder / "logs" / self.stage, state.history) if self.chief else None
         output = None if self.chief else io.StringIO()  # One of the workers speaks.
         self.progress = Progress(self.stage, self.epochs, self.steps_per_epoch, state.step, output)
         stream = distribute_stream(
             self.model.distribute_strategy,
-            lambda index, count: make_stream(state.step, Share(index, count)),
+            lambda index, count: make_stream(state.step, index, count),
         )
         self.started = time.monotonic() - state.seconds
         try:
@@ -310,21 +265,3 @@ def _last_rate(optimizer):
 
 def _numbers(values):
     return {name: float(value) for name, value in values.items()}
-
-
-class _Logs:
-    """TensorBoard's files, written again from the curves when a training begins or continues."""
-
-    def __init__(self, folder: Path, history: History):
-        remove(folder)
-        self.writer = tf.summary.create_file_writer(str(folder))
-        self.write(history, 0)
-
-    def write(self, history, first_epoch):
-        """Writes the epochs from `first_epoch` on."""
-        with self.writer.as_default():
-            for name, values in history.items():
-                for epoch in range(first_epoch, len(values)):
-                    if values[epoch] is not None:
-                        tf.summary.scalar(name, values[epoch], step=epoch + 1)
-        self.writer.flush()

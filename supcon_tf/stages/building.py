@@ -121,10 +121,10 @@ def method_of(
 
 
 def stream_of(config: PretrainConfig, dataset: ImageDataset):
-    """From a step and a share of the batches to the method's stream from there on."""
+    """The method's stream: from a step, a worker's index and the number of workers."""
 
-    def stream(first_step: int, share: Share):
-        return METHODS[config.method].stream_with(dataset, config, first_step, share)
+    def stream(first_step: int = 0, index: int = 0, count: int = 1):
+        return METHODS[config.method].stream_with(dataset, config, first_step, Share(index, count))
 
     return stream
 

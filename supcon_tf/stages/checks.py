@@ -7,10 +7,10 @@ import tensorflow as tf
 
 from supcon_tf.config import PretrainConfig
 from supcon_tf.core.errors import UserError
-from supcon_tf.data.augment import WHOLE, check_augmentation
+from supcon_tf.data.augment import check_augmentation
 from supcon_tf.data.splits import ImageDataset
-from supcon_tf.engine.loop import BEST_METRICS
 from supcon_tf.engine.micro_batches import micro_batch_count
+from supcon_tf.engine.saving import BEST_METRICS
 from supcon_tf.networks.encoders import check_encoder
 from supcon_tf.networks.initial import initial_weights
 from supcon_tf.stages.building import (
@@ -71,7 +71,7 @@ def checked_batch(config: PretrainConfig, dataset: ImageDataset, replicas: int):
         )
     check_augmentation(config.augmentation)
     try:
-        batch = stream_of(config, dataset)(0, WHOLE).element_spec
+        batch = stream_of(config, dataset)().element_spec
         _check_shares(batch, replicas)
         if config.micro_batch_size is not None:
             micro_batch_count(_share_of(batch, replicas), config.micro_batch_size)

@@ -9,8 +9,9 @@ import tensorflow as tf
 from supcon_tf.config import ClassifierConfig
 from supcon_tf.data.streams import chain_epochs
 from supcon_tf.data.views import sharding_off
-from supcon_tf.engine.loop import Saving, fit
+from supcon_tf.engine.loop import fit
 from supcon_tf.engine.optimizers import MomentumSGD
+from supcon_tf.engine.saving import Saving
 from supcon_tf.engine.schedules import warmup_cosine
 from supcon_tf.networks.heads import build_classifier, classification_head
 from supcon_tf.networks.initial import initial_weights
@@ -82,7 +83,7 @@ def train_head(
     standardized = (features - mean) / scale
     history = fit(
         model,
-        lambda first_step, share: _feature_stream(standardized, labels, config, first_step),
+        lambda first_step, *_: _feature_stream(standardized, labels, config, first_step),
         epochs=config.epochs,
         steps_per_epoch=steps,
         folder=folder,

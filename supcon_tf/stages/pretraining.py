@@ -9,7 +9,8 @@ from supcon_tf.config import PretrainConfig
 from supcon_tf.data.datasets import from_config
 from supcon_tf.engine import checkpoints
 from supcon_tf.engine.devices import make_strategy
-from supcon_tf.engine.loop import Saving, Watching, best_epoch, fit
+from supcon_tf.engine.loop import Watching, fit
+from supcon_tf.engine.saving import Saving, best_epoch
 from supcon_tf.engine.workers import agreed, chief_first, is_chief
 from supcon_tf.networks.initial import initial_weights
 from supcon_tf.stages import pictures

@@ -32,11 +32,11 @@ from supcon_tf.core.provenance import manifest, resumption
 from supcon_tf.data.datasets import from_config
 from supcon_tf.data.splits import ImageDataset
 from supcon_tf.engine import checkpoints
+from supcon_tf.networks.kept import load_kept
+from supcon_tf.stages.overwriting import is_interrupted, put_back, set_aside
 
 STAGES = ("pretrain", "classifier")
 _SPLITS = ("train", "test")
-# Where a stage that is overwritten lies until the new one has begun, and the list of its files.
-_ASIDE, _MOVED = f"{TEMPORARY_PREFIX}old", ".moved"
 _JSON = ("metrics.json", "history.json", "manifest.json", "config.json")
 # What is derived from each stage and removed when it is replaced; what a user put beside it stays.
 _CLASSIFIER_FILES = (
@@ -185,7 +185,7 @@ class RunDirectory:
             for left in list(self.path.rglob(f"{TEMPORARY_PREFIX}*")):
                 remove(left)  # Half-written, by a process that was killed.
             entry = self._entry(stage, config, dataset)
-            with self._set_aside(stage if config.overwrite else None):
+            with self._replacing(stage if config.overwrite else None):
                 # In this order: without a manifest, --overwrite still knows the run.
                 self._update("config.json", {stage: config.to_dict()})
                 self._update("manifest.json", {stage: entry})
@@ -203,18 +203,9 @@ class RunDirectory:
 
     def _undo_interrupted_overwrite(self) -> None:
         """Puts back what a process that was killed while it began to overwrite had moved away."""
-        aside = self.path / _ASIDE
-        if not aside.exists():
-            return
-        self._lock()
-        moved = aside / _MOVED
-        if moved.exists():
-            for name in moved.read_text().splitlines():
-                if (aside / name).exists() or (aside / name).is_symlink():
-                    remove(self.path / name)
-                    (self.path / name).parent.mkdir(parents=True, exist_ok=True)
-                    (aside / name).rename(self.path / name)
-        remove(aside)
+        if is_interrupted(self.path):
+            self._lock()
+            put_back(self.path)
 
     def _lock(self) -> None:
         """Keeps other processes from writing into the run until `release`."""
@@ -233,33 +224,16 @@ class RunDirectory:
             self._locked = False
 
     @contextlib.contextmanager
-    def _set_aside(self, stage: str | None):
-        """Moves away what a stage left behind; it comes back if the block fails."""
+    def _replacing(self, stage: str | None):
+        """Gives up what a stage left behind once the block succeeds; None for nothing."""
         if stage is None or not (stage in self.stages() or self.has_finished(stage)):
             yield
             return
-        aside = self.path / _ASIDE
-        remove(aside)
-        names = _PRETRAIN_FILES if stage == "pretrain" else _CLASSIFIER_FILES
-        names = [name for name in names if str(Path(name).parent) not in names]
-        aside.mkdir()
-        (aside / _MOVED).write_text("\n".join(names))
-        try:
-            for name in names:
-                file, old = self.path / name, aside / name
-                if file.exists() or file.is_symlink():
-                    old.parent.mkdir(parents=True, exist_ok=True)
-                    file.rename(old)
+        with set_aside(self.path, _PRETRAIN_FILES if stage == "pretrain" else _CLASSIFIER_FILES):
             if stage == "classifier":
                 for name in ("metrics.json", "history.json"):
                     self._update(name, {}, drop=("classifier", "test", "validation", "export"))
             yield
-        except BaseException:
-            self._undo_interrupted_overwrite()
-            raise
-        # From here on the old run is given up; a kill while it is removed brings nothing back.
-        (aside / _MOVED).unlink()
-        remove(aside)
 
     def _stage_manifest(self, stage: str) -> dict:
         entry = self._read("manifest.json").get(stage)
@@ -341,15 +315,4 @@ class RunDirectory:
         if not file.exists():
             script = "train_classifier" if name == "classifier" else "pretrain"
             raise UserError(f"{file} not found. Run {script}.py --run_dir={self.path} first.")
-        try:
-            model = keras.saving.load_model(file, compile=False)
-        except Exception as error:  # A broken file fails in many ways inside Keras.
-            raise UserError(
-                f"{file} is corrupted ({type(error).__name__}). Train that stage again with "
-                "--overwrite."
-            ) from error
-        outputs = getattr(model, "output", ())
-        is_classifier = isinstance(outputs, dict) and {"logits", "features"} <= {*outputs}
-        if is_classifier != (name == "classifier"):
-            raise UserError(f"{file} holds another kind of model. Train that stage again.")
-        return model
+        return load_kept(file, is_classifier=name == "classifier")

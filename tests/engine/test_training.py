@@ -14,8 +14,8 @@ import supcon_tf
 from supcon_tf import ClassifierConfig, PretrainConfig, UserError
 from supcon_tf.engine import checkpoints
 from supcon_tf.engine import loop as training
-from supcon_tf.engine.loop import best_epoch
 from supcon_tf.engine.progress import Progress
+from supcon_tf.engine.saving import best_epoch
 from supcon_tf.networks.initial import initial_weights
 from supcon_tf.stages.features import extract_features
 from supcon_tf.stages.run_directory import RunDirectory
@@ -55,7 +55,7 @@ def weights(run_dir, name="encoder"):
         ({"validation_epochs": 2}, "validation_epochs needs a validation set"),
         ({"best_metric": "loss", "queue_size": 512}, "best_metric loss favours the first epochs"),
         ({"num_views": 3, "method": "npairs"}, r"method npairs: .*Received: shape .128, 3, 128."),
-        ({"queue_size": 100}, "a queue of 100 rows must hold a whole batch .*Received: 256 rows"),
+        ({"queue_size": 100}, "a queue of 100 rows must hold a whole batch.*Received: 256 rows"),
         ({"queue_size": 4096, "method": "triplet"}, "triplet has no memory queue"),
         ({"best_metric": "top1"}, "best_metric must be one of .*Received: 'top1'"),
         ({"best_metric": "knn_top1"}, "knn_top1 needs a validation set"),

@@ -267,7 +267,7 @@ def test_every_check_that_fails_is_listed(planned, tmp_path):
     [
         ({"image_size_px": 3}, "needs images of 4 pixels"),
         ({"method": "byol"}, "method must be one of .*Received: 'byol'"),
-        ({"queue_size": 100}, "a queue of 100 rows must hold a whole batch .*Received: 256 rows"),
+        ({"queue_size": 100}, "a queue of 100 rows must hold a whole batch.*Received: 256 rows"),
         ({"micro_batch_size": 7}, "must divide the replica's batch of 128. Received: 7"),
         ({"dataset": "cifar1000"}, "dataset is unknown"),
         ({"dataset": "folder:/nowhere", "data_dir": ""}, "folder data set not found"),

@@ -1,0 +1,59 @@
+"""Which checkpoints are written and kept, and which epoch is the best."""
+
+import dataclasses
+import sys
+from pathlib import Path
+
+from supcon_tf.engine import checkpoints
+
+# What the best epoch is chosen by, and whether more is better.
+BEST_METRICS = {"knn_top1": True, "loss": False}
+
+History = dict[str, list[float | None]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Saving:
+    """When checkpoints are written and which are kept.
+
+    Attributes:
+        every_steps: steps between two, beside each epoch's end; None for those only.
+        least_seconds: ends of epochs that come sooner after the last checkpoint write none, but
+            for the last one; for one worker, as clocks differ.
+        keep: newest ones to keep.
+        best_metric: the best epoch in this curve is kept as well; '' for none.
+    """
+
+    every_steps: int | None = None
+    least_seconds: float = 0.0
+    keep: int = 2
+    best_metric: str = ""
+
+
+def best_epoch(history: History, metric: str) -> int | None:
+    """The first of the epochs that are best in a metric, from 0 on; None before there is a value.
+
+    Args:
+        history: one value, or None, per epoch for each metric.
+        metric: a key of `BEST_METRICS`.
+    """
+    sign = 1 if BEST_METRICS[metric] else -1
+    scored = [(sign * v, -e) for e, v in enumerate(history.get(metric, ())) if v is not None]
+    return -max(scored)[1] if scored else None
+
+
+def forget_lost(history: History, metric: str, folder: Path, steps_per_epoch: int) -> None:
+    """Takes epochs whose checkpoint is gone out of the choice of the best one, and says so.
+
+    Args:
+        history: as in `best_epoch`; what is gone becomes None.
+        metric: a key of `BEST_METRICS`.
+        folder: the stage's folder of checkpoints.
+        steps_per_epoch: batches per epoch.
+    """
+    kept = checkpoints.steps(folder)
+    while (best := best_epoch(history, metric)) is not None:
+        if (best + 1) * steps_per_epoch in kept:
+            return
+        print(f"the checkpoint of the best epoch, {best + 1}, is gone", file=sys.stderr)
+        history[metric][best] = None

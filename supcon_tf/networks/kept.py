@@ -1,0 +1,32 @@
+"""Models that a run keeps, read from their files."""
+
+from pathlib import Path
+
+import keras
+
+from supcon_tf.core.errors import UserError
+
+
+def load_kept(file: Path, is_classifier: bool) -> keras.Model:
+    """Loads a kept encoder, or a classifier with its features.
+
+    Args:
+        file: a `.keras` file that is there.
+        is_classifier: whether it puts out `{"logits": ..., "features": ...}`.
+
+    Raises:
+        UserError: if the file cannot be read, is damaged, or holds the other kind of model.
+    """
+    try:
+        model = keras.saving.load_model(file, compile=False)
+    except PermissionError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror}.") from error
+    except Exception as error:  # A broken file fails in many ways inside Keras.
+        raise UserError(
+            f"{file} is corrupted ({type(error).__name__}). Train that stage again with "
+            "--overwrite."
+        ) from error
+    outputs = getattr(model, "output", ())
+    if (isinstance(outputs, dict) and {"logits", "features"} <= {*outputs}) != is_classifier:
+        raise UserError(f"{file} holds another kind of model. Train that stage again.")
+    return model
