@@ -51,7 +51,9 @@ def ours(name, path):
     """A step of one of our losses under XLA, as the training step runs it."""
     import tensorflow as tf
 
-    from supcon_tf.methods import LOSSES, _blocks, supcon
+    from supcon_tf.losses import blocks as _blocks
+    from supcon_tf.losses import supcon
+    from supcon_tf.methods import LOSSES
 
     if path == "full":
         _blocks.FULL_MATRIX_ELEMENTS = supcon.FULL_MATRIX_ELEMENTS = 2**40
