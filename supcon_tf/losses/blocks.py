@@ -15,6 +15,8 @@ FULL_MATRIX_ELEMENTS = 2**20
 FULL_MATRIX_LIMIT_ROWS = 2**14
 # Rows and columns of a square block of the symmetric path.
 SQUARE_BLOCK = 512
+# The least sum of exponentials whose logarithm is taken; about exp(-87).
+_LEAST_SUM = 1e-38
 
 
 def evaluate_anchors(block_losses, rows, num_anchors, block_size, outputs=1, elements=None):
@@ -26,7 +28,7 @@ def evaluate_anchors(block_losses, rows, num_anchors, block_size, outputs=1, ele
             backward pass.
         rows: float32 [N, D]; the anchors are the first of them.
         num_anchors: int, or a scalar tensor where the batch is not static.
-        block_size: anchors a block; None chooses.
+        block_size: anchors per block; None chooses.
         outputs: how many values `block_losses` returns.
         elements: elements that one anchor takes, where that is not N.
 
@@ -48,7 +50,7 @@ def evaluate_anchors(block_losses, rows, num_anchors, block_size, outputs=1, ele
     if not static or (block_size is None and num_anchors * elements <= FULL_MATRIX_ELEMENTS):
         return block_losses(tf.range(num_anchors), rows[:num_anchors], rows)
     size = block_size or max(1, BLOCK_ELEMENTS // elements)
-    return _map_blocks(block_losses, rows, num_anchors, min(size, num_anchors), outputs)
+    return _evaluate_blocks(block_losses, rows, _Blocks(num_anchors, size), outputs)
 
 
 def _check_full_matrix(num_rows):
@@ -61,61 +63,84 @@ def _check_full_matrix(num_rows):
     )
 
 
-def _map_blocks(block_losses, rows, num_anchors, block_size, outputs):
-    num_blocks = -(-num_anchors // block_size)
+class _Blocks:
+    """The anchors in blocks of one size.
 
-    def indices_of(block):
-        # The last block begins early enough to be full; what it repeats is not counted again.
-        start = tf.minimum(block * block_size, num_anchors - block_size)
-        return start + tf.range(block_size)
+    The last block begins early enough to be full: some of its anchors are in the block before, too,
+    and are counted there alone.
+    """
 
+    def __init__(self, num_anchors, size):
+        self.num_anchors = num_anchors
+        self.size = min(size, num_anchors)
+        self.number = -(-num_anchors // self.size)
+
+    def indices(self, block):
+        """The anchors int32 [R] of a block."""
+        return self._start(block) + tf.range(self.size)
+
+    def counted(self, block):
+        """1 for the anchors of a block that belong to it, 0 for those of the block before."""
+        return tf.cast(self.indices(block) >= block * self.size, tf.float32)
+
+    def join(self, values):
+        """One value per anchor [num_anchors] from those of the blocks [number, R]."""
+        anchor = tf.range(self.num_anchors)
+        block = anchor // self.size
+        place = anchor - self._start(block)
+        return tf.gather(tf.reshape(values, [-1]), block * self.size + place)
+
+    def _start(self, block):
+        return tf.minimum(block * self.size, self.num_anchors - self.size)
+
+
+def _evaluate_blocks(block_losses, rows, blocks, outputs):
     @tf.custom_gradient
     def evaluate(rows):
-        def one(block):
-            indices = indices_of(block)
-            return block_losses(indices, tf.gather(rows, indices), rows)
-
-        spec = tf.TensorSpec([block_size], tf.float32)
-        stacked = tf.map_fn(
-            one,
-            tf.range(num_blocks),
-            fn_output_signature=spec if outputs == 1 else (spec,) * outputs,
-            parallel_iterations=1,
-        )
-        anchor = tf.range(num_anchors)
-        block = anchor // block_size
-        start = tf.minimum(block * block_size, num_anchors - block_size)
-        place = block * block_size + anchor - start
-        values = tf.nest.map_structure(
-            lambda blocks: tf.gather(tf.reshape(blocks, [-1]), place), stacked
-        )
-
-        def gradient(*upstream):
-            def step(block, total):
-                indices = indices_of(block)
-                counted = tf.cast(indices >= block * block_size, tf.float32)
-                wanted = [counted * tf.gather(one, indices) for one in upstream]
-                anchors = tf.gather(rows, indices)
-                with tf.GradientTape() as tape:
-                    tape.watch([anchors, rows])
-                    again = tf.nest.flatten(block_losses(indices, anchors, rows))
-                of_anchors, of_rows = tape.gradient(
-                    again, [anchors, rows], wanted, unconnected_gradients="zero"
-                )
-                total = tf.tensor_scatter_nd_add(total + of_rows, indices[:, None], of_anchors)
-                return block + 1, total
-
-            _, total = tf.while_loop(
-                lambda block, total: block < num_blocks,
-                step,
-                (tf.constant(0), tf.zeros_like(rows)),
-                parallel_iterations=1,
-            )
-            return total
-
-        return values, gradient
+        losses = _losses_of_blocks(block_losses, rows, blocks, outputs)
+        return losses, lambda *upstream: _gradient_of_blocks(block_losses, rows, blocks, upstream)
 
     return evaluate(rows)
+
+
+def _losses_of_blocks(block_losses, rows, blocks, outputs):
+    def losses_of(block):
+        indices = blocks.indices(block)
+        return block_losses(indices, tf.gather(rows, indices), rows)
+
+    spec = tf.TensorSpec([blocks.size], tf.float32)
+    stacked = tf.map_fn(
+        losses_of,
+        tf.range(blocks.number),
+        fn_output_signature=spec if outputs == 1 else (spec,) * outputs,
+        parallel_iterations=1,
+    )
+    return tf.nest.map_structure(blocks.join, stacked)
+
+
+def _gradient_of_blocks(block_losses, rows, blocks, upstream):
+    """The gradient by all rows, [N, D], of losses whose own gradients are given, each [anchors]."""
+
+    def add_block(block, total):
+        indices = blocks.indices(block)
+        anchors = tf.gather(rows, indices)
+        with tf.GradientTape() as tape:
+            tape.watch([anchors, rows])
+            losses = tf.nest.flatten(block_losses(indices, anchors, rows))
+        wanted = [blocks.counted(block) * tf.gather(one, indices) for one in upstream]
+        of_anchors, of_rows = tape.gradient(
+            losses, [anchors, rows], wanted, unconnected_gradients="zero"
+        )
+        total = tf.tensor_scatter_nd_add(total + of_rows, indices[:, None], of_anchors)
+        return block + 1, total
+
+    _, total = tf.while_loop(
+        lambda block, total: block < blocks.number,
+        add_block,
+        (tf.constant(0), tf.zeros_like(rows)),
+        parallel_iterations=1,
+    )
+    return total
 
 
 def symmetric_logsumexp(rows, labels, temperature, with_positives):
@@ -135,91 +160,109 @@ def symmetric_logsumexp(rows, labels, temperature, with_positives):
         float32 [N] over all other rows, and float32 [N] over the other rows of the class (about
         -87 where there are none), or None.
     """
-    count, dim = rows.shape
-    size = min(SQUARE_BLOCK, count)
-    blocks = -(-count // size)
-    first, second = zip(*((a, b) for a in range(blocks) for b in range(a, blocks)), strict=True)
-    first, second = tf.constant(first), tf.constant(second)
-    pairs = blocks * (blocks + 1) // 2
-    scale, shift = 1.0 / temperature, 1.0 / temperature
-    padding = blocks * size - count
-    # Padding has a label of its own kind: index `count` and above is masked.
-    labels = tf.reshape(tf.pad(labels, [[0, padding]]), [blocks, size])
-    tiny = 1e-38
-
-    def load(padded, pair):
-        a, b = first[pair], second[pair]
-        return a, b, padded[a], padded[b]
-
-    def exponentials(a, b, rows_a, rows_b):
-        """exp(s_ij - shift) [size, size], 0 for self and padding; and the positives' mask."""
-        similarity = tf.matmul(rows_a, rows_b, transpose_b=True)
-        index_a, index_b = a * size + tf.range(size), b * size + tf.range(size)
-        valid = index_a[:, None] != index_b[None, :]
-        if padding:
-            valid &= (index_a < count)[:, None] & (index_b < count)[None, :]
-        values = tf.where(valid, tf.exp(similarity * scale - shift), 0.0)
-        same = tf.equal(labels[a][:, None], labels[b][None, :]) if with_positives else None
-        return values, same
-
-    def add(total, index, value):
-        return tf.tensor_scatter_nd_add(total, [[index]], [value])
+    matrix = _SymmetricMatrix(rows.shape[0], labels, temperature, with_positives)
 
     @tf.custom_gradient
     def sums(rows):
-        padded = tf.reshape(tf.pad(rows, [[0, padding], [0, 0]]), [blocks, size, dim])
+        return matrix.sums(rows), lambda *upstream: matrix.gradient(rows, *upstream)
 
-        def forward(pair, every, positive):
-            a, b, rows_a, rows_b = load(padded, pair)
-            values, same = exponentials(a, b, rows_a, rows_b)
-            off_diagonal = tf.cast(a != b, tf.float32)
-            every = add(every, a, tf.reduce_sum(values, axis=1))
-            every = add(every, b, off_diagonal * tf.reduce_sum(values, axis=0))
-            if with_positives:
+    of_others, of_positives = (
+        1.0 / temperature + tf.math.log(tf.maximum(total, _LEAST_SUM)) for total in sums(rows)
+    )
+    return of_others, of_positives if with_positives else None
+
+
+class _SymmetricMatrix:
+    """exp((z_i . z_j - 1) / temperature) [N, N] without its diagonal, in square blocks.
+
+    Only the blocks (a, b) with a <= b are computed: rows of block a against rows of block b. Rows
+    are padded with zeros to whole blocks, and padding takes no part.
+    """
+
+    def __init__(self, count, labels, temperature, with_positives):
+        self.count = count
+        self.size = min(SQUARE_BLOCK, count)
+        self.blocks = -(-count // self.size)
+        self.scale = 1.0 / temperature
+        self.with_positives = with_positives
+        self.labels = self._split(labels)
+        pairs = [(a, b) for a in range(self.blocks) for b in range(a, self.blocks)]
+        self.num_pairs = len(pairs)
+        self.first, self.second = (tf.constant(side) for side in zip(*pairs, strict=True))
+
+    def sums(self, rows):
+        """Each row's sum over all others, and over its positives: float32 [N] each."""
+        split = self._split(rows)
+
+        def add_pair(a, b, of_all, of_positives):
+            values, same = self._block(a, b, split[a], split[b])
+            of_all = self._add(of_all, a, b, *_sums_of_sides(values))
+            if self.with_positives:
                 values = tf.where(same, values, 0.0)
-                positive = add(positive, a, tf.reduce_sum(values, axis=1))
-                positive = add(positive, b, off_diagonal * tf.reduce_sum(values, axis=0))
-            return pair + 1, every, positive
+                of_positives = self._add(of_positives, a, b, *_sums_of_sides(values))
+            return of_all, of_positives
 
-        _, every, positive = tf.while_loop(
-            lambda pair, *_: pair < pairs,
-            forward,
-            (tf.constant(0), tf.zeros([blocks, size]), tf.zeros([blocks, size])),
+        zeros = tf.zeros([self.blocks, self.size])
+        return tuple(self._join(total) for total in self._over_pairs(add_pair, zeros, zeros))
+
+    def gradient(self, rows, of_all, of_positives):
+        """The gradient [N, D] by the rows, from those [N] by the two sums."""
+        split = self._split(rows)
+        of_all, of_positives = (self.scale * self._split(one) for one in (of_all, of_positives))
+
+        def add_pair(a, b, total):
+            values, same = self._block(a, b, split[a], split[b])
+            # A pair counts in the sum of its row and in that of its column.
+            factor = of_all[a][:, None] + of_all[b][None, :]
+            if self.with_positives:
+                both = of_positives[a][:, None] + of_positives[b][None, :]
+                factor += tf.where(same, both, 0.0)
+            values *= factor
+            by_a = tf.matmul(values, split[b])
+            by_b = tf.matmul(values, split[a], transpose_a=True)
+            return (self._add(total, a, b, by_a, by_b),)
+
+        (total,) = self._over_pairs(add_pair, tf.zeros_like(split))
+        return self._join(total)
+
+    def _block(self, a, b, rows_a, rows_b):
+        """The exponentials [size, size] of one block, and whether a pair is of one class."""
+        similarity = tf.matmul(rows_a, rows_b, transpose_b=True)
+        index_a, index_b = (side * self.size + tf.range(self.size) for side in (a, b))
+        valid = index_a[:, None] != index_b[None, :]
+        if self.blocks * self.size > self.count:
+            valid &= (index_a < self.count)[:, None] & (index_b < self.count)[None, :]
+        values = tf.where(valid, tf.exp(similarity * self.scale - self.scale), 0.0)
+        if not self.with_positives:
+            return values, None
+        return values, tf.equal(self.labels[a][:, None], self.labels[b][None, :])
+
+    def _over_pairs(self, step, *totals):
+        """The totals after `step(a, b, *totals)` of every pair of blocks, one after another."""
+        _, *totals = tf.while_loop(
+            lambda pair, *_: pair < self.num_pairs,
+            lambda pair, *totals: (pair + 1, *step(self.first[pair], self.second[pair], *totals)),
+            (tf.constant(0), *totals),
             parallel_iterations=1,
         )
+        return totals
 
-        def gradient(upstream_every, upstream_positive):
-            def spread(upstream):
-                upstream = tf.reshape(tf.pad(upstream, [[0, padding]]), [blocks, size])
-                return scale * upstream
+    def _add(self, total, a, b, of_a, of_b):
+        """Adds to blocks a and b of a total; only once where they are the same."""
+        off_diagonal = tf.cast(a != b, tf.float32)
+        total = tf.tensor_scatter_nd_add(total, [[a]], [of_a])
+        return tf.tensor_scatter_nd_add(total, [[b]], [off_diagonal * of_b])
 
-            weight = spread(upstream_every)
-            weight_positive = spread(upstream_positive)
+    def _split(self, values):
+        """From [N, ...] to [blocks, size, ...]."""
+        padding = self.blocks * self.size - self.count
+        padded = tf.pad(values, [[0, padding]] + [[0, 0]] * (values.shape.rank - 1))
+        return tf.reshape(padded, [self.blocks, self.size, *values.shape[1:]])
 
-            def backward(pair, total):
-                a, b, rows_a, rows_b = load(padded, pair)
-                values, same = exponentials(a, b, rows_a, rows_b)
-                factor = weight[a][:, None] + weight[b][None, :]
-                if with_positives:
-                    both = weight_positive[a][:, None] + weight_positive[b][None, :]
-                    factor += tf.where(same, both, 0.0)
-                values *= factor
-                off_diagonal = tf.cast(a != b, tf.float32)
-                total = add(total, a, tf.matmul(values, rows_b))
-                to_b = tf.matmul(values, rows_a, transpose_a=True)
-                return pair + 1, add(total, b, off_diagonal * to_b)
+    def _join(self, values):
+        """From [blocks, size, ...] to [N, ...]."""
+        return tf.reshape(values, [self.blocks * self.size, *values.shape[2:]])[: self.count]
 
-            _, total = tf.while_loop(
-                lambda pair, _: pair < pairs,
-                backward,
-                (tf.constant(0), tf.zeros_like(padded)),
-                parallel_iterations=1,
-            )
-            return tf.reshape(total, [blocks * size, dim])[:count]
 
-        flat = tf.reshape(every, [-1])[:count], tf.reshape(positive, [-1])[:count]
-        return flat, gradient
-
-    every, positive = sums(rows)
-    log_every = shift + tf.math.log(tf.maximum(every, tiny))
-    return log_every, shift + tf.math.log(tf.maximum(positive, tiny)) if with_positives else None
+def _sums_of_sides(block):
+    return tf.reduce_sum(block, axis=1), tf.reduce_sum(block, axis=0)

@@ -1,4 +1,4 @@
-"""What the labels of a batch alone say: classes, positives, places."""
+"""What the labels of a batch alone say: classes, positives, negatives, places."""
 
 import tensorflow as tf
 
@@ -6,6 +6,127 @@ import tensorflow as tf
 def static_or_dynamic(rows):
     """The number of rows: an int where it is known, otherwise a scalar tensor."""
     return tf.shape(rows)[0] if rows.shape[0] is None else rows.shape[0]
+
+
+def class_ids(labels, batch):
+    """The class of each image, int [B].
+
+    Args:
+        labels: int [B]; None makes every image a class of its own, numbered from 0 on.
+        batch: B, an int or a scalar tensor.
+    """
+    return tf.range(batch) if labels is None else tf.reshape(labels, [-1])
+
+
+def same_class(labels, indices):
+    """Whether a row is of the anchor's class: bool [R, N] of labels [N] and anchors int32 [R]."""
+    return tf.gather(labels, indices)[:, None] == labels[None, :]
+
+
+def _other_rows(indices, count):
+    """Whether a row is another than the anchor: bool [R, N] of anchors int32 [R] and N rows."""
+    return indices[:, None] != tf.range(count)[None, :]
+
+
+def positives_and_negatives(labels, indices):
+    """The other rows of each anchor's class, and the rows of other classes.
+
+    Args:
+        labels: int [N].
+        indices: int32 [R], the anchors.
+
+    Returns:
+        bool [R, N] each.
+    """
+    same = same_class(labels, indices)
+    return same & _other_rows(indices, static_or_dynamic(labels)), ~same
+
+
+def class_pairs(labels):
+    """The pairs of rows of known classes.
+
+    Args:
+        labels: int [N].
+
+    Returns:
+        A function from the indices int32 [R] of some anchors to the weights of their positives,
+        float32 [R, N], 0 where a row is none; and their negatives, bool [R, N]. A row that is
+        neither, such as the anchor itself, takes no part.
+    """
+
+    def pairs_of(indices):
+        positive, negative = positives_and_negatives(labels, indices)
+        return tf.cast(positive, tf.float32), negative
+
+    return pairs_of
+
+
+def queued_pairs(labels, queue_labels, filled):
+    """As `class_pairs`, of a batch and the queue behind it.
+
+    Args:
+        labels: int [N], of the batch.
+        queue_labels: int [Q]; None makes every row of the queue a negative.
+        filled: bool [Q], false for the rows of the queue that take no part.
+    """
+    if queue_labels is None:
+        queue_labels = tf.fill(tf.shape(filled), -1)  # An image's class is its number, from 0 on.
+    pairs_of_all = class_pairs(tf.concat([labels, tf.cast(queue_labels, labels.dtype)], axis=0))
+    takes_part = tf.concat([tf.fill(tf.shape(labels), True), filled], axis=0)
+
+    def pairs_of(indices):
+        weights, negative = pairs_of_all(indices)
+        return tf.where(takes_part, weights, 0.0), negative & takes_part
+
+    return pairs_of
+
+
+def capped_pairs(labels, batch, views, cap, seed):
+    """As `class_pairs`, with at most `cap` positives beside the anchor's own views.
+
+    Args:
+        labels: int [V * B], view-major.
+        batch: B.
+        views: V.
+        cap: a multiple of V.
+        seed: as `order_in_class`; the first images of a class are kept.
+
+    Raises:
+        ValueError: if `cap` is no multiple of V.
+    """
+    if cap % views:
+        raise ValueError(f"positives_cap must be a multiple of the {views} views. Received: {cap}.")
+    order = order_in_class(labels[:batch], seed)
+    image_of_row = tf.range(batch * views) % batch
+
+    def pairs_of(indices):
+        positive, negative = positives_and_negatives(labels, indices)
+        image = indices % batch
+        mine, theirs = tf.gather(order, image)[:, None], tf.gather(order, image_of_row)[None, :]
+        # The place of each image among the others of the class, without the anchor's own.
+        place = theirs - tf.cast(theirs > mine, tf.int32)
+        kept = (place < cap // views) | (image[:, None] == image_of_row[None, :])
+        return tf.cast(positive & kept, tf.float32), negative
+
+    return pairs_of
+
+
+def weighted_pairs(positive_weights, batch, views):
+    """As `class_pairs`, with given weights instead of classes.
+
+    Args:
+        positive_weights: float or bool [B, B], of pairs of images; 0 for a negative.
+        batch: B.
+        views: V.
+    """
+    of_images = tf.stop_gradient(tf.cast(positive_weights, tf.float32))
+
+    def pairs_of(indices):
+        weights = tf.tile(tf.gather(of_images, indices % batch), [1, views])
+        others = _other_rows(indices, batch * views)
+        return tf.where(others, weights, 0.0), others & (weights <= 0)
+
+    return pairs_of
 
 
 def class_segments(labels):

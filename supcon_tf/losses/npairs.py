@@ -9,42 +9,31 @@ import keras
 import tensorflow as tf
 
 from supcon_tf.losses.blocks import evaluate_anchors
-from supcon_tf.losses.pairs import AnchorLoss, check_block_size, flatten_views
+from supcon_tf.losses.labels import same_class, static_or_dynamic
+from supcon_tf.losses.pairs import AnchorLoss, check_block_size, check_temperature, flatten_views
 
 
-@dataclasses.dataclass(frozen=True)
-class NPairsOptions:
-    """The settings of `npairs_loss`, checked; its arguments."""
-
-    temperature: float = 1.0
-    normalize: bool = False
-    block_size: int | None = None
-
-    def __post_init__(self):
-        if not 0 < self.temperature < float("inf"):
-            raise ValueError(
-                f"temperature must be above 0 and finite. Received: {self.temperature}."
-            )
-        check_block_size(self.block_size)
-
-
-def npairs_loss(labels, embeddings, **options):
+def npairs_loss(labels, embeddings, *, temperature=1.0, normalize=False, block_size=None):
     """N-pairs loss of two views, one value per image.
 
-    With anchors a_i (view 0), positives b_j (view 1) and logits a_i . b_j / temperature,
+    With anchors a_i (view 0), positives b_j (view 1) and logits s_ij = a_i . b_j / temperature,
 
-        l_i = log sum_j exp(a_i . b_j) - mean_{j: y_j = y_i} a_i . b_j
+        l_i = log sum_j exp(s_ij) - mean_{j: y_j = y_i} s_ij
 
-    which with one image of each class is log(1 + sum_{j != i} exp(a_i . b_j - a_i . b_i)). Images
-    of a repeated class share the target evenly. The contrasts are view 1 alone.
+    which with one image of each class is log(1 + sum_{j != i} exp(s_ij - s_ii)). Images of a
+    repeated class share the target evenly. The contrasts are view 1 alone.
+
+    As published, the embeddings are of any length and the temperature is 1. Embeddings that are of
+    unit norm already are taken as they are, so that `normalize` changes nothing: the logits are
+    then cosines over the temperature, and at temperature 1 no loss is below
+    log(1 + (B - 1) exp(-2)).
 
     Args:
         labels: int [B]; None makes every image a class of its own.
         embeddings: float [B, 2, D].
-        **options: the fields of `NPairsOptions`:
-            temperature: float > 0, dimensionless; 1.
-            normalize: whether the embeddings are scaled to unit norm first; False, as published.
-            block_size: anchors a block; None chooses.
+        temperature: float > 0, dimensionless.
+        normalize: whether the embeddings are scaled to unit norm first; not so as published.
+        block_size: anchors per block; None chooses.
 
     Returns:
         float32 [B], in nats.
@@ -55,57 +44,55 @@ def npairs_loss(labels, embeddings, **options):
     Reference:
         Sohn 2016, eq. 3 and 6. Differs: no L2 term on the embeddings.
     """
-    options = NPairsOptions(**options)
+    check_temperature(temperature)
+    check_block_size(block_size)
     if len(embeddings.shape) != 3 or embeddings.shape[1] != 2:
         raise ValueError(f"embeddings must be [B, 2, D]. Received: shape {embeddings.shape}.")
-    labels, rows = flatten_views(labels, embeddings, options.normalize)
-    batch = rows.shape[0] // 2 if rows.shape[0] is not None else tf.shape(rows)[0] // 2
+    labels, rows = flatten_views(labels, embeddings, normalize)
+    batch = static_or_dynamic(rows) // 2
     labels = labels[:batch]
 
     def block_losses(indices, anchors, rows):
-        logits = tf.matmul(anchors, rows[batch:], transpose_b=True) / options.temperature
-        same = tf.gather(labels, indices)[:, None] == labels[None, :]
-        target = tf.cast(same, tf.float32)
+        logits = tf.matmul(anchors, rows[batch:], transpose_b=True) / temperature
+        target = tf.cast(same_class(labels, indices), tf.float32)
         target /= tf.reduce_sum(target, axis=1, keepdims=True)
         return tf.reduce_logsumexp(logits, axis=1) - tf.reduce_sum(target * logits, axis=1)
 
-    return evaluate_anchors(block_losses, rows, batch, options.block_size)
+    return evaluate_anchors(block_losses, rows, batch, block_size)
 
 
 @keras.saving.register_keras_serializable("supcon_tf")
+@dataclasses.dataclass(eq=False)
 class NPairsLoss(AnchorLoss):
     """`npairs_loss` as a Keras loss: `loss(labels, embeddings)` is its mean over the images.
 
-    Args:
-        temperature: float > 0, dimensionless.
-        normalize: whether the embeddings are scaled to unit norm first.
-        block_size: anchors a block; None chooses.
-        reduction: as in `keras.losses.Loss`; "none" returns one value per image.
-        name: name of the loss.
+    Its arguments are the options of `npairs_loss`, and `reduction` and `name` as in
+    `keras.losses.Loss`; with reduction "none" it returns one value per image. It does not normalize
+    by default, as published; of embeddings that are of unit norm already, such as those of a
+    `ProjectionHead`, it sees cosines: see `npairs_loss`.
 
     Raises:
         ValueError: if an argument is out of range.
 
     Reference:
-        Sohn 2016, eq. 3 and 6.
+        Sohn 2016, eq. 3 and 6. Differs: no L2 term on the embeddings.
     """
 
     # The contrasts are the second view alone.
     pairs_views = True
 
-    def __init__(
-        self,
-        temperature=1.0,
-        *,
-        normalize=False,
-        block_size=None,
-        reduction="sum_over_batch_size",
-        name="npairs",
-    ):
-        super().__init__(
-            NPairsOptions(temperature, normalize, block_size), reduction=reduction, name=name
-        )
+    temperature: float = 1.0
+    _: dataclasses.KW_ONLY
+    normalize: bool = False
+    block_size: int | None = None
+    reduction: str | None = "sum_over_batch_size"
+    name: str | None = "npairs"
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_temperature(self.temperature)
+        check_block_size(self.block_size)
 
     def call(self, y_true, y_pred):
         """Labels int [B] or None and embeddings float [B, 2, D] in, float32 [B] out."""
-        return npairs_loss(y_true, y_pred, **dataclasses.asdict(self.options))
+        return npairs_loss(y_true, y_pred, **vars(self.options))

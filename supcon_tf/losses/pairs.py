@@ -1,12 +1,13 @@
 """What the pairwise losses share: shapes, masks, a masked log-sum-exp, and the Keras loss class."""
 
 import dataclasses
+import types
 
 import keras
 import tensorflow as tf
 from keras import ops
 
-from supcon_tf.losses.labels import static_or_dynamic
+from supcon_tf.losses.labels import class_ids, static_or_dynamic
 
 # exp(-1e30 - x) is exactly 0 in float32 and, unlike -inf, leaves no NaN in a gradient.
 _MASKED = -1e30
@@ -59,7 +60,7 @@ def flatten_views(labels, embeddings, normalize=True):
         )
     _, views, dim = embeddings.shape
     batch = static_or_dynamic(embeddings)
-    labels = tf.range(batch) if labels is None else tf.reshape(labels, [-1])
+    labels = class_ids(labels, batch)
     if isinstance(batch, int) and labels.shape[0] not in (batch, None):
         raise ValueError(
             f"labels must be one class id an image, [{batch}]. Received: {labels.shape[0]} values; "
@@ -67,6 +68,12 @@ def flatten_views(labels, embeddings, normalize=True):
         )
     rows = tf.reshape(tf.transpose(embeddings, [1, 0, 2]), [views * batch, dim])
     return tf.tile(labels, [views]), unit_norm(rows) if normalize else rows
+
+
+def check_temperature(temperature):
+    """Raises a ValueError unless it is above 0 and finite."""
+    if not 0 < temperature < float("inf"):
+        raise ValueError(f"temperature must be above 0 and finite. Received: {temperature}.")
 
 
 def check_block_size(block_size):
@@ -111,18 +118,24 @@ class AnchorLoss(keras.losses.Loss):
     Unlike `keras.losses.Loss` it keeps integer labels (float32 would merge ids above 2**24), takes
     None for labels, and repeats `sample_weight` over the views.
 
-    Args:
-        options: a dataclass; its fields are the constructor's arguments beside these two.
-        reduction: as in `keras.losses.Loss`; "none" returns one value per anchor.
-        name: name of the loss.
+    A subclass is a dataclass (`eq=False`), whose fields are its constructor's arguments and its
+    attributes; among them are `reduction`, as in `keras.losses.Loss`, where "none" returns one
+    value per anchor, and `name`. It checks the others in `__post_init__`, and its `call` passes
+    them, as `**vars(self.options)`, to the function that it wraps.
     """
 
     # Whether the classes say what is a positive.
     uses_labels = True
 
-    def __init__(self, options, reduction="sum_over_batch_size", name=None):
-        super().__init__(name=name, reduction=reduction, dtype="float32")
-        self.options = options
+    def __post_init__(self):
+        super().__init__(name=self.name, reduction=self.reduction, dtype="float32")
+
+    @property
+    def options(self):
+        """The arguments of the wrapped function: all fields but reduction and name."""
+        names = [field.name for field in dataclasses.fields(self)]
+        own = {name: getattr(self, name) for name in names if name not in ("reduction", "name")}
+        return types.SimpleNamespace(**own)
 
     def __call__(self, y_true, y_pred, sample_weight=None, **pairs):
         """The reduced loss.
@@ -152,8 +165,7 @@ class AnchorLoss(keras.losses.Loss):
 
     def get_config(self):
         """The constructor's arguments."""
-        options = dataclasses.asdict(self.options)
-        return {**options, "reduction": self.reduction, "name": self.name}
+        return {**vars(self.options), "reduction": self.reduction, "name": self.name}
 
 
 class _Values(keras.losses.Loss):

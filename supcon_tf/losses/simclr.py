@@ -8,11 +8,12 @@ import math
 
 import keras
 
-from supcon_tf.losses.pairs import AnchorLoss
-from supcon_tf.losses.supcon import SupConOptions, supcon_loss
+from supcon_tf.losses.pairs import AnchorLoss, check_block_size, check_temperature
+from supcon_tf.losses.supcon import supcon_loss
 
 
 @keras.saving.register_keras_serializable("supcon_tf")
+@dataclasses.dataclass(eq=False)
 class SimCLRLoss(AnchorLoss):
     """NT-Xent: the positives of an anchor are the other views of its image.
 
@@ -24,7 +25,7 @@ class SimCLRLoss(AnchorLoss):
 
     Args:
         temperature: float > 0, dimensionless.
-        block_size: anchors a block; None chooses.
+        block_size: anchors per block; None chooses.
         reduction: as in `keras.losses.Loss`; "none" returns one value per anchor, in nats.
         name: name of the loss.
 
@@ -37,22 +38,21 @@ class SimCLRLoss(AnchorLoss):
 
     uses_labels = False
 
-    def __init__(
-        self, temperature=0.5, *, block_size=None, reduction="sum_over_batch_size", name="simclr"
-    ):
-        options = SupConOptions(temperature=temperature, block_size=block_size)
-        super().__init__(options, reduction=reduction, name=name)
+    temperature: float = 0.5
+    _: dataclasses.KW_ONLY
+    block_size: int | None = None
+    reduction: str | None = "sum_over_batch_size"
+    name: str | None = "simclr"
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_temperature(self.temperature)
+        check_block_size(self.block_size)
 
     def call(self, y_true, y_pred, queue=None):
         """Embeddings float [B, V, D] in, float32 [V * B] out, view-major; labels are not used."""
-        return supcon_loss(None, y_pred, queue=queue, **dataclasses.asdict(self.options))
+        return supcon_loss(None, y_pred, queue=queue, **vars(self.options))
 
     def collapsed_value(self, num_rows):
         """The loss of identical embeddings, log(N - 1)."""
         return math.log(max(1, num_rows - 1))
-
-    def get_config(self):
-        """The constructor's arguments."""
-        config = super().get_config()
-        names = ("temperature", "block_size", "reduction", "name")
-        return {name: config[name] for name in names}

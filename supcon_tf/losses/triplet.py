@@ -5,12 +5,13 @@ Triplet Loss for Person Re-Identification", eq. 5 (batch hard) and section 2 (so
 """
 
 import dataclasses
+import typing
 
 import keras
 import tensorflow as tf
 
 from supcon_tf.losses.blocks import evaluate_anchors
-from supcon_tf.losses.labels import static_or_dynamic
+from supcon_tf.losses.labels import positives_and_negatives, static_or_dynamic
 from supcon_tf.losses.pairs import (
     AnchorLoss,
     check_block_size,
@@ -26,29 +27,17 @@ _FAR = 1e18
 _SOFT_LIMIT_ROWS = 4096
 
 
-@dataclasses.dataclass(frozen=True)
-class TripletOptions:
-    """The settings of `triplet_loss`, checked; its arguments."""
-
-    margin: float | None = 0.2
-    distance: str = "squared"
-    mining: str = "semi_hard"
-    average: str = "all"
-    normalize: bool = True
-    block_size: int | None = None
-
-    def __post_init__(self):
-        if self.margin is not None and not 0 <= self.margin < float("inf"):
-            raise ValueError(f"margin must be None (soft) or at least 0. Received: {self.margin}.")
-        choice("distance", self.distance, ("squared", "euclidean"))
-        choice("mining", self.mining, ("all", "hard", "semi_hard"))
-        choice("average", self.average, ("all", "active"))
-        if self.margin is None and self.average == "active":
-            raise ValueError("average='active' needs a margin: a soft triplet is always active.")
-        check_block_size(self.block_size)
-
-
-def triplet_loss(labels, embeddings, **options):
+def triplet_loss(
+    labels,
+    embeddings,
+    *,
+    margin=0.2,
+    distance="squared",
+    mining="semi_hard",
+    average="all",
+    normalize=True,
+    block_size=None,
+):
     """Triplet loss within the batch, one value per anchor.
 
     With d the distance, an anchor i, a positive p and a negative n give
@@ -58,16 +47,15 @@ def triplet_loss(labels, embeddings, **options):
     Args:
         labels: int [B], class ids; None makes every image a class of its own.
         embeddings: float [B, V, D]; [B, D] is taken as one view.
-        **options: the fields of `TripletOptions`:
-            margin: float >= 0, of a distance; None for the soft margin. 0.2.
-            distance: "squared" Euclidean, as in FaceNet, or "euclidean".
-            mining: "all" triplets; or for each anchor its "hard" one, the farthest positive and the
-                nearest negative; or for each anchor and positive the "semi_hard" one, the nearest
-                negative farther than the positive, or where there is none the farthest negative.
-            average: the mean over the anchors is the mean over "all" triplets so chosen, or over
-                the "active" ones, whose hinge is above 0.
-            normalize: whether the embeddings are scaled to unit norm first; True.
-            block_size: anchors a block; None chooses.
+        margin: float >= 0, of a distance; None for the soft margin.
+        distance: "squared" Euclidean, as in FaceNet, or "euclidean".
+        mining: "all" triplets; or for each anchor its "hard" one, the farthest positive and the
+            nearest negative; or for each anchor and positive the "semi_hard" one, the nearest
+            negative farther than the positive, or where there is none the farthest negative.
+        average: the mean over the anchors is the mean over "all" triplets so chosen, or over the
+            "active" ones, whose hinge is above 0.
+        normalize: whether the embeddings are scaled to unit norm first.
+        block_size: anchors per block; None chooses.
 
     Returns:
         float32 [V * B], view-major: the sum over an anchor's triplets, scaled by anchors / triplets
@@ -81,123 +69,160 @@ def triplet_loss(labels, embeddings, **options):
         Schroff et al. 2015, eq. 1; Hermans et al. 2017, eq. 5. Memory is linear in the rows; time
         grows with their square, times a logarithm for "all" and "semi_hard" (sorting).
     """
-    options = TripletOptions(**options)
-    labels, rows = flatten_views(labels, embeddings, options.normalize)
+    _check_options(margin, distance, mining, average, block_size)
+    labels, rows = flatten_views(labels, embeddings, normalize)
     count = static_or_dynamic(rows)
-    all_soft = options.mining == "all" and options.margin is None
-    if all_soft and isinstance(count, int) and count > _SOFT_LIMIT_ROWS:
-        raise ValueError(
-            f"all soft triplets take {4 * count**2 / 2**30:.1f} GiB an anchor for {count} rows; at "
-            f"most {_SOFT_LIMIT_ROWS} are allowed. Use a margin, or another mining."
-        )
-    choose = {"all": _all_soft if all_soft else _all_hinge, "hard": _hard, "semi_hard": _semi_hard}
+    all_soft = mining == "all" and margin is None
+    if all_soft:
+        _check_all_soft(count)
+        mine = _all_soft
+    else:
+        mine = {"all": _all_hinge, "hard": _hard, "semi_hard": _semi_hard}[mining]
 
     def block_sums(indices, anchors, rows):
-        distance = squared_distances(anchors, rows)
-        if options.distance == "euclidean":
-            distance = safe_sqrt(distance)
-        same = tf.gather(labels, indices)[:, None] == labels[None, :]
-        itself = indices[:, None] == tf.range(count)[None, :]
-        return choose[options.mining](distance, same & ~itself, ~same, options)
+        distances = squared_distances(anchors, rows)
+        if distance == "euclidean":
+            distances = safe_sqrt(distances)
+        return mine(distances, *positives_and_negatives(labels, indices), margin, average)
 
     elements = None
     if isinstance(count, int):
         # Sorting holds several arrays of twice the rows.
-        elements = count * count if all_soft else count if options.mining == "hard" else 8 * count
+        elements = count * count if all_soft else count if mining == "hard" else 8 * count
     sums, triplets = evaluate_anchors(
-        block_sums, rows, count, options.block_size, outputs=2, elements=elements
+        block_sums, rows, count, block_size, outputs=2, elements=elements
     )
     total = tf.reduce_sum(tf.stop_gradient(triplets))
     return sums * tf.cast(count, tf.float32) / tf.maximum(total, 1.0)
 
 
-def _penalty(difference, options):
-    """The penalty of d_ip - d_in, and 1 where the triplet counts in the mean."""
-    if options.margin is None:
-        return tf.nn.softplus(difference), tf.ones_like(difference)
-    hinge = tf.maximum(0.0, difference + options.margin)
-    if options.average == "all":
-        return hinge, tf.ones_like(hinge)
-    return hinge, tf.cast(hinge > 0, tf.float32)
+def _check_options(margin, distance, mining, average, block_size):
+    if margin is not None and not 0 <= margin < float("inf"):
+        raise ValueError(f"margin must be None (soft) or at least 0. Received: {margin}.")
+    choice("distance", distance, ("squared", "euclidean"))
+    choice("mining", mining, ("all", "hard", "semi_hard"))
+    choice("average", average, ("all", "active"))
+    if margin is None and average == "active":
+        raise ValueError("average='active' needs a margin: a soft triplet is always active.")
+    check_block_size(block_size)
 
 
-def _hard(distance, positive, negative, options):
-    """The farthest positive against the nearest negative: sums [R] and numbers of triplets [R]."""
-    farthest = tf.reduce_max(tf.where(positive, distance, -_FAR), axis=1)
-    nearest = tf.reduce_min(tf.where(negative, distance, _FAR), axis=1)
-    valid = tf.reduce_any(positive, axis=1) & tf.reduce_any(negative, axis=1)
-    penalty, counts = _penalty(tf.where(valid, farthest - nearest, 0.0), options)
-    return tf.where(valid, penalty, 0.0), tf.where(valid, counts, 0.0)
+def _check_all_soft(count):
+    if isinstance(count, int) and count > _SOFT_LIMIT_ROWS:
+        raise ValueError(
+            f"all soft triplets take {4 * count**2 / 2**30:.1f} GiB an anchor for {count} rows; at "
+            f"most {_SOFT_LIMIT_ROWS} are allowed. Use a margin, or another mining."
+        )
 
 
-def _all_soft(distance, positive, negative, options):
-    difference = distance[:, :, None] - distance[:, None, :]  # [R, N (positive), N (negative)]
-    valid = positive[:, :, None] & negative[:, None, :]
-    penalty, counts = _penalty(difference, options)
-    penalty, counts = tf.where(valid, penalty, 0.0), tf.where(valid, counts, 0.0)
+def _penalty(difference, valid, margin, average):
+    """The penalty of d_ip - d_in, and 1 where the triplet counts in the mean; 0 if not valid."""
+    if margin is None:
+        penalty, counted = tf.nn.softplus(difference), valid
+    else:
+        penalty = tf.maximum(0.0, difference + margin)
+        counted = valid & (penalty > 0) if average == "active" else valid
+    return tf.where(valid, penalty, 0.0), tf.cast(counted, tf.float32)
+
+
+# The functions below mine the triplets of some anchors: from distances float32 [R, N] and which of
+# the rows are positives and negatives, bool [R, N] each, to the sums of their penalties float32 [R]
+# and the numbers of triplets that count float32 [R].
+
+
+def _hard(distances, positives, negatives, margin, average):
+    """The farthest positive against the nearest negative."""
+    farthest = tf.reduce_max(tf.where(positives, distances, -_FAR), axis=1)
+    nearest = tf.reduce_min(tf.where(negatives, distances, _FAR), axis=1)
+    valid = tf.reduce_any(positives, axis=1) & tf.reduce_any(negatives, axis=1)
+    return _penalty(farthest - nearest, valid, margin, average)
+
+
+def _all_soft(distances, positives, negatives, margin, average):
+    """Every positive with every negative, in a matrix of rows by rows per anchor."""
+    difference = distances[:, :, None] - distances[:, None, :]  # [R, N (positive), N (negative)]
+    valid = positives[:, :, None] & negatives[:, None, :]
+    penalty, counts = _penalty(difference, valid, margin, average)
     return tf.reduce_sum(penalty, axis=[1, 2]), tf.reduce_sum(counts, axis=[1, 2])
 
 
-def _ranked(distance, positive, negative, offset):
-    """Sorts each anchor's negatives together with its positives shifted by the offset.
+def _all_hinge(distances, positives, negatives, margin, average):
+    """Every positive with every negative, without forming the triplets.
 
-    Returns:
-        In sorted order, [R, 2N]: the shifted distance of a positive, whether it is one, how many
-        negatives are at most as far, and the sum of their distances.
+    With t = d_ip + margin, the sum over n of max(0, t - d_in) is t times the number of negatives
+    nearer than t, less the sum of their distances.
     """
-    near = tf.where(negative, distance, _FAR)
-    shifted = tf.where(positive, distance + offset, _FAR)
-    values = tf.concat([near, shifted], axis=1)
-    # Stable: a negative that ties stands before the positive.
-    order = tf.argsort(tf.stop_gradient(values), axis=1, stable=True)
-    values = tf.gather(values, order, batch_dims=1)
-    kinds = tf.concat([tf.cast(negative, tf.int32), 2 * tf.cast(positive, tf.int32)], axis=1)
-    kinds = tf.gather(kinds, order, batch_dims=1)
-    before = tf.cumsum(tf.cast(kinds == 1, tf.int32), axis=1)
-    total = tf.cumsum(tf.where(kinds == 1, values, 0.0), axis=1)
-    return values, kinds == 2, before, total
-
-
-def _all_hinge(distance, positive, negative, options):
-    """All triplets without forming them: sum over n of max(0, t_p - d_n) from sums in order."""
-    shifted, is_positive, before, total = _ranked(distance, positive, negative, options.margin)
-    before = tf.cast(before, tf.float32)
-    sums = tf.where(is_positive, before * tf.where(is_positive, shifted, 0.0) - total, 0.0)
-    if options.average == "active":
-        counts = tf.reduce_sum(tf.where(is_positive, before, 0.0), axis=1)
+    ranked = _rank(distances, positives, negatives, margin)
+    nearer = tf.cast(ranked.nearer, tf.float32)
+    reach = tf.where(ranked.is_positive, ranked.values, 0.0)
+    sums = tf.where(ranked.is_positive, nearer * reach - ranked.sum_of_nearer, 0.0)
+    if average == "active":
+        counts = tf.reduce_sum(tf.where(ranked.is_positive, nearer, 0.0), axis=1)
     else:
-        kinds = [tf.reduce_sum(tf.cast(mask, tf.float32), axis=1) for mask in (positive, negative)]
-        counts = kinds[0] * kinds[1]
+        numbers = [
+            tf.reduce_sum(tf.cast(kind, tf.float32), axis=1) for kind in (positives, negatives)
+        ]
+        counts = numbers[0] * numbers[1]
     return tf.reduce_sum(sums, axis=1), counts
 
 
-def _semi_hard(distance, positive, negative, options):
-    own, is_positive, before, _ = _ranked(distance, positive, negative, 0.0)
-    near = tf.where(negative, distance, _FAR)
-    order = tf.argsort(tf.stop_gradient(near), axis=1)
-    ordered = tf.gather(near, order, batch_dims=1)
-    available = tf.reduce_sum(tf.cast(negative, tf.int32), axis=1, keepdims=True)
-    place = tf.minimum(before, tf.maximum(available - 1, 0))
-    chosen = tf.gather(ordered, place, batch_dims=1)
-    valid = is_positive & (available > 0)
-    penalty, counts = _penalty(tf.where(valid, own - chosen, 0.0), options)
-    penalty, counts = tf.where(valid, penalty, 0.0), tf.where(valid, counts, 0.0)
+def _semi_hard(distances, positives, negatives, margin, average):
+    """Every positive with the nearest negative farther than it, or else the farthest negative."""
+    ranked = _rank(distances, positives, negatives, 0.0)
+    ascending = _ordered(tf.where(negatives, distances, _FAR))[0]
+    number = tf.reduce_sum(tf.cast(negatives, tf.int32), axis=1, keepdims=True)
+    place = tf.minimum(ranked.nearer, tf.maximum(number - 1, 0))
+    chosen = tf.gather(ascending, place, batch_dims=1)
+    valid = ranked.is_positive & (number > 0)
+    penalty, counts = _penalty(ranked.values - chosen, valid, margin, average)
     return tf.reduce_sum(penalty, axis=1), tf.reduce_sum(counts, axis=1)
 
 
+class _Ranked(typing.NamedTuple):
+    """Each anchor's negatives and positives in one ascending order of distance, [R, 2N] each.
+
+    Attributes:
+        values: float32, the distance.
+        is_positive: bool; whether it is that of a positive.
+        nearer: int32, how many negatives are at most as far.
+        sum_of_nearer: float32, the sum of their distances.
+    """
+
+    values: tf.Tensor
+    is_positive: tf.Tensor
+    nearer: tf.Tensor
+    sum_of_nearer: tf.Tensor
+
+
+def _rank(distances, positives, negatives, offset):
+    """Sorts each anchor's negatives together with its positives, those shifted by the offset."""
+    near = tf.where(negatives, distances, _FAR)
+    shifted = tf.where(positives, distances + offset, _FAR)
+    # The negatives come first, so that one that ties stands before the positive.
+    values, order = _ordered(tf.concat([near, shifted], axis=1))
+    none = tf.zeros_like(positives)
+    is_negative, is_positive = (
+        tf.gather(tf.concat(kinds, axis=1), order, batch_dims=1)
+        for kinds in ([negatives, none], [none, positives])
+    )
+    nearer = tf.cumsum(tf.cast(is_negative, tf.int32), axis=1)
+    sum_of_nearer = tf.cumsum(tf.where(is_negative, values, 0.0), axis=1)
+    return _Ranked(values, is_positive, nearer, sum_of_nearer)
+
+
+def _ordered(values):
+    """Each row [R, M] in ascending order, and that order; ties keep theirs."""
+    order = tf.argsort(tf.stop_gradient(values), axis=1, stable=True)
+    return tf.gather(values, order, batch_dims=1), order
+
+
 @keras.saving.register_keras_serializable("supcon_tf")
+@dataclasses.dataclass(eq=False)
 class TripletLoss(AnchorLoss):
     """`triplet_loss` as a Keras loss: `loss(labels, embeddings)` is its mean over the triplets.
 
-    Args:
-        margin: float >= 0; None for the soft margin.
-        distance: "squared" or "euclidean".
-        mining: "all", "hard" or "semi_hard".
-        average: over "all" triplets or the "active" ones.
-        normalize: whether the embeddings are scaled to unit norm first.
-        block_size: anchors a block; None chooses.
-        reduction: as in `keras.losses.Loss`; "none" returns one value per anchor.
-        name: name of the loss.
+    Its arguments are the options of `triplet_loss`, and `reduction` and `name` as in
+    `keras.losses.Loss`; with reduction "none" it returns one value per anchor.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -206,24 +231,20 @@ class TripletLoss(AnchorLoss):
         Schroff et al. 2015, eq. 1; Hermans et al. 2017, eq. 5.
     """
 
-    def __init__(
-        self,
-        margin=0.2,
-        *,
-        distance="squared",
-        mining="semi_hard",
-        average="all",
-        normalize=True,
-        block_size=None,
-        reduction="sum_over_batch_size",
-        name="triplet",
-    ):
-        super().__init__(
-            TripletOptions(margin, distance, mining, average, normalize, block_size),
-            reduction=reduction,
-            name=name,
-        )
+    margin: float | None = 0.2
+    _: dataclasses.KW_ONLY
+    distance: str = "squared"
+    mining: str = "semi_hard"
+    average: str = "all"
+    normalize: bool = True
+    block_size: int | None = None
+    reduction: str | None = "sum_over_batch_size"
+    name: str | None = "triplet"
+
+    def __post_init__(self):
+        super().__post_init__()
+        _check_options(self.margin, self.distance, self.mining, self.average, self.block_size)
 
     def call(self, y_true, y_pred):
         """Labels int [B] or None and embeddings float [B, V, D] in, float32 [V * B] out."""
-        return triplet_loss(y_true, y_pred, **dataclasses.asdict(self.options))
+        return triplet_loss(y_true, y_pred, **vars(self.options))
