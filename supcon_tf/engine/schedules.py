@@ -1,5 +1,10 @@
-"""Learning-rate schedules: a linear warm-up, then a decay."""
+"""Learning-rate schedules: a linear warm-up, then a decay.
 
+Keras's schedules but for two, which round in float32 what a run of 1e7 steps needs: `CosineDecay`
+ends at 6e-8 of the peak at best, and the stairs of `ExponentialDecay` come early above 2^24 steps.
+"""
+
+import dataclasses
 import math
 import numbers
 from collections.abc import Sequence
@@ -7,145 +12,14 @@ from collections.abc import Sequence
 import keras
 from keras import ops
 
+SCHEDULES = ("cosine", "step", "exponential", "constant")
 _DECAY_RATE, _FLOOR = 0.1, 1e-3
 
 
-def _ratio(steps, of_steps: int):
-    # The steps are counted in int64 and only their ratio is rounded: float32 holds no whole number
-    # above 2^24 exactly, and a difference of two large ones loses what a run of 1e7 steps needs.
-    return ops.cast(steps, "float32") / of_steps
-
-
-def _cosine(schedule, step):
-    # (1 + cos(pi t)) / 2 is sin(pi (1 - t) / 2)^2, which keeps its digits as it nears 0.
-    remaining = ops.maximum(schedule.total_steps - step, 0)
-    decaying = schedule.total_steps - schedule.warmup_steps
-    sine = ops.sin(math.pi / 2 * _ratio(remaining, decaying))
-    return schedule.floor + (1 - schedule.floor) * ops.square(sine)
-
-
-def _step(schedule, step):
-    passed = sum(ops.cast(step >= boundary, "int32") for boundary in schedule.decay_steps)
-    shares = [schedule.decay_rate**times for times in range(len(schedule.decay_steps) + 1)]
-    return ops.take(ops.convert_to_tensor(shares, "float32"), passed)
-
-
-def _exponential(schedule, step):
-    passed = ops.maximum(step - schedule.warmup_steps, 0) // schedule.decay_steps[0]
-    return ops.exp(math.log(schedule.decay_rate) * ops.cast(passed, "float32"))
-
-
-def _constant(schedule, step):
-    return ops.ones((), "float32")
-
-
-_DECAYS = {"cosine": _cosine, "step": _step, "exponential": _exponential, "constant": _constant}
-SCHEDULES = tuple(_DECAYS)
-
-
 @keras.saving.register_keras_serializable("supcon_tf")
+@dataclasses.dataclass(eq=False)
 class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
-    """The schedule that `make_schedule` makes, and of the same arguments."""
-
-    def __init__(
-        self,
-        kind,
-        peak,
-        total_steps,
-        warmup_steps=0,
-        *,
-        decay_steps=(),
-        decay_rate=_DECAY_RATE,
-        floor=_FLOOR,
-        warmup_from=0.0,
-    ):
-        self.kind = kind
-        self.peak = float(peak)
-        self.total_steps = _as_int(total_steps)
-        self.warmup_steps = _as_int(warmup_steps)
-        self.decay_steps = tuple(map(_as_int, decay_steps))
-        self.decay_rate = float(decay_rate)
-        self.floor = float(floor)
-        self.warmup_from = float(warmup_from)
-        _check(self)
-
-    def __call__(self, step):
-        """The rate, float32 [], of the update after int `step` []."""
-        step = ops.minimum(ops.cast(step, "int64"), self.total_steps)
-        share = _DECAYS[self.kind](self, step)
-        if self.warmup_steps:
-            climbed = _ratio(step, self.warmup_steps)
-            warming = self.warmup_from + (1 - self.warmup_from) * climbed
-            share = ops.where(step < self.warmup_steps, warming, share)
-        return self.peak * share
-
-    def get_config(self):
-        """The constructor's arguments, as JSON holds them."""
-        return {
-            "kind": self.kind,
-            "peak": self.peak,
-            "total_steps": self.total_steps,
-            "warmup_steps": self.warmup_steps,
-            "decay_steps": list(self.decay_steps),
-            "decay_rate": self.decay_rate,
-            "floor": self.floor,
-            "warmup_from": self.warmup_from,
-        }
-
-
-def _check(schedule: WarmupSchedule) -> None:
-    def require(fits, name, rule):
-        if not fits:
-            raise ValueError(f"{name} must be {rule}. Received: {getattr(schedule, name)!r}.")
-
-    kind, total, warmup = schedule.kind, schedule.total_steps, schedule.warmup_steps
-    require(kind in SCHEDULES, "kind", "one of " + ", ".join(SCHEDULES))
-    require(0 < schedule.peak < math.inf, "peak", "above 0")
-    for name in ("total_steps", "warmup_steps"):
-        require(isinstance(getattr(schedule, name), int), name, "a whole number")
-    require(total > 0, "total_steps", "above 0")
-    require(0 <= warmup < total, "warmup_steps", f"from 0 to below {total}")
-    require(0 <= schedule.warmup_from <= 1, "warmup_from", "from 0 to 1")
-    require(warmup or not schedule.warmup_from, "warmup_from", "0 without warmup_steps")
-    steps = schedule.decay_steps
-    require(all(isinstance(step, int) for step in steps), "decay_steps", "whole numbers")
-    if kind == "step":
-        rising = all(
-            low < high for low, high in zip((warmup, *steps), (*steps, total), strict=True)
-        )
-        rule = f"rising, above the {warmup} warmup_steps and below {total}, at least one"
-        require(steps and rising, "decay_steps", rule)
-    elif kind == "exponential":
-        require(len(steps) == 1 and steps[0] > 0, "decay_steps", "one number of steps above 0")
-    else:
-        require(not steps, "decay_steps", f"empty, for {kind}")
-    if kind in ("step", "exponential"):
-        require(0 < schedule.decay_rate < 1, "decay_rate", "between 0 and 1")
-    else:
-        require(schedule.decay_rate == _DECAY_RATE, "decay_rate", f"left out, for {kind}")
-    if kind == "cosine":
-        require(0 <= schedule.floor <= 1, "floor", "from 0 to 1")
-    else:
-        require(schedule.floor == _FLOOR, "floor", f"left out, for {kind}")
-
-
-def _as_int(number):
-    """NumPy's integers as Python's; anything else as it is, for `_check` to refuse."""
-    return int(number) if isinstance(number, numbers.Integral) else number
-
-
-def make_schedule(
-    kind: str,
-    peak: float,
-    total_steps: int,
-    warmup_steps: int = 0,
-    *,
-    decay_steps: Sequence[int] = (),
-    decay_rate: float = _DECAY_RATE,
-    floor: float = _FLOOR,
-    warmup_from: float = 0.0,
-) -> keras.optimizers.schedules.LearningRateSchedule:
-    """A learning-rate schedule: linear warm-up, then a decay.
+    """A learning-rate schedule: linear warm-up, then a decay. `make_schedule` is its other name.
 
     With s the updates made so far, W the warm-up's and T all of them, the rate is peak times
 
@@ -159,6 +33,9 @@ def make_schedule(
     a smooth curve through its upper corners would be lower by a factor of decay_rate at the end of
     each stair. "step" counts from the start of the run, warm-up included, as SupContrast does.
 
+    Steps are compared and subtracted as integers, so that a long run loses no precision; the rate
+    is float32.
+
     Args:
         kind: one of `SCHEDULES`.
         peak: float > 0, the highest learning rate.
@@ -171,10 +48,6 @@ def make_schedule(
         warmup_from: the first rate as a share of the peak, in [0, 1]. SupContrast's 0.01 is
             `0.01 / peak`.
 
-    Returns:
-        A serializable schedule; float32. Steps are compared and subtracted as integers, so that a
-        long run loses no precision.
-
     Raises:
         ValueError: if an argument is out of range, or would have no effect on this kind.
 
@@ -182,16 +55,105 @@ def make_schedule(
         As `warmup_cosine`; Khosla et al. 2020, section 4 (exponential, for stage 2). Differs from
         SupContrast's warm-up, which ends where a cosine over the whole run has come to by then.
     """
-    return WarmupSchedule(
-        kind,
-        peak,
-        total_steps,
-        warmup_steps,
-        decay_steps=decay_steps,
-        decay_rate=decay_rate,
-        floor=floor,
-        warmup_from=warmup_from,
-    )
+
+    kind: str
+    peak: float
+    total_steps: int
+    warmup_steps: int = 0
+    _: dataclasses.KW_ONLY
+    decay_steps: Sequence[int] = ()
+    decay_rate: float = _DECAY_RATE
+    floor: float = _FLOOR
+    warmup_from: float = 0.0
+
+    def __post_init__(self):
+        for name in ("peak", "decay_rate", "floor", "warmup_from"):
+            setattr(self, name, float(getattr(self, name)))
+        self.total_steps, self.warmup_steps = map(_as_int, (self.total_steps, self.warmup_steps))
+        self.decay_steps = tuple(map(_as_int, self.decay_steps))
+        self._check()
+        self._check_decay()
+
+    def __call__(self, step):
+        """The rate, float32 [], of the update after int `step` []."""
+        step = ops.minimum(ops.cast(step, "int64"), self.total_steps)
+        rate = self._decayed(step)
+        if self.warmup_steps:
+            climbed = _ratio(step, self.warmup_steps)
+            share = self.warmup_from + (1 - self.warmup_from) * climbed
+            rate = ops.where(step < self.warmup_steps, self.peak * share, rate)
+        return rate
+
+    def get_config(self):
+        """The constructor's arguments, as JSON holds them."""
+        return {**dataclasses.asdict(self), "decay_steps": list(self.decay_steps)}
+
+    def _decayed(self, step):
+        """The rate from the warm-up's end on."""
+        if self.kind == "cosine":
+            # (1 + cos(pi t)) / 2 is sin(pi (1 - t) / 2)^2, which keeps its digits as it nears 0.
+            remaining = _ratio(self.total_steps - step, self.total_steps - self.warmup_steps)
+            sine = ops.sin(math.pi / 2 * remaining)
+            return self.peak * (self.floor + (1 - self.floor) * ops.square(sine))
+        if self.kind == "exponential":
+            stair = ops.maximum(step - self.warmup_steps, 0) // self.decay_steps[0]
+            return self.peak * ops.power(self.decay_rate, ops.cast(stair, "float32"))
+        rates = [self.peak * self.decay_rate**falls for falls in range(len(self.decay_steps) + 1)]
+        if len(rates) == 1:
+            return ops.convert_to_tensor(self.peak, "float32")
+        # Keras's keeps a rate up to its boundary, and that included.
+        last = [boundary - 1 for boundary in self.decay_steps]
+        return keras.optimizers.schedules.PiecewiseConstantDecay(last, rates)(step)
+
+    def _check(self):
+        total, warmup = self.total_steps, self.warmup_steps
+        self._require("kind", self.kind in SCHEDULES, "one of " + ", ".join(SCHEDULES))
+        self._require("peak", 0 < self.peak < math.inf, "above 0")
+        for name in ("total_steps", "warmup_steps"):
+            self._require(name, isinstance(getattr(self, name), int), "a whole number")
+        self._require("total_steps", total > 0, "above 0")
+        self._require("warmup_steps", 0 <= warmup < total, f"from 0 to below {total}")
+        self._require("warmup_from", 0 <= self.warmup_from <= 1, "from 0 to 1")
+        self._require("warmup_from", warmup or not self.warmup_from, "0 without warmup_steps")
+
+    def _check_decay(self):
+        steps, limits = self.decay_steps, (self.warmup_steps, self.total_steps)
+        whole = all(isinstance(step, int) for step in steps)
+        self._require("decay_steps", whole, "whole numbers")
+        if self.kind == "step":
+            order = [limits[0], *steps, limits[1]]
+            rising = order == sorted(set(order))
+            rule = f"rising, above the {limits[0]} warmup_steps and below {limits[1]}, at least one"
+            self._require("decay_steps", steps and rising, rule)
+        elif self.kind == "exponential":
+            one = len(steps) == 1 and steps[0] > 0
+            self._require("decay_steps", one, "one number of steps above 0")
+        else:
+            self._require("decay_steps", not steps, f"empty, for {self.kind}")
+            unchanged = self.decay_rate == _DECAY_RATE
+            self._require("decay_rate", unchanged, f"left out, for {self.kind}")
+        self._require("decay_rate", 0 < self.decay_rate < 1, "between 0 and 1")
+        if self.kind != "cosine":
+            self._require("floor", self.floor == _FLOOR, f"left out, for {self.kind}")
+        self._require("floor", 0 <= self.floor <= 1, "from 0 to 1")
+
+    def _require(self, name, fits, rule):
+        if not fits:
+            raise ValueError(f"{name} must be {rule}. Received: {getattr(self, name)!r}.")
+
+
+make_schedule = WarmupSchedule
+
+
+def _ratio(steps, of_steps):
+    # The steps are counted in int64 and only their ratio is rounded: float32 holds no whole number
+    # above 2^24 exactly, and a difference of two large ones loses what a run of 1e7 steps needs.
+    return ops.cast(steps, "float32") / of_steps
+
+
+def _as_int(number):
+    """NumPy's integers as Python's; anything else as it is, to be refused."""
+    return int(number) if isinstance(number, numbers.Integral) else number
 
 
 def warmup_cosine(peak: float, total_steps: int, warmup_steps: int = 0, floor: float = 1e-3):

@@ -3,7 +3,7 @@
 import keras
 import tensorflow as tf
 
-from supcon_tf.losses.labels import class_segments
+from supcon_tf.losses.labels import class_ids, class_segments
 from supcon_tf.losses.pairs import unit_norm
 
 # Rows of a batch whose pairs the uniformity looks at.
@@ -21,9 +21,13 @@ def positives_per_anchor(labels, embeddings):
         float32 [B], alike for all views of an image.
     """
     views = embeddings.shape[1] if len(embeddings.shape) == 3 else 1
-    labels = tf.range(tf.shape(embeddings)[0]) if labels is None else tf.reshape(labels, [-1])
-    others = class_segments(labels)[1]
+    others = class_segments(class_ids(labels, tf.shape(embeddings)[0]))[1]
     return views * (others + 1.0) - 1.0
+
+
+def _without_positives(labels, embeddings):
+    """1 for the anchors without a positive, else 0: float32 [B]."""
+    return tf.cast(positives_per_anchor(labels, embeddings) < 1, tf.float32)
 
 
 def alignment(labels, embeddings):
@@ -43,7 +47,7 @@ def alignment(labels, embeddings):
         and Uniformity on the Hypersphere", section 4 (alpha = 2), with all positives.
     """
     rows, views = _rows(embeddings)
-    labels = tf.range(tf.shape(embeddings)[0]) if labels is None else tf.reshape(labels, [-1])
+    labels = class_ids(labels, tf.shape(embeddings)[0])
     segments, others = class_segments(tf.repeat(labels, views))
     sums = tf.math.unsorted_segment_sum(rows, segments, tf.shape(rows)[0])
     # The cosine with each positive, summed: a product with the sum of the class's other rows.
@@ -86,56 +90,44 @@ def _rows(embeddings):
     return unit_norm(tf.reshape(embeddings, [-1, embeddings.shape[-1]])), views
 
 
-class _BatchMetric(keras.metrics.Mean):
-    """The mean over batches of `_of(labels, embeddings)`."""
+class _BatchMetric(keras.metrics.MeanMetricWrapper):
+    """The mean over batches of a function of labels int [B] or None and embeddings [B, V, D]."""
 
-    def update_state(self, labels, embeddings, sample_weight=None):
-        """Counts one batch: labels int [B] or None, embeddings [B, V, D] or [B, D]."""
-        super().update_state(self._of(labels, embeddings), sample_weight)
+    def get_config(self):
+        """The constructor's arguments; a subclass knows its function."""
+        return {"name": self.name, "dtype": self.dtype}
 
 
 @keras.saving.register_keras_serializable("supcon_tf")
 class PositivesPerAnchor(_BatchMetric):
     """Mean number of positives per anchor; `update_state(labels [B], embeddings [B, V, D])`."""
 
-    def __init__(self, name="positives_per_anchor", **kwargs):
-        super().__init__(name=name, **kwargs)
-
-    def _of(self, labels, embeddings):
-        return positives_per_anchor(labels, embeddings)
+    def __init__(self, name="positives_per_anchor", dtype=None):
+        super().__init__(positives_per_anchor, name, dtype)
 
 
 @keras.saving.register_keras_serializable("supcon_tf")
 class AnchorsWithoutPositives(_BatchMetric):
     """Share of the anchors that have no positive; `update_state(labels, embeddings)`."""
 
-    def __init__(self, name="anchors_without_positives", **kwargs):
-        super().__init__(name=name, **kwargs)
-
-    def _of(self, labels, embeddings):
-        return tf.cast(positives_per_anchor(labels, embeddings) < 1, tf.float32)
+    def __init__(self, name="anchors_without_positives", dtype=None):
+        super().__init__(_without_positives, name, dtype)
 
 
 @keras.saving.register_keras_serializable("supcon_tf")
 class Alignment(_BatchMetric):
     """Mean of `alignment` over batches; `update_state(labels, embeddings)`."""
 
-    def __init__(self, name="alignment", **kwargs):
-        super().__init__(name=name, **kwargs)
-
-    def _of(self, labels, embeddings):
-        return alignment(labels, embeddings)
+    def __init__(self, name="alignment", dtype=None):
+        super().__init__(alignment, name, dtype)
 
 
 @keras.saving.register_keras_serializable("supcon_tf")
 class Uniformity(_BatchMetric):
     """Mean of `uniformity` over batches; `update_state(labels, embeddings)`."""
 
-    def __init__(self, name="uniformity", **kwargs):
-        super().__init__(name=name, **kwargs)
-
-    def _of(self, labels, embeddings):
-        return uniformity(embeddings)
+    def __init__(self, name="uniformity", dtype=None):
+        super().__init__(lambda labels, embeddings: uniformity(embeddings), name, dtype)
 
 
 @keras.saving.register_keras_serializable("supcon_tf")
