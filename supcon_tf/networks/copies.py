@@ -61,7 +61,9 @@ def check_precision(precision: str) -> None:
         )
 
 
-def training_copy(encoder: keras.Model, precision: str = "float32") -> keras.Model:
+def training_copy(
+    encoder: keras.Model, precision: str = "float32", any_size: bool = False
+) -> keras.Model:
     """The same encoder as it is trained: fused, synchronized batch norm; perhaps half precision.
 
     Weights stay float32 under the mixed policies, and so do the layers that put out the features.
@@ -69,6 +71,7 @@ def training_copy(encoder: keras.Model, precision: str = "float32") -> keras.Mod
     Args:
         encoder: a functional model.
         precision: "float32", "mixed_bfloat16" or "mixed_float16".
+        any_size: whether the copy takes images of any size, for views of several sizes.
 
     Returns:
         A model of its own with the same weights in the same order.
@@ -90,7 +93,8 @@ def training_copy(encoder: keras.Model, precision: str = "float32") -> keras.Mod
             config["dtype"] = precision
         return kind.from_config(config)
 
-    return _clone(encoder, copy)
+    inputs = keras.Input((None, None, encoder.input_shape[-1])) if any_size else None
+    return _clone(encoder, copy, inputs)
 
 
 def portable_copy(encoder: keras.Model) -> keras.Model:
@@ -130,9 +134,9 @@ def _outputs(encoder):
     return keras.tree.flatten(encoder.outputs)
 
 
-def _clone(encoder, copy):
+def _clone(encoder, copy, inputs=None):
     _outputs(encoder)
-    clone = keras.models.clone_model(encoder, clone_function=copy, recursive=True)
+    clone = keras.models.clone_model(encoder, inputs, clone_function=copy, recursive=True)
     clone.set_weights(encoder.get_weights())
     if not encoder.trainable:  # The layers' own flags are in their settings.
         clone.trainable = False

@@ -97,3 +97,13 @@ def test_refuses_what_cannot_be_copied(make):
 
     with pytest.raises(UserError, match="Received: (Own|'float16')"):
         make(Own())
+
+
+def test_a_copy_of_any_size_computes_what_encoders_of_those_sizes_do():
+    encoder = build_encoder("resnet8", 8, 0.25)
+    free = training_copy(encoder, any_size=True)
+    for size in (8, 12):
+        images = np.random.default_rng(size).random((3, size, size, 3)).astype(np.float32)
+        fixed = build_encoder("resnet8", size, 0.25)
+        fixed.set_weights(encoder.get_weights())
+        np.testing.assert_allclose(free(images), fixed(images), rtol=1e-5, atol=1e-6)
