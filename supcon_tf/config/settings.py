@@ -109,7 +109,7 @@ def checked(field: dataclasses.Field, value: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
-    """What every stage's configuration shares: validation, and JSON in and out."""
+    """The base of every stage's configuration: validation, and JSON in and out."""
 
     def __post_init__(self):
         for field in dataclasses.fields(self):

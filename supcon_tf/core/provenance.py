@@ -1,4 +1,4 @@
-"""What a reader needs to know to repeat a run."""
+"""Provenance of a run: versions, commit, command, data, hardware."""
 
 import contextlib
 import datetime
@@ -15,7 +15,7 @@ _PACKAGES = ("supcon_tf", "tensorflow", "keras", "tensorflow-datasets", "numpy",
 
 
 def manifest(seed: int, dataset: dict) -> dict:
-    """What a reader needs to know, or to repeat, a stage.
+    """Provenance of a stage, to know and to repeat it.
 
     Args:
         seed: the stage's seed.

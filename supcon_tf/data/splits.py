@@ -152,7 +152,7 @@ class ImageDataset:
     validation: Split | None = None
 
     def describe(self) -> dict:
-        """What a run's manifest keeps of the data set."""
+        """The entry of the data set in a run's manifest."""
         return {
             "name": self.name,
             "class_names": list(self.class_names),

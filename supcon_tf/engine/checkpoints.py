@@ -89,7 +89,7 @@ def _write(folder: Path, model: keras.Model) -> None:
 
 
 def _rest(model: keras.Model) -> list:
-    """What Keras leaves out of a weights file: metrics, and the seeds of dropout."""
+    """The variables that Keras leaves out of a weights file: metrics, the seeds of dropout."""
     metrics = [variable for metric in model.metrics for variable in metric.variables]
     known = {id(variable) for variable in (*model.weights, *metrics)}
     return metrics + [variable for variable in model.variables if id(variable) not in known]

@@ -23,7 +23,7 @@ from supcon_tf.engine.workers import agreed, distribute_stream, is_chief, num_wo
 
 @dataclasses.dataclass(frozen=True)
 class Watching:
-    """What is done at the end of every epoch.
+    """Calls at the end of every epoch.
 
     Attributes:
         measure: from the epoch (from 0 on) to further metrics of it.

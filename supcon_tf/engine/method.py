@@ -188,7 +188,7 @@ class Method(keras.Model, abc.ABC):
         return terms, tape.gradient(scaled, self.trainable_variables), outputs
 
     def _regularization(self):
-        """What layers add to the loss. Every replica adds the same: divided, it counts once."""
+        """The losses of layers. Every replica adds the same: divided, they count once."""
         return {"regularization": sum(self.losses) / num_replicas()} if self.losses else {}
 
     def _logged(self, terms, outputs):
@@ -241,7 +241,7 @@ def _deserialized(value):
 
 
 def gather_outputs(outputs):
-    """What `forward` returned on every replica, joined: each tensor along its first axis."""
+    """Joins the outputs of `forward` of all replicas, each tensor along its first axis."""
     return tf.nest.map_structure(gather_batch, outputs)
 
 

@@ -118,7 +118,7 @@ def _unrolled(step, start, stop, state):
 
 
 def _state(model):
-    """What encoding changes: batch norm's moving statistics, the seeds of dropout."""
+    """The variables that encoding changes: batch norm's statistics, the seeds of dropout."""
     averages = {id(v) for _, average in model.averaged_networks() for v in average.weights}
     return [
         variable

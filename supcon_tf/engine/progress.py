@@ -1,4 +1,4 @@
-"""What a person watching the training sees."""
+"""Progress of a training, for the person who watches it."""
 
 import sys
 import time

@@ -21,7 +21,7 @@ HEAD_DIM = 128
 
 
 class Parts:
-    """What a method can be built of. A part is made when it is asked for.
+    """The parts that a method can be built of, each made when it is asked for.
 
     Args:
         config: the settings.

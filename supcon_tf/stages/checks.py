@@ -1,4 +1,4 @@
-"""What a pretraining's settings, data and devices are checked for before the work."""
+"""Checks of a pretraining's settings, data and devices before the work."""
 
 from collections.abc import Callable
 
@@ -22,7 +22,7 @@ from supcon_tf.stages.building import (
 
 
 def settings_checks(config: PretrainConfig) -> list[Callable[[], None]]:
-    """What can be checked before the data is opened; each raises `UserError`."""
+    """Checks that need no data; each raises `UserError`."""
     return [
         lambda: check_encoder(config.encoder, config.width_multiplier, config.encoder_weights),
         lambda: check_augmentation(config.augmentation),
@@ -37,7 +37,7 @@ def settings_checks(config: PretrainConfig) -> list[Callable[[], None]]:
 def data_checks(
     config: PretrainConfig, dataset: ImageDataset, replicas: int
 ) -> list[Callable[[], None]]:
-    """What the data and the devices decide; each raises `UserError`."""
+    """Checks against the data and the devices; each raises `UserError`."""
     return [
         lambda: checked_batch(config, dataset, replicas),
         lambda: _check_compile(config, replicas),

@@ -1,4 +1,4 @@
-"""What a training will meet and take, counted before it begins."""
+"""Positives, memory and activations of a training, counted before it begins."""
 
 import math
 from collections.abc import Sequence

@@ -9,6 +9,26 @@ from supcon_tf.core.files import TEMPORARY_PREFIX, remove
 # Where they lie meanwhile, and the list of their names.
 _ASIDE, _MOVED = f"{TEMPORARY_PREFIX}old", ".moved"
 
+JSON_FILES = ("metrics.json", "history.json", "manifest.json", "config.json")
+# What is derived from each stage and removed when it is replaced; what a user put beside it stays.
+_CLASSIFIER_FILES = (
+    "classifier.keras",
+    "checkpoints/classifier",
+    "logs/classifier",
+    "pictures/confusion_matrix.png",
+    "pictures/confusion_matrix_validation.png",
+)
+_PRETRAIN_FILES = (
+    "encoder.keras",
+    *_CLASSIFIER_FILES,
+    "checkpoints",
+    "logs",
+    "pictures/learning_curves.png",
+    "pictures/embeddings.png",
+    *JSON_FILES,
+)
+DERIVED_FILES = {"pretrain": _PRETRAIN_FILES, "classifier": _CLASSIFIER_FILES}
+
 
 @contextlib.contextmanager
 def set_aside(folder: Path, names: Iterable[str]):

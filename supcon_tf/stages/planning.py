@@ -37,7 +37,7 @@ from supcon_tf.stages.run_directory import RunDirectory
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What `plan` found.
+    """The result of `plan`.
 
     Attributes:
         rows: name and value, as they are shown; a name of '' continues the row above.
@@ -98,7 +98,7 @@ class _Planner:
         self.replicas, self.devices, self.dataset, self.batch = 1, None, None, None
 
     def attempt(self, make: Callable, *arguments):
-        """What `make` returns; or None, and a problem more."""
+        """Returns `make(*arguments)`; or None, and adds a problem."""
         try:
             return make(*arguments)
         except (UserError, OSError, tf.errors.OpError) as error:

@@ -1,9 +1,7 @@
-"""Run directories: what a run was, what it needs to continue, and what came of it.
+"""Run directories: the settings, provenance, state and results of a run.
 
-config.json     settings of each stage
+config.json     settings of each stage;  metrics.json, history.json  its scores and curves
 manifest.json   versions, seed, commit, data set, hardware and command line of each stage
-metrics.json    scores of each stage
-history.json    curves of each stage
 checkpoints/    <stage>/<step>/: weights, optimizer, metrics and curves
 encoder.keras   the trained encoder;  classifier.keras  encoder and linear head
 logs/           TensorBoard;  pictures/  PNG files
@@ -33,28 +31,15 @@ from supcon_tf.data.datasets import from_config
 from supcon_tf.data.splits import ImageDataset
 from supcon_tf.engine import checkpoints
 from supcon_tf.networks.kept import load_kept
-from supcon_tf.stages.overwriting import is_interrupted, put_back, set_aside
+from supcon_tf.stages.overwriting import (
+    DERIVED_FILES,
+    JSON_FILES,
+    is_interrupted,
+    put_back,
+    set_aside,
+)
 
-STAGES = ("pretrain", "classifier")
 _SPLITS = ("train", "test")
-_JSON = ("metrics.json", "history.json", "manifest.json", "config.json")
-# What is derived from each stage and removed when it is replaced; what a user put beside it stays.
-_CLASSIFIER_FILES = (
-    "classifier.keras",
-    "checkpoints/classifier",
-    "logs/classifier",
-    "pictures/confusion_matrix.png",
-    "pictures/confusion_matrix_validation.png",
-)
-_PRETRAIN_FILES = (
-    "encoder.keras",
-    *_CLASSIFIER_FILES,
-    "checkpoints",
-    "logs",
-    "pictures/learning_curves.png",
-    "pictures/embeddings.png",
-    *_JSON,
-)
 
 
 class RunDirectory:
@@ -69,8 +54,7 @@ class RunDirectory:
         self.pictures = self.path / "pictures"
         self._locked = False
 
-    def __enter__(self) -> "RunDirectory":
-        """Lets other processes write into the run again when the block ends."""
+    def __enter__(self):  # The end of the block lets other processes write into the run again.
         return self
 
     def __exit__(self, *error) -> None:
@@ -95,9 +79,8 @@ class RunDirectory:
             UserError: if the directory's config.json is not a run's.
         """
         stages = self._read("config.json")
-        if not set(stages) <= set(STAGES) or not all(
-            isinstance(settings, dict) for settings in stages.values()
-        ):
+        known = set(stages) <= set(DERIVED_FILES)
+        if not known or not all(isinstance(settings, dict) for settings in stages.values()):
             file = self.path / "config.json"
             raise UserError(f"{file} is not a run's. Give another directory as run_dir.")
         return stages
@@ -116,8 +99,7 @@ class RunDirectory:
 
     def has_finished(self, stage: str) -> bool:
         """Whether the stage's model has been saved."""
-        model = {"pretrain": "encoder.keras", "classifier": "classifier.keras"}[stage]
-        return (self.path / model).exists()
+        return (self.path / DERIVED_FILES[stage][0]).exists()
 
     def check(self, stage: str, config: RunConfig) -> None:
         """Refuses a stage that would collide with what is there.
@@ -136,7 +118,7 @@ class RunDirectory:
             raise UserError(f"run_dir is a file. Received: {self.path}. Give another directory.")
         self._undo_interrupted_overwrite()
         stages = self.stages()
-        for name in _JSON:
+        for name in JSON_FILES:
             self._read(name)
         if not stages and self._holds_files():
             raise UserError(
@@ -202,7 +184,7 @@ class RunDirectory:
         return {**entry, "resumed": [*entry.get("resumed", []), resumption()]}
 
     def _undo_interrupted_overwrite(self) -> None:
-        """Puts back what a process that was killed while it began to overwrite had moved away."""
+        """Puts back what a process had moved away that was killed while it began to overwrite."""
         if is_interrupted(self.path):
             self._lock()
             put_back(self.path)
@@ -229,7 +211,7 @@ class RunDirectory:
         if stage is None or not (stage in self.stages() or self.has_finished(stage)):
             yield
             return
-        with set_aside(self.path, _PRETRAIN_FILES if stage == "pretrain" else _CLASSIFIER_FILES):
+        with set_aside(self.path, DERIVED_FILES[stage]):
             if stage == "classifier":
                 for name in ("metrics.json", "history.json"):
                     self._update(name, {}, drop=("classifier", "test", "validation", "export"))
