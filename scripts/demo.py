@@ -45,7 +45,7 @@ def main(config):
         run_dir = str(run.path)
         print(f"training: {title}", file=sys.stderr)
         pretrain(PretrainConfig(run_dir=run_dir, method=method, epochs=config.epochs, **shared))
-        if method != "cross_entropy":
+        if not run.has_finished("classifier"):  # Cross entropy comes with one.
             train_classifier(ClassifierConfig(run_dir=run_dir, **shared))
         evaluate(EvaluateConfig(run_dir=run_dir))
     exported = export(

@@ -10,6 +10,7 @@ from supcon_tf.config import PretrainConfig
 def main(config):
     """Pretrains, and says what comes next."""
     from supcon_tf.stages.pretraining import pretrain
+    from supcon_tf.stages.run_directory import RunDirectory
 
     metrics = pretrain(config)
     if config.dry_run or not metrics:
@@ -19,8 +20,9 @@ def main(config):
         name = config.best_metric
         print(f"kept: epoch {metrics['best_epoch']}, {name} {metrics[name]:.4f}")
     print(f"encoder: {config.run_dir}/encoder.keras    pictures: {config.run_dir}/pictures")
-    # Cross entropy comes with its classifier.
-    following = "evaluate" if config.method == "cross_entropy" else "train_classifier"
+    # Some methods come with their classifier.
+    has_classifier = RunDirectory(config.run_dir).has_finished("classifier")
+    following = "evaluate" if has_classifier else "train_classifier"
     print(f"next: python scripts/{following}.py --run_dir={config.run_dir}")
 
 

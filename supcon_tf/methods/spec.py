@@ -77,7 +77,7 @@ class Parts:
         for part in settings.keys() - self._asked:
             for name in settings[part]:
                 value = getattr(self._config, name)
-                if value:
+                if value != getattr(PretrainConfig, name):  # The default.
                     raise UserError(
                         f"method {self._config.method} has no {part}. Received: {name}={value}. "
                         "Leave it out."

@@ -57,6 +57,7 @@ def test_embeddings_have_unit_norm_unless_the_loss_wants_them_as_they_are():
     ("method", "settings", "message"),
     [
         ("cross_entropy", {"embedding_dim": 4}, "cross_entropy has no projection head. Received"),
+        ("cross_entropy", {"projection_hidden_dim": 0}, "no projection head. Received: .*dim=0"),
         ("triplet", {"queue_size": 512}, "triplet has no memory queue. Received: queue_size=512"),
     ],
 )
