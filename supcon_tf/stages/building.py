@@ -6,8 +6,9 @@ from supcon_tf.config import PretrainConfig
 from supcon_tf.core.errors import UserError
 from supcon_tf.data.datasets import ImageDataset
 from supcon_tf.engine.loop import initial_weights
+from supcon_tf.engine.loss_scaling import SharedLossScale
 from supcon_tf.engine.model import ContrastiveModel
-from supcon_tf.engine.optimizers import SharedLossScale, make_optimizer
+from supcon_tf.engine.optimizers import make_optimizer
 from supcon_tf.engine.schedules import make_schedule, scaled_rate
 from supcon_tf.methods import build_model
 from supcon_tf.networks.copies import training_copy
