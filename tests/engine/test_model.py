@@ -8,8 +8,8 @@ import tensorflow as tf
 from supcon_tf import ProjectionHead, build_encoder, make_strategy
 from supcon_tf.data.streams import sharding_off
 from supcon_tf.engine.loop import initial_weights
-from supcon_tf.engine.model import ContrastiveModel
 from supcon_tf.engine.loss_scaling import SharedLossScale
+from supcon_tf.engine.model import ContrastiveModel
 from supcon_tf.engine.optimizers import make_optimizer
 from supcon_tf.engine.schedules import make_schedule
 from supcon_tf.methods import build_model

@@ -11,7 +11,6 @@ from supcon_tf.engine.optimizers import (
     LARS,
     OPTIMIZERS,
     KernelAdamW,
-    L2RMSprop,
     make_optimizer,
 )
 
