@@ -14,8 +14,9 @@ from supcon_tf import (
     make_strategy,
 )
 from supcon_tf.data.views import sharding_off
+from supcon_tf.engine.loss_scaling import SharedLossScale
 from supcon_tf.engine.method import Method
-from supcon_tf.engine.optimizers import SharedLossScale, make_optimizer
+from supcon_tf.engine.optimizers import make_optimizer
 from supcon_tf.engine.schedules import make_schedule
 from supcon_tf.methods import METHODS
 from supcon_tf.methods.spec import Parts

@@ -5,7 +5,13 @@ import numpy as np
 import pytest
 from reference import flatten, l2, raw
 
-from supcon_tf import EffectiveRank, alignment, uniformity
+from supcon_tf import (
+    AnchorsWithoutPositives,
+    EffectiveRank,
+    PositivesPerAnchor,
+    alignment,
+    uniformity,
+)
 from supcon_tf.losses.metrics import pair_metrics
 
 LABELS = np.array([0, 1, 0, 2, 1])
@@ -69,6 +75,17 @@ def test_effective_rank_of_known_spectra():
     # Singular values 2 and 1: shares 2/3 and 1/3.
     entropy = -(2 / 3 * np.log(2 / 3) + 1 / 3 * np.log(1 / 3))
     assert rank(np.repeat(eye[:1], 4, 0), eye[1:2]) == pytest.approx(np.exp(entropy), rel=1e-4)
+
+
+def test_metrics_count_positives():
+    labels, embeddings = np.array([0, 1, 0, 0, 2]), np.zeros((5, 1, 3))
+    positives, none = PositivesPerAnchor(), AnchorsWithoutPositives()
+    for metric in (positives, none):
+        metric.update_state(labels, embeddings)
+    assert float(positives.result()) == pytest.approx(6 / 5)
+    assert float(none.result()) == pytest.approx(2 / 5)
+    positives.update_state(labels, np.zeros((5, 2, 3)))
+    assert float(positives.result()) == pytest.approx((6 / 5 + (5 + 1 + 5 + 5 + 1) / 5) / 2)
 
 
 def test_metrics_are_means_over_batches_and_serializable():

@@ -8,10 +8,8 @@ from reference import l2, raw
 
 import supcon_tf
 from supcon_tf import (
-    AnchorsWithoutPositives,
     MaxMarginLoss,
     NPairsLoss,
-    PositivesPerAnchor,
     SimCLRLoss,
     SupConLoss,
     TripletLoss,
@@ -255,17 +253,6 @@ def test_seed_of_the_cap_draws_the_positives():
     np.testing.assert_array_equal(values(3), values(3))
     assert not np.array_equal(values(3), values(4))
     assert not np.array_equal(values(3), values(None))
-
-
-def test_metrics_count_positives():
-    labels, embeddings = np.array([0, 1, 0, 0, 2]), np.zeros((5, 1, 3))
-    positives, none = PositivesPerAnchor(), AnchorsWithoutPositives()
-    for metric in (positives, none):
-        metric.update_state(labels, embeddings)
-    assert float(positives.result()) == pytest.approx(6 / 5)
-    assert float(none.result()) == pytest.approx(2 / 5)
-    positives.update_state(labels, np.zeros((5, 2, 3)))
-    assert float(positives.result()) == pytest.approx((6 / 5 + (5 + 1 + 5 + 5 + 1) / 5) / 2)
 
 
 @pytest.mark.parametrize(

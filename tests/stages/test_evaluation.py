@@ -1,4 +1,5 @@
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -27,6 +28,27 @@ def test_knn_equals_scikit_learns_weighted_vote():
 def test_knn_uses_direction_and_not_length():
     train = np.array([[1.0, 0.1], [0.1, 9.0], [0.0, 1.0]])
     assert knn_predict(train, np.array([0, 1, 1]), np.array([[50.0, 1.0]]), 1) == [0]
+
+
+def test_knn_ties_go_to_the_lowest_id_and_ids_may_be_any():
+    train = np.tile(np.eye(3), (4, 1))
+    labels = np.repeat([2**40, 7, 5, 2**40], 3)
+    for neighbors, winner in ((12, 2**40), (8, 2**40)):
+        assert np.all(knn_predict(train, labels, np.eye(3), neighbors) == winner)
+    # Three classes with the same vote each.
+    assert np.all(knn_predict(train[:9], labels[:9], np.eye(3), 9) == 5)
+
+
+def test_knn_takes_no_memory_for_the_classes():
+    """20,000 rows of as many classes: a one-hot would take 1.5 GiB."""
+    rng = np.random.default_rng(0)
+    train = rng.normal(size=(20_000, 4)).astype(np.float32)
+    tracemalloc.start()
+    found = knn_predict(train, np.arange(20_000) * 1000, train[:700], 1)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    np.testing.assert_array_equal(found, np.arange(700) * 1000)
+    assert peak < 2**28
 
 
 @pytest.mark.parametrize("neighbors", [0, 4])
