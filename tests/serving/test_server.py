@@ -159,10 +159,10 @@ def tensor(**changes):
 
 BAD_V2 = {
     "not JSON": (b"x", 400, "the body is not JSON"),
-    "no inputs": ({}, 400, "inputs must be a list"),
-    "inputs": ({"inputs": 3}, 400, "inputs must be a list"),
+    "no inputs": ({}, 400, "inputs: Field required"),
+    "inputs": ({"inputs": 3}, 400, "inputs: Input should be a valid list. Received: 3"),
     "claims too much": (tensor(shape=[1, 9**9, 9**9, 3]), 400, "pixels"),
-    "too few": (tensor(shape=[1, 2, 2, 3]), 400, "the shape [1, 2, 2, 3] needs 12"),
+    "too few": (tensor(shape=[1, 2, 2, 3]), 400, "declares the shape [1, 2, 2, 3] of 12"),
     "datatype": (tensor(datatype="FP16"), 400, "Received: 'FP16'"),
     "level": (tensor(data=[1, 2, 300]), 400, "[0, 255]. Received: 300.0"),
     "no image": (
@@ -281,8 +281,7 @@ def raw_http(server, content, pause=0.0):
         for part in content if isinstance(content, list) else [content]:
             connection.sendall(part)
             time.sleep(pause)
-        with contextlib.suppress(OSError):
-            connection.shutdown(socket.SHUT_WR)
+        connection.settimeout(1)  # Of connections that stay open.
         found = b""
         with contextlib.suppress(OSError):
             while part := connection.recv(2**16):
