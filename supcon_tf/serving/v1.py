@@ -10,6 +10,8 @@ from supcon_tf.serving.instances import Bounds, Instance
 from supcon_tf.serving.outputs import SIGNATURES, check_signature
 from supcon_tf.serving.query import Query, Row, read_json
 
+_INPUTS = ("encoded", "images")
+
 
 def read(body: bytes, bundle: Any, bounds: Bounds) -> Query:
     """Reads `{"instances": [...], "signature_name": ...}`, or `inputs` instead of `instances`.
@@ -53,9 +55,6 @@ def _unnamed(value: Any) -> Any:
     if isinstance(value, dict) and len(value) == 1 and not value.keys().isdisjoint(_INPUTS):
         return next(iter(value.values()))
     return value
-
-
-_INPUTS = ("encoded", "images")
 
 
 def _instance(value: Any, where: str, bounds: Bounds) -> Instance:
