@@ -5,6 +5,7 @@ alone, read it with pydantic, and know neither versions nor image files as binar
 """
 
 import re
+from collections.abc import Callable
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
@@ -165,6 +166,32 @@ _FAULTS = (
 )
 
 
+def _addresses(dataplane: ServedDataPlane) -> list[tuple[str, str, str, Callable]]:
+    """Kind (as the metrics call it), method, path and handler; the first that fits answers."""
+    ours, v1_routes = Routes(dataplane), V1Endpoints(dataplane)
+    v2_routes = V2Endpoints(dataplane, FixedModels(dataplane.model_registry))
+    return [
+        ("page", "GET", "/", ours.page),
+        ("page", "HEAD", "/", ours.page),
+        ("metrics", "GET", "/metrics", metrics_handler),
+        ("v1_predict", "POST", "/v1/models/{model_name}:predict", ours.predict_v1),
+        ("v1_about", "POST", "/v1/models/{model_name}:explain", ours.explain),
+        ("v1_about", "GET", "/v1/models", v1_routes.models),
+        ("v1_about", "GET", "/v1/models/{model_name}", v1_routes.model_ready),
+        ("v1_about", "GET", "/v1/models/{model_name}/metadata", ours.metadata_v1),
+        ("thumbnail", "GET", "/v1/models/{model_name}/thumbnails/{row}", ours.thumbnail),
+        ("v2_infer", "POST", "/v2/models/{model_name}/infer", ours.infer_v2),
+        ("health", "GET", "/v2/health/live", v2_routes.live),
+        ("health", "GET", "/v2/health/ready", v2_routes.ready),
+        ("health", "GET", "/v2/models/{model_name}/ready", v2_routes.model_ready),
+        ("v2_about", "GET", "/v2", v2_routes.metadata),
+        ("v2_about", "GET", "/v2/models", v2_routes.models),
+        ("v2_about", "GET", "/v2/models/{model_name}", v2_routes.model_metadata),
+        ("v2_about", "POST", "/v2/repository/models/{model_name}/load", v2_routes.load),
+        ("v2_about", "POST", "/v2/repository/models/{model_name}/unload", v2_routes.unload),
+    ]
+
+
 def create_application(dataplane: ServedDataPlane) -> FastAPI:
     """All routes, ours and KServe's.
 
@@ -180,30 +207,6 @@ def create_application(dataplane: ServedDataPlane) -> FastAPI:
         exception_handlers=dict.fromkeys(_FAULTS, _answer_error),
     )
     app.add_middleware(Versioned)
-    ours, first, second = (
-        Routes(dataplane),
-        V1Endpoints(dataplane),
-        V2Endpoints(dataplane, FixedModels(dataplane.model_registry)),
-    )
-    for kind, method, path, endpoint in (
-        ("page", "GET", "/", ours.page),
-        ("page", "HEAD", "/", ours.page),
-        ("metrics", "GET", "/metrics", metrics_handler),
-        ("v1_predict", "POST", "/v1/models/{model_name}:predict", ours.predict_v1),
-        ("v1_about", "POST", "/v1/models/{model_name}:explain", ours.explain),
-        ("v1_about", "GET", "/v1/models", first.models),
-        ("v1_about", "GET", "/v1/models/{model_name}", first.model_ready),
-        ("v1_about", "GET", "/v1/models/{model_name}/metadata", ours.metadata_v1),
-        ("thumbnail", "GET", "/v1/models/{model_name}/thumbnails/{row}", ours.thumbnail),
-        ("v2_infer", "POST", "/v2/models/{model_name}/infer", ours.infer_v2),
-        ("health", "GET", "/v2/health/live", second.live),
-        ("health", "GET", "/v2/health/ready", second.ready),
-        ("health", "GET", "/v2/models/{model_name}/ready", second.model_ready),
-        ("v2_about", "GET", "/v2", second.metadata),
-        ("v2_about", "GET", "/v2/models", second.models),
-        ("v2_about", "GET", "/v2/models/{model_name}", second.model_metadata),
-        ("v2_about", "POST", "/v2/repository/models/{model_name}/load", second.load),
-        ("v2_about", "POST", "/v2/repository/models/{model_name}/unload", second.unload),
-    ):
-        app.add_api_route(path, endpoint, methods=[method], name=kind)
+    for kind, method, path, handler in _addresses(dataplane):
+        app.add_api_route(path, handler, methods=[method], name=kind)
     return app
