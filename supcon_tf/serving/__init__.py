@@ -12,7 +12,7 @@ from supcon_tf.core.errors import UserError
 
 
 def _import_kserve() -> None:
-    """Imports KServe, which reads the command line of whatever process imports it.
+    """Imports KServe, which reads the command line of any process that imports it.
 
     Raises:
         UserError: if it is not installed.
@@ -21,15 +21,12 @@ def _import_kserve() -> None:
     try:
         import kserve  # noqa: F401
     except ModuleNotFoundError as error:
-        raise UserError(_missing(error.name)) from error
+        raise UserError(
+            f"serving needs KServe, and {error.name} is not installed. "
+            "Run: pip install 'supcon_tf[serve]'."
+        ) from error
     finally:
         sys.argv = arguments
-
-
-def _missing(module: str | None) -> str:
-    return (
-        f"serving needs KServe, and {module} is not installed. Run: pip install 'supcon_tf[serve]'."
-    )
 
 
 def serve(config: ServeConfig) -> int:
@@ -48,9 +45,8 @@ def serve(config: ServeConfig) -> int:
         UserError: if there is no valid model, a port is taken, or KServe is missing.
     """
     _import_kserve()
-    from supcon_tf.serving.connections import bind
     from supcon_tf.serving.loading import load_version
-    from supcon_tf.serving.server import Server
+    from supcon_tf.serving.server import Server, bind
     from supcon_tf.serving.versions import Versions
 
     def load(path):

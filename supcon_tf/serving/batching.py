@@ -4,43 +4,32 @@ import asyncio
 import collections
 import dataclasses
 import logging
-import math
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from supcon_tf.core.errors import UserError
-from supcon_tf.data.headers import image_size
 from supcon_tf.serving import measures
-from supcon_tf.serving.answers import Row, rows_of
-from supcon_tf.serving.faults import BadRequestError, BusyError, ModelFailedError
+from supcon_tf.serving.faults import BusyError, RequestError, ServerFailedError
 from supcon_tf.serving.instances import Instance
+from supcon_tf.serving.query import Row
 
 _BIG_PIXELS = 2**22  # Larger images are decoded one at a time, so that memory stays bounded.
 _log = logging.getLogger("supcon_tf.serving")
 
 
-class Classifier(Protocol):
-    """What the batcher needs of a `supcon_tf.exporting.bundle.Bundle`."""
-
-    def decode(self, encoded: bytes) -> np.ndarray: ...  # noqa: D102
-    def scale(self, pixels: np.ndarray) -> np.ndarray: ...  # noqa: D102
-    def classify(self, images: np.ndarray) -> dict[str, Any]: ...  # noqa: D102
-    def nearest(self, embeddings: np.ndarray) -> dict[str, Any]: ...  # noqa: D102
-
-
 @dataclasses.dataclass(eq=False)
 class _Waiting:
-    """One image on its way; `result` is its row, or why there is none."""
+    """One image on its way; `result` becomes its row, or the reason why there is none."""
 
-    bundle: Classifier
+    bundle: Any
     wants_neighbors: bool
     result: asyncio.Future
     arrived: float
-    image: np.ndarray | None = None
+    image: np.ndarray | None = None  # As the encoder takes it: float32 [S, S, 3].
     counted: bool = True
 
 
@@ -60,40 +49,38 @@ class Batcher:
         self._max_batch_size, self._max_queue = max_batch_size, max_queue
         self._wait_seconds = wait_seconds
         self._queue: collections.deque[_Waiting] = collections.deque()
-        self._queued = 0  # Images admitted that no batch has taken yet.
+        self.queued = 0  # Images that are being decoded, or wait for a batch to take them.
         self._worker: asyncio.Task | None = None
         self._model = ThreadPoolExecutor(1, "model")
         self._decoders = ThreadPoolExecutor(min(4, os.cpu_count() or 1), "decode")
         self._big_decoder = ThreadPoolExecutor(1, "decode-big")
 
-    @property
-    def queued(self) -> int:
-        """Images that wait, or are being decoded."""
-        return self._queued
-
     async def run(
-        self, bundle: Classifier, instances: Sequence[Instance], wants_neighbors: bool = False
+        self, bundle: Any, instances: Sequence[Instance], wants_neighbors: bool = False
     ) -> list[Row]:
         """Classifies the instances of one request.
 
         Args:
-            bundle: computes it, even if another version is served meanwhile.
-            instances: bytes of image files, or pixels [H, W, 3].
+            bundle: an `exporting.bundle.Bundle`, even if another version is served meanwhile.
+            instances: one for each image.
             wants_neighbors: whether the nearest training images are wanted too.
 
         Returns:
-            One row an instance: what `Bundle.classify` and `Bundle.nearest` give, by name.
+            One row an instance: values of `Bundle.classify` and `Bundle.nearest`, by name.
 
         Raises:
-            BusyError: if the queue has no room for all of them.
-            BadRequestError: if one of them is no image.
-            ModelFailedError: if the model fails on a batch that has one of them.
+            RequestError: if one of them is no image, the model fails on a batch that has one of
+                them, or the queue has no room for all of them (`BusyError`).
         """
         loop = asyncio.get_running_loop()
-        self._admit(len(instances))
+        if self.queued + len(instances) > self._max_queue:
+            raise BusyError(
+                f"{self.queued} images wait already; at most {self._max_queue} may (max_queue)."
+            )
         waiting = [
             _Waiting(bundle, wants_neighbors, loop.create_future(), loop.time()) for _ in instances
         ]
+        self._count(len(waiting))
         tasks = [
             self._one(item, instance, f"instance {index}")
             for index, (item, instance) in enumerate(zip(waiting, instances, strict=True))
@@ -113,17 +100,9 @@ class Batcher:
         for pool in (self._model, self._decoders, self._big_decoder):
             pool.shutdown(wait=False)
 
-    def _admit(self, images: int) -> None:
-        if self._queued + images > self._max_queue:
-            raise BusyError(
-                f"{self._queued} images wait already; at most {self._max_queue} may (max_queue). "
-                "Try again in a second."
-            )
-        self._count(images)
-
     def _count(self, images: int) -> None:
-        self._queued += images
-        measures.QUEUE.set(self._queued)
+        self.queued += images
+        measures.QUEUE.set(self.queued)
 
     def _uncount(self, item: _Waiting) -> None:
         if item.counted:
@@ -140,21 +119,17 @@ class Batcher:
         finally:
             self._uncount(item)
 
-    async def _prepare(self, bundle: Classifier, instance: Instance, where: str) -> np.ndarray:
-        """An instance as the encoder takes it: float32 [S, S, 3]."""
+    async def _prepare(self, bundle: Any, instance: Instance, where: str) -> np.ndarray:
+        decoder = self._big_decoder if instance.pixels > _BIG_PIXELS else self._decoders
+        prepare = bundle.decode if isinstance(instance.content, bytes) else bundle.scale
         loop = asyncio.get_running_loop()
         try:
-            image = await loop.run_in_executor(self._decoders, _prepare_small, bundle, instance)
-            if image is None:
-                image = await loop.run_in_executor(self._big_decoder, _prepare, bundle, instance)
-            return image
+            return await loop.run_in_executor(decoder, prepare, instance.content)
         except UserError as error:
-            raise BadRequestError(f"{where}: {error}") from error
+            raise RequestError(f"{where}: {error}") from error
         except Exception as error:
             _log.exception("%s could not be decoded", where)
-            raise ModelFailedError(
-                f"{where} could not be decoded; the server's log says why."
-            ) from error
+            raise ServerFailedError(f"{where} could not be decoded") from error
 
     async def _work(self) -> None:
         """Computes batches until none waits."""
@@ -189,8 +164,7 @@ class Batcher:
             rows = await loop.run_in_executor(self._model, _classify, batch)
         except Exception:
             _log.exception("the model failed on a batch of %d images", len(batch))
-            failure = ModelFailedError("the model failed on this batch; the server's log says why.")
-            rows = [failure] * len(batch)
+            rows = [ServerFailedError("the model failed on this batch")] * len(batch)
         for item, row in zip(batch, rows, strict=True):
             if item.result.done():
                 continue
@@ -200,25 +174,19 @@ class Batcher:
                 item.result.set_result(row)
 
 
-def _prepare_small(bundle: Classifier, instance: Instance) -> np.ndarray | None:
-    """As `_prepare`; None for an image that is large once decoded."""
-    size = image_size(instance) if isinstance(instance, bytes) else instance.shape[:2]
-    return None if size and math.prod(size) > _BIG_PIXELS else _prepare(bundle, instance)
-
-
-def _prepare(bundle: Classifier, instance: Instance) -> np.ndarray:
-    return bundle.decode(instance) if isinstance(instance, bytes) else bundle.scale(instance)
-
-
 def _classify(batch: Sequence[_Waiting]) -> list[Row]:
     bundle = batch[0].bundle
     found = bundle.classify(np.stack([item.image for item in batch]))
-    rows = rows_of(found, len(batch))
+    rows = _rows(found, len(batch))
     wanted = [index for index, item in enumerate(batch) if item.wants_neighbors]
     if wanted:
-        nearest = rows_of(bundle.nearest(found["embeddings"][wanted]), len(wanted))
+        nearest = _rows(bundle.nearest(found["embeddings"][wanted]), len(wanted))
         for index, row in zip(wanted, nearest, strict=True):
             rows[index].update(row)
     measures.BATCHES.observe(len(batch))
     measures.IMAGES.inc(len(batch))
     return rows
+
+
+def _rows(found: dict[str, Any], count: int) -> list[Row]:
+    return [{name: values[index] for name, values in found.items()} for index in range(count)]

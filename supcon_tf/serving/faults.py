@@ -1,9 +1,8 @@
-"""What a request is answered with when it cannot be served: a status and one clear sentence."""
+"""Faults of a request: a status of HTTP and one clear sentence."""
 
 import itertools
+from http import HTTPStatus
 from typing import Any
-
-import orjson
 
 _SHOWN = 60  # Characters of a received value that a message repeats.
 
@@ -13,77 +12,33 @@ class RequestError(Exception):
 
     Args:
         message: one sentence: what was wrong, the value received, what to do.
+        status: of HTTP.
     """
 
-    status = 400
-
-    def __init__(self, message: str):
+    def __init__(self, message: str, status: int = HTTPStatus.BAD_REQUEST):
         super().__init__(message)
-        self.message = message
-
-
-class BadRequestError(RequestError):
-    """The request itself is wrong."""
-
-
-class ForbiddenError(RequestError):
-    """The request asks for something that this server never does."""
-
-    status = 403
+        self.message, self.status = message, int(status)
 
 
 class NotFoundError(RequestError):
     """There is no such model, version or picture."""
 
-    status = 404
-
-
-class TooSlowError(RequestError):
-    """The body did not arrive in time."""
-
-    status = 408
-
-
-class TooLargeError(RequestError):
-    """More bytes or more images than a request may have."""
-
-    status = 413
-
-
-class EncodingError(RequestError):
-    """The body is compressed."""
-
-    status = 415
-
-
-class ModelFailedError(RequestError):
-    """The model itself failed on a batch; the log has the traceback."""
-
-    status = 500
+    def __init__(self, message: str):
+        super().__init__(message, HTTPStatus.NOT_FOUND)
 
 
 class BusyError(RequestError):
     """The queue or the memory for requests is full; the same request may succeed in a moment."""
 
-    status = 503
+    def __init__(self, message: str):
+        super().__init__(f"{message} Try again in a second.", HTTPStatus.SERVICE_UNAVAILABLE)
 
 
-class StoppingError(RequestError):
-    """The server is about to end."""
+class ServerFailedError(RequestError):
+    """The server or the model failed; the log has the traceback."""
 
-    status = 503
-
-
-def error_answer(status: int, message: str) -> tuple[bytes, dict[str, str]]:
-    """Body and headers of the answer to a request that is not served.
-
-    Args:
-        status: of HTTP.
-        message: as `RequestError` has it.
-    """
-    body = orjson.dumps({"error": message})
-    headers = {"content-type": "application/json", "content-length": str(len(body))}
-    return body, {**headers, "retry-after": "1"} if status == 503 else headers
+    def __init__(self, what: str):
+        super().__init__(f"{what}; the server's log says why.", HTTPStatus.INTERNAL_SERVER_ERROR)
 
 
 def shown(value: Any) -> str:

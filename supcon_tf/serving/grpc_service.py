@@ -1,13 +1,15 @@
-"""The V2 protocol over gRPC."""
+"""The V2 protocol over gRPC: KServe's service, with bounds, versions and one clear error."""
 
 import asyncio
 import logging
 from collections.abc import Callable
 from functools import partial
+from http import HTTPStatus
 from typing import Any
 
 import grpc
 from grpc import StatusCode
+from kserve.errors import InvalidInput
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import (
     add_GRPCInferenceServiceServicer_to_server as add_servicer,
@@ -17,157 +19,122 @@ from kserve.protocol.grpc.servicer import InferenceServicer
 
 from supcon_tf.core.errors import UserError
 from supcon_tf.serving import measures
-from supcon_tf.serving.faults import (
-    BadRequestError,
-    BusyError,
-    ForbiddenError,
-    RequestError,
-    StoppingError,
-    TooSlowError,
-)
-from supcon_tf.serving.grpc_messages import read_grpc, write_grpc
-from supcon_tf.serving.limits import BODY_SECONDS, HELD_REQUESTS, Held, Share
-from supcon_tf.serving.model import Call, ServedDataPlane
+from supcon_tf.serving.faults import BusyError, RequestError, ServerFailedError
+from supcon_tf.serving.gate import BODY_SECONDS, Memory
+from supcon_tf.serving.model import FixedModels, ServedDataPlane, asked_version
 
+RECEIVED_AT_ONCE = 8
 _CONCURRENT_CALLS = 1024
 _CODES = {
-    403: StatusCode.PERMISSION_DENIED,
-    404: StatusCode.NOT_FOUND,
-    408: StatusCode.DEADLINE_EXCEEDED,
-    413: StatusCode.INVALID_ARGUMENT,
-    500: StatusCode.INTERNAL,
-    503: StatusCode.UNAVAILABLE,
+    HTTPStatus.FORBIDDEN: StatusCode.PERMISSION_DENIED,
+    HTTPStatus.NOT_FOUND: StatusCode.NOT_FOUND,
+    HTTPStatus.REQUEST_TIMEOUT: StatusCode.DEADLINE_EXCEEDED,
+    HTTPStatus.INTERNAL_SERVER_ERROR: StatusCode.INTERNAL,
+    HTTPStatus.SERVICE_UNAVAILABLE: StatusCode.UNAVAILABLE,
 }
 _log = logging.getLogger("supcon_tf.serving")
 
 
 class Servicer(InferenceServicer):
-    """KServe's service, with versions, bounds, and without loading by request.
-
-    Args:
-        dataplane: KServe's way to the model.
-        held: counts the bytes of all requests.
-    """
-
-    def __init__(self, dataplane: ServedDataPlane, held: Held):
-        super().__init__(dataplane, None)
-        self._dataplane, self._held = dataplane, held
-
-    async def ModelReady(self, request, context):  # noqa: N802
-        """Whether a model, or its version, is served."""
-        self._dataplane.check(request.name, request.version)
-        return await super().ModelReady(request, context)
+    """KServe's service, which leaves the versions out of a model's metadata."""
 
     async def ModelMetadata(self, request, context):  # noqa: N802
-        """What a model takes and gives."""
-        self._dataplane.check(request.name, request.version)
-        return pb.ModelMetadataResponse(**await self._dataplane.model_metadata(request.name))
-
-    async def ModelInfer(self, request, context):  # noqa: N802
-        """Predicts."""
-        size = request.ByteSize()
-        with Share(self._held) as share:
-            share.take(size)
-            read = partial(read_grpc, request)
-            call = Call(size, request.model_version, read, write_grpc, share)
-            response, _ = await self._dataplane.infer(request.model_name, call)
-            return response
-
-    async def RepositoryModelLoad(self, request, context):  # noqa: N802
-        """Refuses."""
-        raise ForbiddenError(
-            "models are not loaded by request. Put a version into the model's folder."
-        )
-
-    async def RepositoryModelUnload(self, request, context):  # noqa: N802
-        """Refuses."""
-        raise ForbiddenError("models are not unloaded by request. Take the version's folder away.")
+        """Describes the model."""
+        return pb.ModelMetadataResponse(**await self._data_plane.model_metadata(request.name))
 
 
-class StatusInterceptor(ExceptionToStatusInterceptor):
-    """Makes a status of every error, a message that cannot be read included; counts the calls.
+class Interceptor(ExceptionToStatusInterceptor):
+    """Receives the message of a call, and makes a status of every error; counts the calls.
 
     Args:
-        count: is called for each call that was answered.
+        memory: of all requests.
         is_closing: whether calls are refused from now on.
     """
 
-    def __init__(self, count: Callable[[], None], is_closing: Callable[[], bool]):
+    def __init__(self, memory: Memory, is_closing: Callable[[], bool]):
         super().__init__()
-        self._count, self._is_closing = count, is_closing
-        self._receiving = asyncio.Semaphore(HELD_REQUESTS)
+        self._memory, self._is_closing, self.answered = memory, is_closing, 0
+        self._receiving = asyncio.Semaphore(RECEIVED_AT_ONCE)
 
     async def intercept_service(self, continuation, handler_call_details):
-        """Wraps what receives and reads a message, whose failure gRPC would call internal.
+        """Makes a call a stream of one message, which it then receives when it likes.
 
-        As a stream of one message, the call decides when it is received: gRPC itself would receive
-        those of all calls at once, each as large as allowed, before anything can count them.
+        gRPC itself would receive those of all calls at once, each as large as allowed, before
+        anything can count them; and it would call one that it cannot read an internal error.
         """
-        handler = await super().intercept_service(continuation, handler_call_details)
+        handler = await continuation(handler_call_details)
         if handler is None or handler.unary_unary is None:
             return handler
 
         async def answer(_, context):
-            return await handler.unary_unary(await self._receive(context), context)
+            return await self.intercept(
+                partial(self._serve, handler), None, context, handler_call_details.method
+            )
 
         return grpc.stream_unary_rpc_method_handler(
-            answer,
-            request_deserializer=partial(_read_message, handler.request_deserializer),
-            response_serializer=handler.response_serializer,
+            answer, response_serializer=handler.response_serializer
         )
 
-    async def _receive(self, context) -> Any:
+    async def _serve(self, handler, _, context):
+        if self._is_closing():
+            raise RequestError("the server is about to stop.", HTTPStatus.SERVICE_UNAVAILABLE)
+        with self._memory.share() as take:
+            content = await self._receive(context)
+            take(len(content))
+            try:
+                message = handler.request_deserializer(content)
+            except Exception as error:  # Of whichever protobuf is installed.
+                raise RequestError(
+                    f"the message of {len(content)} bytes is no message of this call."
+                ) from error
+            asked = getattr(message, "model_version", "") or getattr(message, "version", "")
+            asked_version.set(asked)
+            return await handler.unary_unary(message, context)
+
+    async def _receive(self, context) -> bytes:
         async with self._receiving:
             try:
-                message = await asyncio.wait_for(context.read(), BODY_SECONDS)
+                content = await asyncio.wait_for(context.read(), BODY_SECONDS)
             except TimeoutError:
-                return TooSlowError(f"no message arrived within {BODY_SECONDS:g} seconds.")
-        return BadRequestError("the call has no message.") if message is grpc.aio.EOF else message
+                raise RequestError(
+                    f"no message arrived within {BODY_SECONDS:g} seconds.",
+                    HTTPStatus.REQUEST_TIMEOUT,
+                ) from None
+        if content is grpc.aio.EOF:
+            raise RequestError("the call has no message.")
+        return content
 
     async def intercept(self, method, request_or_iterator, context, method_name):
-        """Answers one call."""
+        """Answers and counts one call."""
         try:
-            if self._is_closing():
-                await self._abort(StoppingError("the server is about to stop."), context, "")
-            if isinstance(request_or_iterator, RequestError):
-                await self._abort(request_or_iterator, context, method_name)
             answer = await super().intercept(method, request_or_iterator, context, method_name)
             measures.REQUESTS.labels(route="grpc", status="OK").inc()
             return answer
         finally:
-            self._count()
+            self.answered += 1
 
     async def handle_exception(self, ex, request_or_iterator, context, method_name):
         """Answers one call that failed."""
-        if isinstance(ex, RequestError):
-            await self._abort(ex, context, method_name)
-        _log.error("%s failed", method_name, exc_info=ex)
-        await self._abort(RequestError("the server failed; its log says why."), context, "", 500)
-
-    async def _abort(self, error, context, method_name, status=None):
-        code = _CODES.get(status or error.status, StatusCode.INVALID_ARGUMENT)
-        if isinstance(error, BusyError):
+        if isinstance(ex, InvalidInput):
+            ex = RequestError(str(ex))
+        if not isinstance(ex, RequestError):
+            _log.error("%s failed", method_name, exc_info=ex)
+            ex = ServerFailedError("the server failed")
+        code = _CODES.get(ex.status, StatusCode.INVALID_ARGUMENT)
+        if isinstance(ex, BusyError):
             code = StatusCode.RESOURCE_EXHAUSTED
-        if method_name:
-            _log.warning("%s %s %s: %s", context.peer(), method_name, code.name, error.message)
+        _log.warning("%s %s %s: %s", context.peer(), method_name, code.name, ex.message)
         measures.REQUESTS.labels(route="grpc", status=code.name).inc()
-        await context.abort(code, error.message)
-
-
-def _read_message(read: Callable[[bytes], Any], content: bytes) -> Any:
-    try:
-        return read(content)
-    except Exception:  # Of whichever protobuf is installed.
-        return BadRequestError(f"the message of {len(content)} bytes is no message of this call.")
+        await context.abort(code, ex.message)
 
 
 def create_server(
-    servicer: Servicer, interceptor: StatusInterceptor, max_bytes: int, host: str, port: int
+    dataplane: ServedDataPlane, interceptor: Interceptor, max_bytes: int, host: str, port: int
 ) -> tuple[Any, int]:
-    """A server that listens, and its port.
+    """A server that listens, and its port; KServe's own listens on every address.
 
     Args:
-        servicer: answers.
+        dataplane: KServe's way to the model.
         interceptor: around all calls.
         max_bytes: of one message.
         host: address to listen on.
@@ -183,11 +150,9 @@ def create_server(
         ("grpc.so_reuseport", 0),  # Else two servers would share a port, unknown to both.
     ]
     server = grpc.aio.server(
-        interceptors=[interceptor],
-        options=options,
-        maximum_concurrent_rpcs=_CONCURRENT_CALLS,
+        interceptors=[interceptor], options=options, maximum_concurrent_rpcs=_CONCURRENT_CALLS
     )
-    add_servicer(servicer, server)
+    add_servicer(Servicer(dataplane, FixedModels(dataplane.model_registry)), server)
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
         bound = server.add_insecure_port(address)

@@ -9,22 +9,8 @@ from supcon_tf.core.errors import UserError
 from supcon_tf.exporting.bundle import load_bundle
 
 
-def warm_up(bundle: Any, max_batch_size: int) -> None:
-    """Computes once what requests will ask for, so that none of them waits for TensorFlow's plans.
-
-    Args:
-        bundle: a `supcon_tf.exporting.bundle.Bundle`.
-        max_batch_size: images that will be computed at once.
-    """
-    image = bundle.scale(np.zeros((8, 8, 3), np.uint8))
-    for size in sorted({1, max_batch_size}):
-        found = bundle.classify(np.stack([image] * size))
-        if bundle.num_neighbors:
-            bundle.nearest(found["embeddings"])
-
-
 def load_version(path: Path, runtime: str, max_batch_size: int) -> Any:
-    """Loads a version and warms it up.
+    """Loads a version, and computes once what requests will ask for: TensorFlow plans ahead.
 
     Args:
         path: its folder.
@@ -36,7 +22,11 @@ def load_version(path: Path, runtime: str, max_batch_size: int) -> Any:
     """
     bundle = load_bundle(path, runtime)
     try:
-        warm_up(bundle, max_batch_size)
+        image = bundle.scale(np.zeros((8, 8, 3), np.uint8))
+        for size in sorted({1, max_batch_size}):
+            found = bundle.classify(np.stack([image] * size))
+            if bundle.num_neighbors:
+                bundle.nearest(found["embeddings"])
     except Exception as error:
         raise UserError(
             f"bundle {path} computes nothing ({type(error).__name__}). Export it again."

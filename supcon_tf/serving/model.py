@@ -1,122 +1,87 @@
-"""The model as KServe knows it: reads a request, has it computed, writes the answer."""
+"""The model, its repository and its data plane as KServe knows them."""
 
 import asyncio
+import contextvars
 import dataclasses
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from http import HTTPStatus
 from typing import Any
 
 import kserve
+from kserve import InferRequest
 from kserve.protocol.dataplane import DataPlane
+from kserve.protocol.model_repository_extension import ModelRepositoryExtension
 
-from supcon_tf.serving import answers, outputs, protocol
+from supcon_tf.serving import outputs, v2
 from supcon_tf.serving.batching import Batcher
 from supcon_tf.serving.faults import NotFoundError, RequestError, shown
+from supcon_tf.serving.gate import Memory
 from supcon_tf.serving.instances import Bounds
-from supcon_tf.serving.limits import Share
+from supcon_tf.serving.query import Query, Row, Unread
 from supcon_tf.serving.versions import Versions
 
-_INLINE_BYTES = 2**15  # Reading or writing less takes less time than handing it to a thread.
-Reader = Callable[[Bounds, bool], protocol.Query]
-Writer = Callable[["Answer"], Any]
+VERSION_HEADER = "x-model-version"  # V1's answers do not say it themselves.
+_INLINE_BYTES = 2**15  # Reading less takes less time than handing it to a thread.
+# The version that a request names; "" for whichever is served. KServe itself knows no versions.
+asked_version = contextvars.ContextVar("asked_version", default="")
 
 
 @dataclasses.dataclass(frozen=True)
-class Call:
-    """One request for a prediction, whatever the protocol.
-
-    Args:
-        size: bytes of it.
-        version: as it names it; "" or None for whichever is served.
-        read: makes a `Query` of it.
-        write: makes the body of the answer, from a finished `Answer`.
-        share: counts what it holds in memory.
-    """
-
-    size: int
-    version: str | None
-    read: Reader
-    write: Writer
-    share: Share
-
-
-@dataclasses.dataclass(frozen=True)
-class Answer:
-    """What was asked for and computed, and by which bundle."""
-
-    call: Call
-    query: protocol.Query
+class _Computed:
+    query: Query
     bundle: Any
-    rows: list[answers.Row] = dataclasses.field(default_factory=list)
+    rows: Sequence[Row] = ()
 
 
 class ServedModel(kserve.Model):
-    """What answers requests: KServe calls, and times, its three phases.
+    """KServe calls, and times, its three phases; it is ready until the server begins to end.
 
     Args:
         versions: knows the bundle to use.
         batcher: computes.
         bounds: of each request.
+        memory: of all requests.
     """
 
-    def __init__(self, versions: Versions, batcher: Batcher, bounds: Bounds):
-        super().__init__(versions.served.name)
-        self.versions, self._batcher, self._bounds = versions, batcher, bounds
+    def __init__(self, versions: Versions, batcher: Batcher, bounds: Bounds, memory: Memory):
+        super().__init__(versions.served.name, return_response_headers=True)
+        self.versions, self._batcher = versions, batcher
+        self._bounds, self._memory = bounds, memory
         # One thread, so that the lists of one large JSON document at most are in memory.
         self._reader = ThreadPoolExecutor(1, "read")
-        self._writer = ThreadPoolExecutor(1, "write")
         self.ready = True
 
-    @property
-    def bundle(self) -> Any:
-        """The bundle that answers new requests."""
-        return self.versions.served
-
-    def check_version(self, version: str | None) -> None:
-        """Lets pass what is served.
-
-        Args:
-            version: as a request names it; "" or None for whichever is served.
-
-        Raises:
-            NotFoundError: if it is another one.
-        """
-        served = str(self.bundle.version)
-        if version and version != served:
-            raise NotFoundError(
-                f"version {shown(version)} of {self.name} is not served here; {served} is."
-            )
-
     def load(self) -> bool:
-        """Nothing: versions are loaded as their folders appear."""
+        """Loads nothing: versions are loaded as their folders appear."""
         return self.ready
 
-    async def preprocess(self, payload: Call, headers: Any = None) -> Answer:
-        """Reads the request."""
-        self.check_version(payload.version)
-        bundle = self.bundle
-        arguments = (self._bounds, bundle.num_neighbors > 0)
-        if payload.size <= _INLINE_BYTES:
-            query = payload.read(*arguments)
+    async def preprocess(self, payload: Unread | InferRequest, headers: Any = None) -> _Computed:
+        """Reads the request; gRPC's comes in KServe's own form."""
+        bundle = self.versions.served
+        if isinstance(payload, InferRequest):
+            query = v2.read(payload, bundle, self._bounds)
+        elif payload.size <= _INLINE_BYTES:
+            query = payload.read(bundle, self._bounds)
         else:
-            loop = asyncio.get_running_loop()
-            query = await loop.run_in_executor(self._reader, _of_large, payload.read, *arguments)
-        payload.share.take(query.nbytes)
-        return Answer(payload, query, bundle)
+            read = partial(_without_collector, payload.read, bundle, self._bounds)
+            query = await asyncio.get_running_loop().run_in_executor(self._reader, read)
+        return _Computed(query, bundle)
 
-    async def predict(self, payload: Answer, headers: Any = None, response_headers: Any = None):
-        """Has the images classified."""
+    async def predict(self, payload: _Computed, headers: Any = None, response_headers: Any = None):
+        """Classifies the images."""
         query = payload.query
-        rows = await self._batcher.run(payload.bundle, query.instances, query.wants_neighbors)
+        with self._memory.share() as take:
+            take(query.nbytes)
+            rows = await self._batcher.run(payload.bundle, query.instances, query.wants_neighbors)
         return dataclasses.replace(payload, rows=rows)
 
-    async def postprocess(self, result: Answer, headers: Any = None, response_headers: Any = None):
-        """Writes the answer."""
-        write = result.call.write
-        if answers.estimate_bytes(result.query, result.rows) <= _INLINE_BYTES:
-            return write(result)
-        return await asyncio.get_running_loop().run_in_executor(self._writer, write, result)
+    async def postprocess(self, result: _Computed, headers: Any = None, response_headers=None):
+        """Makes the answer."""
+        response_headers[VERSION_HEADER] = str(result.bundle.version)
+        return result.query.write(result.rows, result.bundle)
 
     def get_input_types(self) -> list[dict[str, Any]]:
         """Inputs of the V2 protocol; a request gives one of them."""
@@ -127,23 +92,22 @@ class ServedModel(kserve.Model):
 
     def get_output_types(self) -> list[dict[str, Any]]:
         """Outputs of the V2 protocol."""
-        return outputs.describe(len(self.bundle.class_names), self.bundle.num_neighbors)
+        return outputs.describe(self.versions.served)
 
     def close(self) -> None:
-        """Ends the threads once they are idle."""
+        """Ends the thread once it is idle."""
         self._reader.shutdown(wait=False)
-        self._writer.shutdown(wait=False)
 
 
-def _of_large(function: Callable, *arguments: Any) -> Any:
-    """Calls a function that makes millions of objects of a large document, and frees them here.
+def _without_collector(read: Callable[..., Query], *arguments: Any) -> Query:
+    """Reads a large document, which makes millions of objects for a moment.
 
-    The collector would look at all of them several times meanwhile, and an error would keep them
-    until the event loop drops it; both would hold up every other request for seconds.
+    The collector would look at all of them several times meanwhile, and an error would keep them;
+    both would hold up every other request.
     """
     gc.disable()
     try:
-        return function(*arguments)
+        return read(*arguments)
     except RequestError as error:
         error.__context__ = error.__cause__ = None
         raise error.with_traceback(None) from None
@@ -151,72 +115,64 @@ def _of_large(function: Callable, *arguments: Any) -> Any:
         gc.enable()
 
 
-class ServedDataPlane(DataPlane):
-    """KServe's way to the model, with an end that it announces and with one clear error."""
+class Repository(kserve.ModelRepository):
+    """One model, found under its name and the version that is served."""
 
-    draining = False
-
-    def check(self, name: str, version: str | None = None) -> None:
-        """Lets pass what is served.
-
-        Args:
-            name: of a model.
-            version: "" or None for whichever is served.
-
-        Raises:
-            NotFoundError: if it is another one.
-        """
-        self.get_model_from_registry(name).check_version(version)
-
-    def get_model_from_registry(self, name: str):
+    def get_model(self, name: str) -> ServedModel:
         """The model of that name.
 
         Raises:
-            NotFoundError: if there is none.
+            NotFoundError: if there is none, or the request names another version.
         """
-        known = list(self.model_registry.get_models())
-        if name not in known:
+        if name not in self.models:
+            known = ", ".join(self.models)
+            raise NotFoundError(f"no model {shown(name)} here; this server serves {known}.")
+        model, asked = self.models[name], asked_version.get()
+        served = str(model.versions.served.version)
+        if asked not in ("", served):
             raise NotFoundError(
-                f"no model {shown(name)} here; this server serves {', '.join(known)}."
+                f"version {shown(asked)} of {name} is not served here; {served} is."
             )
-        return super().get_model_from_registry(name)
+        return model
 
-    async def get_model(self, name: str):
-        """The model of that name.
 
-        Raises:
-            NotFoundError: if there is none.
-        """
-        return self.get_model_from_registry(name)
+class FixedModels(ModelRepositoryExtension):
+    """Refusal to load or unload by request; KServe would unload the model for anybody."""
 
-    async def model_ready(self, model_name: str, disable_predictor_health_check: bool = False):
-        """Whether new requests to the model are wanted.
+    async def load(self, model_name: str) -> None:
+        """Refuses.
 
         Raises:
-            NotFoundError: if there is none.
+            RequestError: always.
         """
-        self.check(model_name)
-        return not self.draining
+        raise RequestError(
+            "models are not loaded or unloaded by request. Put a version into the model's folder, "
+            "or take it away.",
+            HTTPStatus.FORBIDDEN,
+        )
+
+    unload = load
+
+
+class ServedDataPlane(DataPlane):
+    """KServe's way to the model, with readiness and metadata of its own."""
 
     async def ready(self) -> bool:
         """Whether new requests are wanted."""
-        return not self.draining
+        return all(model.ready for model in self.model_registry.get_models().values())
 
     def metadata(self) -> dict[str, Any]:
-        """Of the server."""
+        """Describes the server."""
         return {**super().metadata(), "extensions": ["binary_tensor_data"]}
 
     async def model_metadata(self, model_name: str) -> dict[str, Any]:
-        """Of the model, in the V2 protocol.
+        """Describes the model in the V2 protocol.
 
         Raises:
             NotFoundError: if there is none.
         """
-        bundle = self.get_model_from_registry(model_name).bundle
-        return {
-            **await super().model_metadata(model_name),
-            "versions": [str(bundle.version)],
-            "platform": "tensorflow_savedmodel"
-            if bundle.runtime == "saved_model"
-            else f"tflite_{bundle.runtime}",
-        }
+        described = await super().model_metadata(model_name)
+        bundle = self.get_model_from_registry(model_name).versions.served
+        tensorflow = bundle.runtime == "saved_model"
+        platform = "tensorflow_savedmodel" if tensorflow else f"tflite_{bundle.runtime}"
+        return {**described, "versions": [str(bundle.version)], "platform": platform}

@@ -1,82 +1,58 @@
-"""What a model is asked for and answers with: the outputs and the signatures of all protocols."""
+"""Outputs of a model and the signatures that group them, the same in all protocols."""
 
-import dataclasses
+from typing import Any
 
-import numpy as np
+from supcon_tf.serving.faults import NotFoundError, RequestError, shown
 
-
-@dataclasses.dataclass(frozen=True)
-class Output:
-    """One output of an image.
-
-    Args:
-        name: as the SavedModel's signatures call it.
-        datatype: of the V2 protocol.
-        per: what there is one value for, "class", "feature" or "neighbor"; "" for one of an image.
-    """
-
-    name: str
-    datatype: str
-    per: str = ""
-
-    @property
-    def dtype(self) -> np.dtype:
-        """Of an array of it: little-endian; text as objects."""
-        return _DTYPES[self.datatype]
-
-    @property
-    def contents(self) -> str:
-        """The field of gRPC's tensors that holds its values."""
-        return _CONTENTS[self.datatype]
-
-
-_DTYPES = {"INT32": np.dtype("<i4"), "FP32": np.dtype("<f4"), "BYTES": np.dtype(object)}
-_CONTENTS = {"INT32": "int_contents", "FP32": "fp32_contents", "BYTES": "bytes_contents"}
-_CLASSIFICATION = (
-    Output("class_id", "INT32"),
-    Output("class_name", "BYTES"),
-    Output("probabilities", "FP32", "class"),
-    Output("embeddings", "FP32", "feature"),
-)
-_NEIGHBORS = (
-    Output("neighbor_ids", "INT32", "neighbor"),
-    Output("neighbor_labels", "INT32", "neighbor"),
-    Output("neighbor_class_names", "BYTES", "neighbor"),
-    Output("similarities", "FP32", "neighbor"),
-    Output("out_of_distribution", "FP32"),
-)
-OUTPUTS = {output.name: output for output in (*_CLASSIFICATION, *_NEIGHBORS)}
-# What a request may name, and what it is answered with. How the images come is seen from them.
+# Datatype in the V2 protocol, and the items of which an image has one value each, if any.
+OUTPUTS = {
+    "class_id": ("INT32", ""),
+    "class_name": ("BYTES", ""),
+    "probabilities": ("FP32", "class"),
+    "embeddings": ("FP32", "feature"),
+    "neighbor_ids": ("INT32", "neighbor"),
+    "neighbor_labels": ("INT32", "neighbor"),
+    "neighbor_class_names": ("BYTES", "neighbor"),
+    "similarities": ("FP32", "neighbor"),
+    "out_of_distribution": ("FP32", ""),
+}
+_CLASSIFICATION, _NEIGHBORS = tuple(OUTPUTS)[:4], tuple(OUTPUTS)[4:]
+# Names that a request may use, and their outputs. The form of the images is seen from themselves.
 SIGNATURES = {
-    "serving_default": tuple(output.name for output in _CLASSIFICATION),
-    "serving_uint8": tuple(output.name for output in _CLASSIFICATION),
-    "serving_bytes": tuple(output.name for output in _CLASSIFICATION),
+    "serving_default": _CLASSIFICATION,
+    "serving_uint8": _CLASSIFICATION,
+    "serving_bytes": _CLASSIFICATION,
     "embed": ("embeddings",),
-    "neighbors": tuple(output.name for output in _NEIGHBORS),
+    "neighbors": _NEIGHBORS,
 }
 
 
-def signatures_of(num_neighbors: int) -> list[str]:
-    """The signatures of a model; without an index there are no neighbours."""
-    return [name for name in SIGNATURES if name != "neighbors" or num_neighbors]
+def signatures_of(bundle: Any) -> list[str]:
+    """The signatures of a bundle; one without an index has no neighbors."""
+    return [name for name in SIGNATURES if name != "neighbors" or bundle.num_neighbors]
 
 
-def describe(num_classes: int, num_neighbors: int) -> list[dict]:
-    """The outputs of a model, as the V2 protocol's metadata names them.
+def check_signature(name: Any, bundle: Any) -> str:
+    """Returns the signature that a request names, or the default.
 
-    Args:
-        num_classes: C.
-        num_neighbors: k; 0 without an index.
+    Raises:
+        RequestError: if it is unknown.
+        NotFoundError: if it asks for neighbors, and the model has no index.
     """
-    sizes = {"": [], "class": [num_classes], "feature": [-1], "neighbor": [num_neighbors]}
-    names = dict.fromkeys(
-        name for signature in signatures_of(num_neighbors) for name in SIGNATURES[signature]
-    )
+    name = "serving_default" if name is None else name
+    if not isinstance(name, str) or name not in SIGNATURES:
+        known = ", ".join(SIGNATURES)
+        raise RequestError(f"signature_name must be one of {known}. Received: {shown(name)}.")
+    if name not in signatures_of(bundle):
+        raise NotFoundError("this model was exported without an index; it has no neighbors.")
+    return name
+
+
+def describe(bundle: Any) -> list[dict[str, Any]]:
+    """The outputs of a bundle as the V2 protocol's metadata lists them."""
+    sizes = {"class": len(bundle.class_names), "feature": -1, "neighbor": bundle.num_neighbors}
     return [
-        {
-            "name": name,
-            "datatype": OUTPUTS[name].datatype,
-            "shape": [-1, *sizes[OUTPUTS[name].per]],
-        }
-        for name in names
+        {"name": name, "datatype": datatype, "shape": [-1, sizes[items]] if items else [-1]}
+        for name, (datatype, items) in OUTPUTS.items()
+        if name in _CLASSIFICATION or bundle.num_neighbors
     ]

@@ -1,89 +1,88 @@
-"""The addresses that are served over HTTP."""
+"""The addresses that are served over HTTP.
 
+KServe's own predict and infer handlers are not among them: they take JSON under some content types
+alone, read it with pydantic, and know neither versions nor image files as binary tensors.
+"""
+
+import re
+from collections.abc import Callable
 from functools import partial
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 import orjson
-from fastapi import APIRouter, FastAPI, Request, Response
-from kserve.errors import ModelNotReady, ServerNotReady
+from fastapi import FastAPI, Request, Response
+from kserve.errors import InvalidInput, ModelNotReady, ServerNotReady
 from kserve.protocol.rest.server import metrics_handler
-from kserve.protocol.rest.v1_endpoints import register_v1_endpoints
-from kserve.protocol.rest.v2_endpoints import V2Endpoints, register_v2_endpoints
+from kserve.protocol.rest.v1_endpoints import V1Endpoints
+from kserve.protocol.rest.v2_endpoints import V2Endpoints
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
-from supcon_tf.serving import answers, outputs, protocol, tensors
-from supcon_tf.serving.faults import (
-    BadRequestError,
-    ForbiddenError,
-    NotFoundError,
-    RequestError,
-    error_answer,
-    shown,
-)
-from supcon_tf.serving.model import Answer, Call, ServedDataPlane, ServedModel
+from supcon_tf.serving import outputs, v1, v2
+from supcon_tf.serving.faults import NotFoundError, RequestError, shown
+from supcon_tf.serving.gate import App, error_response
+from supcon_tf.serving.model import FixedModels, ServedDataPlane, ServedModel, asked_version
+from supcon_tf.serving.query import Unread
 
 PAGE = Path(__file__).with_name("page.html")
 _JSON_LENGTH = "inference-header-content-length"
-_VERSION = "x-model-version"  # V1's answers do not say it themselves.
 # The page itself says what it may load; that nobody frames it can only be said here.
 _PAGE_HEADERS = {
     "content-security-policy": "frame-ancestors 'none'",
     "x-content-type-options": "nosniff",
     "cache-control": "no-cache",
 }
+_VERSIONED = re.compile("(/v[12]/models/[^/]+)/versions/([^/:]+)(.*)", re.DOTALL)
 
 
 class Routes:
-    """What KServe does not serve, or not as it should.
+    """Handlers of what KServe does not serve, or not as it should.
 
     Args:
-        model: answers.
-        dataplane: KServe's way to it.
+        dataplane: KServe's way to the model.
     """
 
-    def __init__(self, model: ServedModel, dataplane: ServedDataPlane):
-        self._model, self._dataplane = model, dataplane
-        self._v2 = V2Endpoints(dataplane)
+    def __init__(self, dataplane: ServedDataPlane):
+        self._dataplane = dataplane
 
     async def page(self) -> Response:
-        """The page for people."""
+        """Gives the page for people."""
         content = await run_in_threadpool(PAGE.read_bytes)
         return Response(content, media_type="text/html; charset=utf-8", headers=_PAGE_HEADERS)
 
-    async def predict_v1(
-        self, request: Request, model_name: str, model_version: str | None = None
-    ) -> Response:
+    async def predict_v1(self, request: Request, model_name: str) -> Response:
         """Predicts over the V1 protocol."""
-        read = partial(protocol.parse_v1, await request.body())
-        return await self._infer(request, model_name, model_version, read, _write_v1)
+        body = await request.body()
+        payload = Unread(len(body), partial(v1.read, body))
+        content, headers = await self._dataplane.infer(model_name, payload)
+        return _json(content, headers)
 
-    async def predict_v2(
-        self, request: Request, model_name: str, model_version: str | None = None
-    ) -> Response:
+    async def infer_v2(self, request: Request, model_name: str) -> Response:
         """Predicts over the V2 protocol."""
-        length = request.headers.get(_JSON_LENGTH)
-        read = partial(tensors.parse_v2, await request.body(), length)
-        return await self._infer(request, model_name, model_version, read, _write_v2)
+        body, length = await request.body(), request.headers.get(_JSON_LENGTH)
+        payload = Unread(len(body), partial(v2.read_body, body, length, model_name))
+        response, headers = await self._dataplane.infer(model_name, payload)
+        content, json_length = response.to_rest()
+        if json_length is None:
+            return _json(content, headers)
+        headers[_JSON_LENGTH] = str(json_length)
+        return Response(content, media_type="application/octet-stream", headers=headers)
 
-    async def _infer(self, request, model_name, model_version, read, write) -> Response:
-        share, size = request.scope["supcon_share"], len(await request.body())
-        call = Call(size, model_version, read, write, share)
-        response, _ = await self._dataplane.infer(model_name, call)
-        return response
+    async def explain(self) -> Response:
+        """Refuses; KServe would answer 501.
 
-    async def version_v1(self, model_name: str, model_version: str) -> Response:
-        """Whether a version is served, in the V1 protocol."""
-        self._dataplane.check(model_name, model_version)
-        if not await self._dataplane.model_ready(model_name):
-            raise ModelNotReady(model_name)
-        return _json({"name": model_name, "version": model_version, "ready": True})
+        Raises:
+            NotFoundError: always.
+        """
+        raise NotFoundError("this model explains nothing. Ask for signature_name neighbors.")
 
-    async def metadata_v1(self, model_name: str, model_version: str | None = None) -> Response:
-        """What the model is, for people and for the page."""
-        self._dataplane.check(model_name, model_version)
-        bundle = self._model.bundle
+    async def metadata_v1(self, model_name: str) -> Response:
+        """Describes the model, for people and for the page."""
+        model = self._model(model_name)
+        bundle = model.versions.served
+        refused = model.versions.refused.items()
         return _json(
             {
                 "model_spec": {"name": bundle.name, "version": str(bundle.version)},
@@ -93,130 +92,121 @@ class Routes:
                     "neighbors": bundle.num_neighbors,
                     "temperature": bundle.metadata.get("temperature"),
                     "preprocessing": bundle.metadata.get("preprocessing"),
-                    "signatures": outputs.signatures_of(bundle.num_neighbors),
+                    "signatures": outputs.signatures_of(bundle),
                     "runtime": bundle.runtime,
                 },
                 "metrics": bundle.metrics,
-                "refused_versions": {
-                    str(version): message
-                    for version, message in self._model.versions.refused.items()
-                },
+                "refused_versions": {str(version): message for version, message in refused},
             }
         )
 
-    async def thumbnail(self, model_name: str, row: str, version: str | None = None) -> Response:
-        """A picture of the index, of the version that the address names behind `?version=`."""
-        self._dataplane.check(model_name, version)
+    async def thumbnail(self, model_name: str, row: str, version: str = "") -> Response:
+        """Gives a picture of the index, of the version behind `?version=`."""
+        if version:
+            asked_version.set(version)
+        bundle = self._model(model_name).versions.served
         if not (row.isascii() and row.isdigit() and len(row) < 10 and str(int(row)) == row):
-            raise BadRequestError(f"a row must be a whole number. Received: {shown(row)}.")
-        content = await run_in_threadpool(self._model.bundle.thumbnail, int(row))
+            raise RequestError(f"a row must be a whole number. Received: {shown(row)}.")
+        content = await run_in_threadpool(bundle.thumbnail, int(row))
         if content is None:
             raise NotFoundError(f"row {row} of {model_name} has no picture.")
         cached = "private, max-age=600" if version else "no-store"
         headers = {"x-content-type-options": "nosniff", "cache-control": cached}
         return Response(content, media_type="image/jpeg", headers=headers)
 
-    async def metadata_v2(self, model_name: str, model_version: str) -> Any:
-        """What a version takes and gives, in the V2 protocol."""
-        self._dataplane.check(model_name, model_version)
-        return await self._v2.model_metadata(model_name)
-
-    async def ready_v2(self, model_name: str, model_version: str) -> Any:
-        """Whether a version is served, in the V2 protocol."""
-        self._dataplane.check(model_name, model_version)
-        return await self._v2.model_ready(model_name)
-
-    async def repository(self, model_name: str) -> Response:
-        """KServe would unload the model for anybody who asks."""
-        raise ForbiddenError(
-            "models are not loaded or unloaded by request. Put a version into the model's folder, "
-            "or take it away."
-        )
-
-    async def explain(self, model_name: str) -> Response:
-        """No explanations."""
-        raise NotFoundError("this model explains nothing. Ask for signature_name neighbors.")
-
-    def register(self, app: FastAPI) -> None:
-        """Adds all of them to an application, before KServe's, as the first that fits answers."""
-        router = APIRouter()
-        model = "/models/{model_name}"
-        version = f"{model}/versions/{{model_version}}"
-        for path, endpoint, methods in (
-            ("/", self.page, ["GET", "HEAD"]),
-            ("/metrics", metrics_handler, ["GET"]),
-            (f"/v1{version}:predict", self.predict_v1, ["POST"]),
-            (f"/v1{model}:predict", self.predict_v1, ["POST"]),
-            (f"/v1{model}:explain", self.explain, ["POST"]),
-            (f"/v1{version}/metadata", self.metadata_v1, ["GET"]),
-            (f"/v1{model}/metadata", self.metadata_v1, ["GET"]),
-            (f"/v1{model}/thumbnails/{{row}}", self.thumbnail, ["GET"]),
-            (f"/v1{version}", self.version_v1, ["GET"]),
-            (f"/v2{version}/infer", self.predict_v2, ["POST"]),
-            (f"/v2{model}/infer", self.predict_v2, ["POST"]),
-            (f"/v2{version}/ready", self.ready_v2, ["GET"]),
-            (f"/v2{version}", self.metadata_v2, ["GET"]),
-            ("/v2/repository/models/{model_name}/load", self.repository, ["POST"]),
-            ("/v2/repository/models/{model_name}/unload", self.repository, ["POST"]),
-        ):
-            router.add_api_route(path, endpoint, methods=methods, response_model=None)
-        app.include_router(router)
+    def _model(self, name: str) -> ServedModel:
+        return self._dataplane.get_model_from_registry(name)
 
 
-def _write_v1(answer: Answer) -> Response:
-    body = answers.encode_v1(answer.query, answer.rows)
-    headers = {_VERSION: str(answer.bundle.version)}
+def _json(content: Any, headers: dict[str, str] | None = None) -> Response:
+    body = orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
     return Response(body, media_type="application/json", headers=headers)
 
 
-def _write_v2(answer: Answer) -> Response:
-    bundle = answer.bundle
-    body, json_length = answers.encode_v2(answer.query, answer.rows, bundle.name, bundle.version)
-    if json_length == len(body):
-        return Response(body, media_type="application/json")
-    headers = {_JSON_LENGTH: str(json_length)}
-    return Response(body, media_type="application/octet-stream", headers=headers)
+class Versioned:
+    """ASGI middleware: takes `/versions/N` out of an address, as KServe's routes know none.
+
+    Args:
+        app: the layers within.
+    """
+
+    def __init__(self, app: App):
+        self._app = app
+
+    async def __call__(self, scope, receive, send) -> None:
+        """Serves one request, as ASGI calls it."""
+        found = _VERSIONED.fullmatch(scope["path"])
+        asked_version.set(found[2] if found else "")
+        if found:
+            scope["path"] = found[1] + found[3]
+        await self._app(scope, receive, send)
 
 
-def _json(content: Any) -> Response:
-    return Response(orjson.dumps(content), media_type="application/json")
-
-
-def _error(request: Request, status: int, message: str) -> Response:
-    request.scope["supcon_error"] = message  # For the log.
-    body, headers = error_answer(status, message)
-    return Response(body, status, headers)
-
-
-def _add_error_handlers(app: FastAPI) -> None:
-    @app.exception_handler(RequestError)
-    async def refused(request: Request, error: RequestError) -> Response:
-        return _error(request, error.status, error.message)
-
-    @app.exception_handler(HTTPException)
-    async def unknown(request: Request, error: HTTPException) -> Response:
+def _as_fault(error: Exception, request: Request) -> Exception:
+    """An error of KServe or Starlette as one of ours."""
+    if isinstance(error, HTTPException):
         message = f"{error.detail}: {request.method} {shown(request.url.path)}."
-        response = _error(request, error.status_code, message)
-        response.headers.update(error.headers or {})
-        return response
-
-    @app.exception_handler(ModelNotReady)
-    @app.exception_handler(ServerNotReady)
-    async def stopping(request: Request, error: Exception) -> Response:
-        return _error(request, 503, "the server is about to stop.")
+        return RequestError(message, error.status_code)
+    if isinstance(error, ModelNotReady | ServerNotReady):
+        return RequestError("the server is about to stop.", HTTPStatus.SERVICE_UNAVAILABLE)
+    if isinstance(error, InvalidInput | NotImplementedError):
+        return RequestError(str(error))
+    return error
 
 
-def create_application(model: ServedModel, dataplane: ServedDataPlane) -> FastAPI:
+async def _answer_error(request: Request, error: Exception) -> Response:
+    response = error_response(request.scope, _as_fault(error, request))
+    response.headers.update(getattr(error, "headers", None) or {})  # Such as Allow.
+    return response
+
+
+_FAULTS = (
+    *(RequestError, HTTPException, ModelNotReady, ServerNotReady),
+    *(InvalidInput, NotImplementedError, Exception),
+)
+
+
+def _addresses(dataplane: ServedDataPlane) -> list[tuple[str, str, str, Callable]]:
+    """Kind (as the metrics call it), method, path and handler; the first that fits answers."""
+    ours, v1_routes = Routes(dataplane), V1Endpoints(dataplane)
+    v2_routes = V2Endpoints(dataplane, FixedModels(dataplane.model_registry))
+    return [
+        ("page", "GET", "/", ours.page),
+        ("page", "HEAD", "/", ours.page),
+        ("metrics", "GET", "/metrics", metrics_handler),
+        ("v1_predict", "POST", "/v1/models/{model_name}:predict", ours.predict_v1),
+        ("v1_about", "POST", "/v1/models/{model_name}:explain", ours.explain),
+        ("v1_about", "GET", "/v1/models", v1_routes.models),
+        ("v1_about", "GET", "/v1/models/{model_name}", v1_routes.model_ready),
+        ("v1_about", "GET", "/v1/models/{model_name}/metadata", ours.metadata_v1),
+        ("thumbnail", "GET", "/v1/models/{model_name}/thumbnails/{row}", ours.thumbnail),
+        ("v2_infer", "POST", "/v2/models/{model_name}/infer", ours.infer_v2),
+        ("health", "GET", "/v2/health/live", v2_routes.live),
+        ("health", "GET", "/v2/health/ready", v2_routes.ready),
+        ("health", "GET", "/v2/models/{model_name}/ready", v2_routes.model_ready),
+        ("v2_about", "GET", "/v2", v2_routes.metadata),
+        ("v2_about", "GET", "/v2/models", v2_routes.models),
+        ("v2_about", "GET", "/v2/models/{model_name}", v2_routes.model_metadata),
+        ("v2_about", "POST", "/v2/repository/models/{model_name}/load", v2_routes.load),
+        ("v2_about", "POST", "/v2/repository/models/{model_name}/unload", v2_routes.unload),
+    ]
+
+
+def create_application(dataplane: ServedDataPlane) -> FastAPI:
     """All routes, ours and KServe's.
 
     Args:
-        model: answers.
-        dataplane: KServe's way to it.
+        dataplane: KServe's way to the model.
     """
     # No documentation pages, as FastAPI's load their scripts from elsewhere.
-    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
-    Routes(model, dataplane).register(app)
-    register_v1_endpoints(app, dataplane, None)
-    register_v2_endpoints(app, dataplane, None)
-    _add_error_handlers(app)
+    app = FastAPI(
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        exception_handlers=dict.fromkeys(_FAULTS, _answer_error),
+    )
+    app.add_middleware(Versioned)
+    for kind, method, path, handler in _addresses(dataplane):
+        app.add_api_route(path, handler, methods=[method], name=kind)
     return app

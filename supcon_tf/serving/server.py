@@ -1,38 +1,68 @@
-"""KServe's ModelServer with listeners, an end and errors of its own.
+"""The listeners, and their end.
 
-Reference:
-    kserve 0.21, `kserve/model_server.py`. Differs: listens where it is told to, ends requests
-    before models, knows versions, and never loads or unloads a model by request.
+KServe's `ModelServer` listens on every address, and on SIGTERM unloads the model before the
+requests under way are answered; so its parts are put together here.
 """
 
 import asyncio
+import contextlib
 import logging
 import signal
 import socket
 import sys
-from typing import Any
+from functools import partial
 
-import kserve
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from supcon_tf.config import ServeConfig
+from supcon_tf.core.errors import UserError
 from supcon_tf.serving.batching import Batcher
-from supcon_tf.serving.connections import Connection, HttpServer
-from supcon_tf.serving.grpc_service import Servicer, StatusInterceptor, create_server
+from supcon_tf.serving.gate import Gate, Memory
+from supcon_tf.serving.grpc_service import Interceptor, create_server
 from supcon_tf.serving.instances import Bounds
-from supcon_tf.serving.limits import HELD_REQUESTS, Held, Limits
-from supcon_tf.serving.model import ServedDataPlane, ServedModel
-from supcon_tf.serving.observing import Observer
+from supcon_tf.serving.model import Repository, ServedDataPlane, ServedModel
 from supcon_tf.serving.routes import create_application
 from supcon_tf.serving.versions import Versions, report
 
+_HELD_REQUESTS = 16  # So many of the largest may be in memory at once: bodies and their images.
+_MAX_CONNECTIONS = 1000  # Fewer than the usual 1,024 open files of a process.
 _IDLE_SECONDS = 75  # Longer than the usual minute of proxies, which should be the ones to close.
-_LAST_REQUESTS_SECONDS = 0.3  # For what is on its way on connections that are open.
-_BACKLOG = 2048
+_MAX_HEADER_BYTES = 2**16
+_LAST_REQUESTS_SECONDS = 0.3  # For requests on their way on connections that are open.
+
+
+def bind(host: str, port: int, flag: str) -> socket.socket:
+    """A bound socket that does not listen yet.
+
+    Args:
+        host: address, or a name of this machine.
+        port: 0 for any free one.
+        flag: that chooses the port.
+
+    Raises:
+        UserError: if the address is not of this machine, or the port is taken.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        bound = socket.socket(family, kind, protocol)
+    except (OSError, UnicodeError) as error:
+        raise UserError(f"host must be an address of this machine. Received: {host!r}.") from error
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+    except OSError as error:
+        bound.close()
+        raise UserError(
+            f"cannot listen on {host}:{port} ({error.strerror}). Pass another --{flag} or --host."
+        ) from error
+    return bound
 
 
 def _configure_logging() -> None:
-    """One line on stderr for each thing that went wrong, and none for what went well."""
+    """One line on stderr for each fault, and none for success."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     for name in ("kserve", "kserve.trace", "uvicorn", "supcon_tf.serving"):
@@ -41,7 +71,7 @@ def _configure_logging() -> None:
         logger.setLevel(logging.WARNING)
 
 
-class Server(kserve.ModelServer):
+class Server:
     """Serves one model.
 
     Args:
@@ -51,80 +81,56 @@ class Server(kserve.ModelServer):
     """
 
     def __init__(self, config: ServeConfig, versions: Versions, bound: socket.socket):
-        _configure_logging()  # First, as KServe configures loggers that have no handler.
-        port = bound.getsockname()[1]
-        super().__init__(http_port=port, enable_grpc=False, enable_latency_logging=False)
+        _configure_logging()
         self._config, self._versions, self._bound = config, versions, bound
-        self._signal, self._answered, self._refusing_calls = 0, 0, False
-        self._ended: asyncio.Event | None = None
+        self._max_bytes = int(config.max_request_mb * 1e6)
+        self._memory = Memory(_HELD_REQUESTS * self._max_bytes)
         self._batcher = Batcher(
             config.max_batch_size, config.max_queue, config.batch_wait_ms / 1000
         )
         bounds = Bounds(config.max_queue, int(config.max_image_megapixels * 1e6))
-        self.model = ServedModel(versions, self._batcher, bounds)
-        self.dataplane = ServedDataPlane(self.registered_models)
-        self._max_bytes = int(config.max_request_mb * 1e6)
-        self._held = Held(2 * HELD_REQUESTS * self._max_bytes)  # Bodies, and images made of them.
+        self._model = ServedModel(versions, self._batcher, bounds, self._memory)
+        repository = Repository()
+        repository.update(self._model)
+        self._dataplane = ServedDataPlane(repository)
+        app = create_application(self._dataplane)
+        self._gate = Gate(app, self._max_bytes, self._memory, lambda: not self._model.ready)
+        self._signal, self._grpc, self._refusing_calls = 0, None, False
 
     def run(self) -> int:
         """Serves until a signal comes; its number is returned."""
-        self.start([self.model])
-        return self._signal
-
-    def start(self, models: list[ServedModel]) -> None:
-        """Serves until a signal comes."""
-        self._register_and_check_atleast_one_model_is_ready(models)
         try:
             asyncio.run(self._serve())
         finally:
-            for part in (self._batcher, self.model, self._versions):
+            for part in (self._batcher, self._model, self._versions):
                 part.close()
-
-    def stop(self, sig: int) -> None:
-        """Begins the end; a second signal makes it short.
-
-        Args:
-            sig: number of the signal.
-        """
-        if self.dataplane.draining:
-            self._http.force_exit = True
-            if self._grpc_server is not None:
-                self._hurry = asyncio.ensure_future(self._grpc_server.stop(0))
-            return
-        self._http.stop_accepting(self._bound)
-        self._signal, self.dataplane.draining = sig, True
-        self._ended.set()
-
-    def register_signal_handler(self) -> None:
-        """Has both signals end the server."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self.stop, number)
+        return self._signal
 
     async def _serve(self) -> None:
         self._ended = asyncio.Event()
-        self._http = HttpServer(self._uvicorn_config())
-        self._grpc_server = await self._start_grpc()
+        self._http = uvicorn.Server(self._uvicorn_config())
+        self._interceptor = Interceptor(self._memory, lambda: self._refusing_calls)
+        await self._start_grpc()
         watching = asyncio.create_task(self._versions.watch(self._config.poll_seconds))
         serving = asyncio.create_task(self._http.serve([self._bound]))
         while not self._http.started and not serving.done():
             await asyncio.sleep(0.005)
         if serving.done():
-            serving.result()  # Raises what kept it from listening.
-        self.register_signal_handler()
-        self._announce("http", self.http_port, " (page at /)")
+            serving.result()  # Raises the error that kept it from listening.
+        for number in (signal.SIGINT, signal.SIGTERM):  # After uvicorn has set its own handlers.
+            asyncio.get_running_loop().add_signal_handler(number, self._stop, number)
+        self._announce("http", self._bound.getsockname()[1], " (page at /)")
         await self._ended.wait()
         watching.cancel()
         await asyncio.gather(self._end_http(serving), self._end_grpc())
-        report(f"stopped; {self._answered} requests were answered")
+        answered = self._gate.answered + self._interceptor.answered
+        report(f"stopped; {answered} requests were answered")
 
     def _uvicorn_config(self) -> uvicorn.Config:
-        app = create_application(self.model, self.dataplane)
-        app = Limits(app, self._max_bytes, self._held)
-        app = Observer(app, lambda: self.dataplane.draining, self._count)
         return uvicorn.Config(
-            app,
+            self._gate,
             http=Connection,
+            limit_concurrency=_MAX_CONNECTIONS,
             ws="none",
             lifespan="off",
             interface="asgi3",
@@ -132,13 +138,18 @@ class Server(kserve.ModelServer):
             access_log=False,
             server_header=False,
             proxy_headers=False,
-            backlog=_BACKLOG,
             timeout_keep_alive=_IDLE_SECONDS,
             timeout_graceful_shutdown=self._config.drain_seconds,
         )
 
-    def _count(self) -> None:
-        self._answered += 1
+    async def _start_grpc(self) -> None:
+        host, port = self._config.host, self._config.grpc_port
+        if port is not None:
+            self._grpc, port = create_server(
+                self._dataplane, self._interceptor, self._max_bytes, host, port
+            )
+            await self._grpc.start()
+            self._announce("grpc", port)
 
     def _announce(self, scheme: str, port: int, more: str = "") -> None:
         bundle, host = self._versions.served, self._config.host
@@ -146,23 +157,24 @@ class Server(kserve.ModelServer):
         address = f"{scheme}://{host}:{port}{more}"
         report(f"serving {bundle.name} version {bundle.version} at {address}")
 
-    async def _start_grpc(self) -> Any:
-        if self._config.grpc_port is None:
-            return None
-        servicer = Servicer(self.dataplane, self._held)
-        interceptor = StatusInterceptor(self._count, lambda: self._refusing_calls)
-        host, port = self._config.host, self._config.grpc_port
-        server, port = create_server(servicer, interceptor, self._max_bytes, host, port)
-        await server.start()
-        self._announce("grpc", port)
-        return server
+    def _stop(self, number: int) -> None:
+        """Begins the end; a second signal makes it short."""
+        if self._model.ready:
+            _stop_accepting(self._http, self._bound)
+            self._signal = number
+            self._model.stop()
+            self._ended.set()
+        else:
+            self._http.force_exit = True
+            if self._grpc is not None:
+                self._hurry = asyncio.ensure_future(self._grpc.stop(0))
 
     async def _end_http(self, serving: asyncio.Task) -> None:
-        """Answers what is under way on open connections, then closes them."""
+        """Answers the requests under way on open connections, then closes them."""
         await asyncio.sleep(_LAST_REQUESTS_SECONDS)
         self._http.should_exit = True
         await serving
-        if late := list(self._http.server_state.tasks):  # They say so to their clients.
+        if late := list(self._http.server_state.tasks):  # They tell their clients so.
             for task in late:
                 task.cancel()
             await asyncio.wait(late, timeout=1)
@@ -173,8 +185,46 @@ class Server(kserve.ModelServer):
         gRPC cancels those that it has received and not handed over when it stops; so clients are
         told before to send no more.
         """
-        if self._grpc_server is not None:
+        if self._grpc is not None:
             await asyncio.sleep(_LAST_REQUESTS_SECONDS)
             self._refusing_calls = True
             await asyncio.sleep(_LAST_REQUESTS_SECONDS)
-            await self._grpc_server.stop(self._config.drain_seconds)
+            await self._grpc.stop(self._config.drain_seconds)
+
+
+class Connection(HttpToolsProtocol):
+    """A connection with bounded headers; uvicorn bounds them in its slower parser alone (by 9%)."""
+
+    _header_bytes = 0
+
+    def data_received(self, data: bytes) -> None:
+        """Counts bytes that no request and no body has taken."""
+        self._header_bytes += len(data)
+        super().data_received(data)
+        if self._header_bytes > _MAX_HEADER_BYTES and not self.transport.is_closing():
+            self.send_400_response("The headers are too long.")
+
+    def on_headers_complete(self) -> None:
+        """Starts serving the request."""
+        self._header_bytes = 0
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Takes a part of the body."""
+        self._header_bytes = 0
+        super().on_body(body)
+
+
+def _stop_accepting(server: uvicorn.Server, listener: socket.socket) -> None:
+    """Closes the listener; connections last, and so do those not yet taken from the kernel."""
+    loop = asyncio.get_running_loop()
+    server.connecting = []  # Keeps the tasks alive.
+    with contextlib.suppress(OSError):
+        while True:
+            connection, _ = listener.accept()
+            connection.setblocking(False)
+            protocol = partial(Connection, server.config, server.server_state, {})
+            connecting = loop.connect_accepted_socket(protocol, connection)
+            server.connecting.append(loop.create_task(connecting))
+    for one in server.servers:
+        one.close()

@@ -1,6 +1,7 @@
-"""Which version of a model is served: the newest that passes its checks."""
+"""Choice of the version of a model that is served: the newest that passes its checks."""
 
 import asyncio
+import dataclasses
 import gc
 import hashlib
 import logging
@@ -25,6 +26,16 @@ def report(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
+@dataclasses.dataclass
+class _Seen:
+    """A version that is not served, as its files were when they were first seen."""
+
+    identity: str
+    since: float = dataclasses.field(default_factory=time.monotonic)
+    fault: str = ""  # "" while it may be a copy under way.
+    reported: bool = False
+
+
 class Versions:
     """Watches the folder of a model.
 
@@ -47,31 +58,24 @@ class Versions:
         patience_seconds: float = _PATIENCE_SECONDS,
     ):
         self._folder, self._load, self._tell = folder, load, tell
-        self._served: Any = None
-        self._served_identity = ""
-        self._suspects: dict[int, tuple[str, str]] = {}  # Version to identity and what was wrong.
-        self._refused: dict[int, tuple[str, str]] = {}  # Those of them that were reported.
-        self._incomplete: dict[int, tuple[str, float]] = {}  # Version to identity and since when.
         self._patience_seconds = patience_seconds
+        self.served: Any = None  # The bundle that answers new requests.
+        self._served_identity = ""
+        self._seen: dict[int, _Seen] = {}
         self._loader = ThreadPoolExecutor(1, "load")
 
     @property
-    def served(self) -> Any:
-        """The bundle that answers new requests."""
-        return self._served
-
-    @property
     def refused(self) -> dict[int, str]:
-        """What is wrong with the versions that were refused and are still there.
+        """Faults of the versions that were refused and are still there.
 
         For clients, who need not know where the files are.
         """
-        folders = [f"{folder}/" for folder in (self._folder, self._folder.resolve())]
         found = {}
-        for version, (_, message) in sorted(self._refused.items()):
-            for folder in folders:
-                message = message.replace(folder, "")
-            found[version] = message
+        for version, seen in sorted(self._seen.copy().items()):
+            if seen.reported:
+                found[version] = seen.fault
+                for folder in (self._folder, self._folder.resolve()):
+                    found[version] = found[version].replace(f"{folder}/", "")
         return found
 
     def start(self) -> None:
@@ -86,22 +90,20 @@ class Versions:
                 f"--model_dir={self._folder.parent}, whose newest version is served."
             )
         found = find_versions(self._folder)
+        if not found:
+            raise UserError(
+                f"model_dir has no version of a model. Received: {str(self._folder)!r}. Give a "
+                "directory that export.py wrote, such as saved_models/NAME."
+            )
         for version in reversed(found):
             loaded = self._try(version)
             if loaded is not None:
                 self._serve(*loaded)
-                break
+                return
             self._refuse(version)
-        else:
-            raise UserError(self._nothing(found))
-
-    def _nothing(self, found: list[int]) -> str:
-        if not found:
-            return (
-                f"model_dir has no version of a model. Received: {str(self._folder)!r}. Give a "
-                "directory that export.py wrote, such as saved_models/NAME."
-            )
-        return f"no version in {self._folder} is valid; the newest: {self._suspects[found[-1]][1]}"
+        raise UserError(
+            f"no version in {self._folder} is valid; the newest: {self._seen[found[-1]].fault}"
+        )
 
     async def watch(self, seconds: float) -> None:
         """Looks for other versions, for ever; the event loop goes on meanwhile.
@@ -133,81 +135,69 @@ class Versions:
             found = find_versions(self._folder)
         except OSError:  # A folder out of reach for a moment is no reason to stop.
             return None
-        self._forget(found)
+        for version in set(self._seen) - set(found):
+            self._forget(version)
         for version in reversed(found):
-            if self._served is not None and version == self._served.version:
-                return self._again(version)
-            loaded = self._try(version)
-            if loaded is not None:
-                return loaded
+            loaded = None
+            if version != self.served.version or self._was_rewritten():
+                loaded = self._try(version)
+            if loaded is not None or version == self.served.version:
+                return loaded  # If the served one is damaged, it goes on from memory.
         return None
 
-    def _again(self, version: int) -> tuple[Any, str] | None:
-        """The served version, if it was written anew; a damaged one goes on from memory."""
-        path = self._folder / str(version)
-        return None if identity(path) == self._served_identity else self._try(version)
+    def _was_rewritten(self) -> bool:
+        return identity(self._folder / str(self.served.version)) != self._served_identity
 
-    def _forget(self, found: list[int]) -> None:
-        for version in {*self._suspects, *self._incomplete} - set(found):
-            self._clear(version)
-
-    def _clear(self, version: int) -> None:
-        for known in (self._suspects, self._refused, self._incomplete):
-            known.pop(version, None)
-        measures.REFUSED.set(len(self._refused))
+    def _forget(self, version: int) -> None:
+        self._seen.pop(version, None)
+        measures.REFUSED.set(len(self.refused))
 
     def _try(self, version: int) -> tuple[Any, str] | None:
         """Loads a version, unless it is incomplete or known to be broken."""
         path = self._folder / str(version)
-        seen = identity(path)
-        if not (path / SUMS).is_file() and self._served is not None:
-            self._wait_for_sums(version, seen)
-            return None
-        if version in self._suspects and self._suspects[version][0] == seen:
+        now, seen = identity(path), self._seen.get(version)
+        if seen is None or seen.identity != now:
+            self._seen[version] = seen = _Seen(now)
+            if self.served is not None and not (path / SUMS).is_file():
+                return None
+            try:
+                bundle = self._load(path)
+                self._check(bundle, version)
+            except Exception as error:  # A file may go while it is read; the watch must go on.
+                kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+                seen.fault = kind + " ".join(str(error).split())
+                return None
+            self._forget(version)
+            return bundle, now
+        if not seen.fault and time.monotonic() - seen.since >= self._patience_seconds:
+            seen.fault = f"it has no {SUMS}, and nothing more is written to it. Copy all of it."
+        if seen.fault:
             self._refuse(version)
-            return None
-        try:
-            bundle = self._load(path)
-            self._check(bundle, version)
-        except Exception as error:  # A file may go while it is read; the watch must go on.
-            kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-            self._suspects[version] = seen, kind + " ".join(str(error).split())
-            return None
-        self._clear(version)
-        return bundle, seen
-
-    def _wait_for_sums(self, version: int, seen: str) -> None:
-        before, since = self._incomplete.get(version, ("", 0.0))
-        if before != seen:
-            self._incomplete[version] = seen, time.monotonic()
-        elif time.monotonic() - since >= self._patience_seconds:
-            message = f"it has no {SUMS}, and nothing more is written to it. Copy all of it."
-            self._suspects[version] = seen, message
-            self._refuse(version)
+        return None
 
     def _check(self, bundle: Any, version: int) -> None:
         if bundle.version != version:
             raise UserError(
                 f"the bundle says that it is version {bundle.version}. Name its folder so."
             )
-        if self._served is not None and bundle.name != self._served.name:
+        if self.served is not None and bundle.name != self.served.name:
             raise UserError(
                 f"the bundle is of the model {bundle.name!r}, and this server serves "
-                f"{self._served.name!r}. Put it into a folder of its own."
+                f"{self.served.name!r}. Put it into a folder of its own."
             )
 
     def _refuse(self, version: int) -> None:
         """Reports a version once for each state of its files."""
-        if self._refused.get(version) == self._suspects[version]:
-            return
-        self._refused[version] = self._suspects[version]
-        measures.REFUSED.set(len(self._refused))
-        goes_on = f"; version {self._served.version} goes on" if self._served else ""
-        self._tell(f"version {version} is refused{goes_on}: {self._suspects[version][1]}")
+        seen = self._seen[version]
+        if not seen.reported:
+            seen.reported = True
+            measures.REFUSED.set(len(self.refused))
+            goes_on = f"; version {self.served.version} goes on" if self.served else ""
+            self._tell(f"version {version} is refused{goes_on}: {seen.fault}")
 
     def _serve(self, bundle: Any, seen: str) -> None:
         """Lets new requests be answered by `bundle`; those under way keep the one they have."""
-        before, self._served = self._served, bundle
+        before, self.served = self.served, bundle
         self._served_identity = seen
         measures.VERSION.labels(model_name=bundle.name).set(bundle.version)
         if before is not None:
@@ -221,7 +211,7 @@ class Versions:
 
 
 def identity(path: Path) -> str:
-    """Changes when a file of a version is added, removed, resized or touched; nothing is read.
+    """A digest that changes when a file of a version is added, removed, resized or touched.
 
     Args:
         path: version directory. "" is returned where a file goes while it is looked at.

@@ -1,18 +1,18 @@
 """Requests are computed together, and each gets its own answer or its own error."""
 
 import asyncio
-import threading
 import time
 
 import numpy as np
 import pytest
-from serving.fakes import FakeBundle, picture
+from serving.fakes import FakeBundle
 
-from supcon_tf.serving import batching, measures
+from supcon_tf.serving import measures
 from supcon_tf.serving.batching import Batcher
-from supcon_tf.serving.faults import BadRequestError, BusyError, ModelFailedError
+from supcon_tf.serving.faults import BusyError, RequestError, ServerFailedError
+from supcon_tf.serving.instances import Instance
 
-PIXELS = [np.full((2, 2, 3), level, np.uint8) for level in range(0, 256, 15)]
+PIXELS = [Instance(np.full((2, 2, 3), level, np.uint8), 4) for level in range(0, 256, 15)]
 
 
 def run(test, **settings):
@@ -78,14 +78,16 @@ def test_a_bad_instance_fails_its_own_request_only():
         first = asyncio.create_task(batcher.run(bundle, PIXELS[:1]))
         await until(lambda: bundle.batches)
         good = asyncio.create_task(batcher.run(bundle, PIXELS[1:4]))
-        bad = asyncio.create_task(batcher.run(bundle, [PIXELS[4], b"bad", b"bad again"]))
+        bad = asyncio.create_task(
+            batcher.run(bundle, [PIXELS[4], Instance(b"bad", 4), Instance(b"bad again", 4)])
+        )
         await until(lambda: len(batcher._queue) == 4)
         bundle.may_go_on.set()
         return await asyncio.gather(first, good, bad, return_exceptions=True)
 
     _, good, bad = run(test)
     assert len(good) == 3
-    assert isinstance(bad, BadRequestError)
+    assert isinstance(bad, RequestError)
     assert bad.message == "instance 1: the bytes are no image."
 
 
@@ -94,7 +96,7 @@ def test_a_failure_of_the_model_fails_its_batch_and_is_logged(caplog):
 
     async def test(batcher):
         bundle.fails = True
-        with pytest.raises(ModelFailedError, match="the server's log says why"):
+        with pytest.raises(ServerFailedError, match="the server's log says why"):
             await batcher.run(bundle, PIXELS[:3])
         bundle.fails = False
         return await batcher.run(bundle, PIXELS[:3])
@@ -106,9 +108,9 @@ def test_a_failure_of_the_model_fails_its_batch_and_is_logged(caplog):
 
 def test_a_decoder_that_breaks_is_not_the_requests_fault(caplog):
     async def test(batcher):
-        await batcher.run(FakeBundle(), [b"crash"])
+        await batcher.run(FakeBundle(), [Instance(b"crash", 4)])
 
-    with pytest.raises(ModelFailedError, match="instance 0 could not be decoded"):
+    with pytest.raises(ServerFailedError, match="instance 0 could not be decoded"):
         run(test)
     assert "RuntimeError: decoder" in caplog.text
 
@@ -214,20 +216,7 @@ def test_large_images_are_decoded_one_at_a_time():
             self.at_once -= 1
             return super().decode(encoded)
 
-    large = bytearray(picture(size=(2, 2)))
-    large[16:24] = (3000).to_bytes(4, "big") * 2
+    large = Instance(b"image", 3000 * 3000)
     bundle = Watched()
-    run(lambda batcher: batcher.run(bundle, [bytes(large)] * 6))
+    run(lambda batcher: batcher.run(bundle, [large] * 6))
     assert bundle.most == 1
-
-
-def test_headers_are_read_outside_the_event_loop(monkeypatch):
-    threads = []
-
-    def watched(encoded):
-        threads.append(threading.current_thread())
-
-    monkeypatch.setattr(batching, "image_size", watched)
-    run(lambda batcher: batcher.run(FakeBundle(), [b"image"] * 3))
-    assert len(threads) == 3
-    assert threading.main_thread() not in threads

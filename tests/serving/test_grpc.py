@@ -64,7 +64,8 @@ def test_grpc_takes_pixels(datatype, field, stub, messages, expected):
 
 
 def test_few_messages_are_received_at_once(messages):
-    from supcon_tf.serving.grpc_service import HELD_REQUESTS, StatusInterceptor
+    from supcon_tf.serving.gate import Memory
+    from supcon_tf.serving.grpc_service import RECEIVED_AT_ONCE, Interceptor
 
     class Context:
         at_once = most = 0
@@ -74,13 +75,13 @@ def test_few_messages_are_received_at_once(messages):
             self.most = max(self.most, self.at_once)
             await asyncio.sleep(0.005)
             self.at_once -= 1
-            return "message"
+            return b"message"
 
     async def test():
-        interceptor, context = StatusInterceptor(lambda: None, lambda: False), Context()
+        interceptor, context = Interceptor(Memory(100), lambda: False), Context()
         found = await asyncio.gather(*(interceptor._receive(context) for _ in range(50)))
-        assert found == ["message"] * 50
-        assert context.most == HELD_REQUESTS
+        assert found == [b"message"] * 50
+        assert context.most == RECEIVED_AT_ONCE
 
     asyncio.run(test())
 
@@ -129,7 +130,7 @@ BAD_GRPC = {
     "negative": ({"shape": [-1]}, "INVALID_ARGUMENT", "whole numbers"),
     "datatype": ({"datatype": "FP64"}, "INVALID_ARGUMENT", "Received: 'FP64'"),
     "input": ({"input": "x"}, "INVALID_ARGUMENT", "named encoded or images"),
-    "raw": ({"raw": b"123"}, "INVALID_ARGUMENT", "ends within the length"),
+    "raw": ({"raw": b"123"}, "INVALID_ARGUMENT", "encoded does not fit its shape"),
     "signature": ({"signature": "x"}, "INVALID_ARGUMENT", "Received: 'x'"),
     "too large": ({"raw": bytes(2_100_000)}, "RESOURCE_EXHAUSTED", "larger"),
 }

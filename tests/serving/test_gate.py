@@ -7,8 +7,7 @@ import pytest
 
 from supcon_tf.serving import measures
 from supcon_tf.serving.faults import BusyError
-from supcon_tf.serving.limits import Held, Limits, Share
-from supcon_tf.serving.observing import Observer, route_kind
+from supcon_tf.serving.gate import Gate, Memory
 
 
 async def echo(scope, receive, send):
@@ -48,20 +47,24 @@ def ask(app, parts=(b"",), headers=(), path="/v1/models/digits:predict"):
 
 
 @pytest.fixture
-def held():
-    return Held(100)
+def memory():
+    return Memory(100)
+
+
+def gate(app, memory, is_ending=False):
+    return Gate(app, 10, memory, lambda: is_ending, body_seconds=0.05)
 
 
 @pytest.fixture
-def app(held):
-    return Limits(echo, 10, held, body_seconds=0.05)
+def app(memory):
+    return gate(echo, memory)
 
 
-def test_a_body_within_bounds_reaches_the_application_whole(app, held):
+def test_a_body_within_bounds_reaches_the_application_whole(app, memory):
     assert ask(app, [b"123", b"45"])[2] == b"5"
     assert ask(app, [b"1234567890"], [(b"content-length", b"10")])[2] == b"10"
     assert ask(app, [b""])[2] == b"0"
-    assert held.count == 0
+    assert memory.held == 0
 
 
 def test_a_body_that_says_it_is_too_large_is_not_read(app):
@@ -80,23 +83,23 @@ def test_an_impossible_length_is_refused(app, length):
     assert "error" in json.loads(body)
 
 
-def test_a_streamed_body_is_counted(app, held):
+def test_a_streamed_body_is_counted(app, memory):
     assert ask(app, [b"123456"] * 2)[0] == 413
     status, _, _, received = ask(app, [b"123456"] * 100)
     assert status == 413
     assert received < 10  # What follows is let go by, up to a limit.
-    assert held.count == 0
+    assert memory.held == 0
 
 
-def test_a_body_that_does_not_arrive_is_given_up(app, held):
+def test_a_body_that_does_not_arrive_is_given_up(app, memory):
     status, headers, body, _ = ask(app, [b"123", None])
     assert status == 408
     assert headers[b"connection"] == b"close"
     assert "did not arrive within 0.05 seconds" in json.loads(body)["error"]
-    assert held.count == 0
+    assert memory.held == 0
 
 
-def test_a_client_that_goes_away_is_not_answered(app, held):
+def test_a_client_that_goes_away_is_not_answered(app, memory):
     parts = [b"123"]
 
     async def receive():
@@ -107,61 +110,43 @@ def test_a_client_that_goes_away_is_not_answered(app, held):
     async def send(message):
         raise AssertionError(message)
 
-    scope = {"type": "http", "headers": [(b"content-length", b"9")]}
+    scope = {"type": "http", "method": "POST", "path": "/", "headers": [(b"content-length", b"9")]}
     asyncio.run(app(scope, receive, send))
-    assert held.count == 0
+    assert memory.held == 0
 
 
-def test_all_bodies_together_are_bounded(held):
+def test_all_bodies_together_are_bounded(memory):
     seen = []
 
     async def hold(scope, receive, send):
-        seen.append(held.count)
+        seen.append(memory.held)
         if len(seen) < 30:
-            result = await asyncio.to_thread(ask, Limits(hold, 10, held), [b"1234567"])
-            scope["inner"] = result
+            await asyncio.to_thread(ask, gate(hold, memory), [b"1234567"])
         await echo(scope, receive, send)
 
-    results = ask(Limits(hold, 10, held), [b"1234567"])
+    results = ask(gate(hold, memory), [b"1234567"])
     assert results[0] == 200
     assert len(seen) == 100 // 7
-    assert held.count == 0
+    assert memory.held == 0
     assert measures.HELD_BYTES._value.get() == 0
 
 
-def test_too_much_at_once_is_told_to_come_back(held):
-    held.change(95)
-    status, headers, _, _ = ask(Limits(echo, 10, held), [b"123456"])
-    assert status == 503
-    assert headers[b"retry-after"] == b"1"
-    assert held.count == 95
+def test_too_much_at_once_is_told_to_come_back(memory):
+    with memory.share() as take:
+        take(95)
+        status, headers, _, _ = ask(gate(echo, memory), [b"123456"])
+        assert status == 503
+        assert headers[b"retry-after"] == b"1"
+        assert memory.held == 95
 
 
-def test_what_is_held_twice_counts_twice(held):
-    most = []
-
-    class Watched(Held):
-        def change(self, count):
-            super().change(count)
-            most.append(self.count)
-
-    async def decode(scope, receive, send):
-        scope["supcon_share"].take(5)  # The images in the body.
-        most.append("images")
-        await echo(scope, receive, send)
-
-    app = Limits(decode, 10, Watched(100))
-    assert ask(app, [b"1234", b"56", b"7"])[0] == 200
-    assert most == [4, 6, 7, 14, 7, 12, "images", 0]  # 14 while the parts are joined.
-
-
-def test_a_share_is_given_back_whatever_happens(held):
-    with Share(held) as share:
-        share.take(60)
+def test_a_share_is_given_back_whatever_happens(memory):
+    with memory.share() as take:
+        take(60)
         with pytest.raises(BusyError):
-            share.take(60)
-        assert held.count == 60
-    assert held.count == 0
+            take(60)
+        assert memory.held == 60
+    assert memory.held == 0
 
 
 def test_compressed_bodies_are_refused(app):
@@ -170,25 +155,24 @@ def test_compressed_bodies_are_refused(app):
         assert ask(app, [b"1"], headers)[0] == status
 
 
-def test_what_breaks_is_answered_logged_and_counted(caplog):
+def test_what_breaks_is_answered_logged_and_counted(memory, caplog):
     async def broken(scope, receive, send):
         raise RuntimeError("broken")
 
-    counted = []
-    app = Observer(broken, lambda: True, lambda: counted.append(1))
+    app = gate(broken, memory, is_ending=True)
     status, headers, body, _ = ask(app)
     assert status == 500
-    assert headers[b"connection"] == b"close"  # It is draining.
-    assert json.loads(body) == {"error": "the server failed; its log says why."}
+    assert headers[b"connection"] == b"close"
+    assert json.loads(body) == {"error": "the server failed; the server's log says why."}
     assert "RuntimeError: broken" in caplog.text
-    assert counted == [1]
+    assert app.answered == 1
 
 
-def test_what_is_cut_off_is_told(caplog):
+def test_what_is_cut_off_is_told(memory):
     async def cancelled(scope, receive, send):
         raise asyncio.CancelledError
 
-    status, _, body, _ = ask(Observer(cancelled, lambda: True, lambda: None))
+    status, _, body, _ = ask(gate(cancelled, memory))
     assert status == 503
     assert json.loads(body) == {"error": "the server has stopped."}
 
@@ -196,28 +180,9 @@ def test_what_is_cut_off_is_told(caplog):
 def test_one_line_is_logged_for_a_bad_request(app, caplog):
     async def observed(scope, receive, send):
         scope["client"] = ("10.0.0.1", 3)
-        await Observer(app, lambda: False, lambda: None)(scope, receive, send)
+        await app(scope, receive, send)
 
     ask(observed, [b"1" * 11], path="/v1/models/a\nb:predict")
     [record] = caplog.records
     assert "\n" not in record.getMessage()
     assert r"10.0.0.1 POST '/v1/models/a\nb:predict' 413: the body is" in record.getMessage()
-
-
-@pytest.mark.parametrize(
-    ("path", "kind"),
-    [
-        ("/", "page"),
-        ("/v1/models/digits/versions/3:predict", "v1_predict"),
-        ("/v2/models/digits/infer", "v2_infer"),
-        ("/v2/health/live", "health"),
-        ("/v2/models/digits/ready", "health"),
-        ("/v1/models/digits", "v1_about"),
-        ("/v2", "v2_about"),
-        ("/v1/models/digits/thumbnails/3", "thumbnail"),
-        ("/metrics", "metrics"),
-        ("/admin", "other"),
-    ],
-)
-def test_routes_have_few_names(path, kind):
-    assert route_kind(path) == kind

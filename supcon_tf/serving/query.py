@@ -1,0 +1,68 @@
+"""A request once it is read, and its answer, whatever the protocol."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import orjson
+
+from supcon_tf.serving.faults import RequestError, shown
+from supcon_tf.serving.instances import Bounds, Instance
+
+Row = dict[str, Any]  # Values of one image by the names of outputs.
+
+
+@dataclasses.dataclass(frozen=True)
+class Query:
+    """Images, the outputs wanted of them, and the way to write these.
+
+    Args:
+        signature: one of `outputs.SIGNATURES`.
+        instances: one for each image.
+        write: makes the answer of the rows, one an image, and of the bundle that computed them.
+    """
+
+    signature: str
+    instances: Sequence[Instance]
+    write: Callable[[Sequence[Row], Any], Any]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the instances."""
+        return sum(instance.nbytes for instance in self.instances)
+
+    @property
+    def wants_neighbors(self) -> bool:
+        """Whether the nearest training images are asked for."""
+        return self.signature == "neighbors"
+
+
+@dataclasses.dataclass(frozen=True)
+class Unread:
+    """A request that is still to be read.
+
+    Args:
+        size: bytes of it.
+        read: makes a query of it, for a bundle and within bounds; raises `RequestError`.
+    """
+
+    size: int
+    read: Callable[[Any, Bounds], Query]
+
+
+def read_json(body: bytes) -> dict[str, Any]:
+    """The object that a body holds.
+
+    Raises:
+        RequestError: if it is not JSON, or no object.
+    """
+    try:
+        document = orjson.loads(body)
+    except ValueError as error:
+        hint = " JSON has no NaN." if b"NaN" in body else ""
+        raise RequestError(
+            f"the body is not JSON: {error}. Received: {shown(body)}.{hint}"
+        ) from error
+    if not isinstance(document, dict):
+        raise RequestError(f"the body must be a JSON object. Received: {shown(document)}.")
+    return document
