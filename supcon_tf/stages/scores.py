@@ -50,10 +50,10 @@ def _vote(queries, gallery, places, num_classes, neighbors):
     opposite = -queries @ gallery.T  # [m, N]; negative cosines, of which the least are the nearest.
     nearest = np.argpartition(opposite, neighbors - 1, axis=1)[:, :neighbors]
     weights = np.exp((-np.take_along_axis(opposite, nearest, axis=1) - 1.0) / 0.07)
-    # One sum for each query and class; in float64, so that equal votes in another order tie.
-    bins = places[nearest] + num_classes * np.arange(len(queries))[:, None]
-    sums = np.bincount(bins.ravel(), weights.ravel(), minlength=num_classes * len(queries))
-    return sums.reshape(len(queries), num_classes).argmax(axis=1)
+    # In float32: identical rows may differ in the last digit of their cosines, and should still tie.
+    votes = np.zeros((len(queries), num_classes), np.float32)
+    np.add.at(votes, (np.arange(len(queries))[:, None], places[nearest]), weights)
+    return votes.argmax(axis=1)
 
 
 def unit_rows(rows: np.ndarray) -> np.ndarray:
