@@ -50,7 +50,7 @@ def _vote(queries, gallery, places, num_classes, neighbors):
     opposite = -queries @ gallery.T  # [m, N]; negative cosines, of which the least are the nearest.
     nearest = np.argpartition(opposite, neighbors - 1, axis=1)[:, :neighbors]
     weights = np.exp((-np.take_along_axis(opposite, nearest, axis=1) - 1.0) / 0.07)
-    # In float32: identical rows may differ in the last digit of their cosines, and should still tie.
+    # In float32: the cosines of identical rows may differ in their last digit; votes should tie.
     votes = np.zeros((len(queries), num_classes), np.float32)
     np.add.at(votes, (np.arange(len(queries))[:, None], places[nearest]), weights)
     return votes.argmax(axis=1)
