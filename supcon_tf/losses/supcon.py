@@ -113,16 +113,11 @@ def supcon_loss(
     if plain and normalize and _takes_half_of_the_blocks(rows, temperature):
         losses, counted = _symmetric_losses(ids, rows, temperature, summation_location)
     else:
-        if positive_weights is not None:
-            pairs_of = weighted_pairs(positive_weights, batch, views)
-        elif positives_cap is not None:
-            pairs_of = capped_pairs(ids, batch, views, positives_cap, positives_cap_seed)
-        elif queue is not None:
-            pairs_of = queued_pairs(ids, None if labels is None else queue[0], queue[2])
+        cap = positives_cap, positives_cap_seed
+        pairs_of = _pairs(ids, batch, views, positive_weights, *cap, queue, labels is None)
+        if queue is not None:
             _, queued = flatten_views(None, tf.stop_gradient(queue[1]), normalize)
             rows = tf.concat([rows, queued], axis=0)
-        else:
-            pairs_of = class_pairs(ids)
 
         def block_losses(indices, anchors, rows):
             logits = tf.matmul(anchors, rows, transpose_b=True) / temperature
@@ -131,8 +126,7 @@ def supcon_loss(
         anchors = batch if contrast_mode == "one" else batch * views
         losses, counted = evaluate_anchors(block_losses, rows, anchors, block_size, outputs=2)
     if anchors_without_positives == "exclude":
-        share = tf.reduce_mean(tf.stop_gradient(counted))
-        losses = losses / tf.where(share > 0, share, 1.0)
+        losses = _scaled_to_counted(losses, counted)
     return losses * temperature if scale_by_temperature else losses
 
 
@@ -161,6 +155,24 @@ def _check_combination(labels, positive_weights, queue, positives_cap):
     for name, value in given.items():
         if queue is not None and value is not None:
             raise ValueError(f"{name} cannot be combined with a queue. Received: {name} and queue.")
+
+
+def _pairs(ids, batch, views, positive_weights, cap, seed, queue, unlabelled):
+    """What is a positive or negative of what, as `class_pairs` says it."""
+    if positive_weights is not None:
+        return weighted_pairs(positive_weights, batch, views)
+    if cap is not None:
+        return capped_pairs(ids, batch, views, cap, seed)
+    if queue is not None:
+        queue_labels, _, filled = queue
+        return queued_pairs(ids, None if unlabelled else queue_labels, filled)
+    return class_pairs(ids)
+
+
+def _scaled_to_counted(losses, counted):
+    """Losses whose mean over all anchors is that over the anchors that count."""
+    share = tf.reduce_mean(tf.stop_gradient(counted))
+    return losses / tf.where(share > 0, share, 1.0)
 
 
 def _takes_half_of_the_blocks(rows, temperature):
