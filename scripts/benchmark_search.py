@@ -21,6 +21,7 @@ from _contestants import hardware
 
 from supcon_tf.cli import flags
 from supcon_tf.config import PretrainConfig
+from supcon_tf.config.flag_files import flags_of
 from supcon_tf.config.search import OBJECTIVES, PLACEMENT, TuneConfig
 from supcon_tf.config.settings import Config, setting
 from supcon_tf.core.errors import UserError
@@ -43,24 +44,17 @@ class BenchmarkConfig(Config):
 
 
 def _planned_epochs(config, base):
-    """What hyperband trains in all; checks the space and the settings."""
-    from supcon_tf.search.checks import check_base, check_first, check_size
-    from supcon_tf.search.oracles import make_oracle
-    from supcon_tf.search.space import read_space
+    """What hyperband trains in all; checks the space, the settings and the data."""
+    from supcon_tf.search.preparation import open_first, prepare
 
     search = TuneConfig(space=config.space, algorithm="hyperband", objective=config.objective)
-    check_base(base, search)
-    space = read_space(config.space, base, "hyperband")
-    oracle = make_oracle(search, base, space)
-    check_size(search, space, oracle)
-    check_first(base, space)
-    return oracle.planned()["epochs"]
+    space, oracle = prepare(search, base)
+    open_first(base, space)
+    return oracle.planned().epochs
 
 
 def _search(config, base, algorithm, seed, epochs, running):
     """Runs one search in a process of its own, noted in `running`; its report."""
-    from supcon_tf.search.report import flags_of
-
     folder = Path(config.output_dir) / f"{algorithm}_{seed}"
     own = {
         "space": config.space,

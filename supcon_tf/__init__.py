@@ -15,7 +15,6 @@ if TYPE_CHECKING:  # For editors and type checkers.
     from supcon_tf.config import PredictConfig as PredictConfig
     from supcon_tf.config import PretrainConfig as PretrainConfig
     from supcon_tf.config import ServeConfig as ServeConfig
-    from supcon_tf.config.search import StabilityConfig as StabilityConfig
     from supcon_tf.config.search import TuneConfig as TuneConfig
     from supcon_tf.core.errors import UserError as UserError
     from supcon_tf.data.augment import AUGMENTATIONS as AUGMENTATIONS
@@ -66,7 +65,6 @@ if TYPE_CHECKING:  # For editors and type checkers.
     from supcon_tf.networks.heads import build_classifier as build_classifier
     from supcon_tf.networks.queue import MemoryQueue as MemoryQueue
     from supcon_tf.networks.resnet import build_stages as build_stages
-    from supcon_tf.search.stability import stability as stability
     from supcon_tf.search.tuning import tune as tune
     from supcon_tf.stages.classification import train_classifier as train_classifier
     from supcon_tf.stages.evaluation import evaluate as evaluate
@@ -100,7 +98,6 @@ _PUBLIC = {
     "ProjectionHead": "networks.heads",
     "ServeConfig": "config",
     "SimCLRLoss": "losses.simclr",
-    "StabilityConfig": "config.search",
     "SupConLoss": "losses.supcon",
     "TripletLoss": "losses.triplet",
     "TuneConfig": "config.search",
@@ -129,7 +126,6 @@ _PUBLIC = {
     "positives_per_anchor": "losses.metrics",
     "predict": "exporting.prediction",
     "pretrain": "stages.pretraining",
-    "stability": "search.stability",
     "supcon_loss": "losses.supcon",
     "train_classifier": "stages.classification",
     "training_copy": "networks.copies",

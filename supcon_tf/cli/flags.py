@@ -4,7 +4,6 @@ Exit status: 0 when done, 2 for a wrong flag, setting, file or folder (one line 
 after Ctrl-C and 143 after SIGTERM, 1 for anything unforeseen (with a traceback).
 """
 
-import ast
 import contextlib
 import dataclasses
 import os
@@ -15,6 +14,7 @@ import textwrap
 from absl import app, flags, logging
 
 from supcon_tf.config import PretrainConfig
+from supcon_tf.config.flag_files import parse_arguments, read_flag_file
 from supcon_tf.config.settings import default_of
 from supcon_tf.core.errors import UserError
 
@@ -25,20 +25,6 @@ _DEFINE = {
     str: flags.DEFINE_string,
     dict: flags.DEFINE_string,
 }
-
-
-def parse_arguments(text):
-    """Turns "margin=0.2,mining=hard" into {"margin": 0.2, "mining": "hard"}."""
-    arguments = {}
-    for item in filter(None, text.split(",")):
-        name, equals, value = item.partition("=")
-        if not equals or not name.strip():
-            raise UserError(f"method_args must be name=value,name=value. Received: {text!r}.")
-        try:
-            arguments[name.strip()] = ast.literal_eval(value.strip())
-        except (ValueError, SyntaxError):
-            arguments[name.strip()] = value.strip()
-    return arguments
 
 
 def _define(config_class, without=(), known=flags.FLAGS):
@@ -71,13 +57,10 @@ def read_recipe(path):
     known = flags.FlagValues()
     _define(PretrainConfig, known=known)
     try:
-        _, *left = known(["", *known.read_flags_from_files([f"--flagfile={path}"])])
-        if left:
-            raise UserError(f"a line must begin with --. Received: {left[0]!r}.")
+        known(["", *read_flag_file(path)])
         return _config(PretrainConfig, known=known)
     except (flags.Error, ValueError) as error:
-        reason = str(error).removeprefix("ERROR:: ")  # As absl says of a file that is not there.
-        raise UserError(f"recipe {path}: {reason}") from error
+        raise UserError(f"recipe {path}: {error}") from error
 
 
 def _help(config_class, usage):

@@ -1,4 +1,4 @@
-"""Settings of searches and of stability studies; their scripts' flags are made of them."""
+"""Settings of searches, from which the flags of `tune.py` are made."""
 
 import dataclasses
 
@@ -85,35 +85,3 @@ class TuneConfig(Config):
     def is_pruning(self) -> bool:
         """Whether hopeless trials are stopped by the median rule."""
         return self.algorithm != "hyperband" and self.prune is not False
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class StabilityConfig(Config):
-    """How much the score of recipes depends on their settings."""
-
-    study: str = setting(
-        "", "JSON file: the recipes to compare, and the changes to them.", identity=False
-    )
-    study_dir: str = setting(
-        "runs/stability", "Directory that the study reads and writes.", identity=False
-    )
-    resume: bool = setting(
-        False,
-        "Continue the study if it was begun, or help a process that is in it.",
-        identity=False,
-    )
-    seeds: int = setting(
-        3, "Seeds that every variation is trained with, from 0 on.", at_least=1, at_most=1000
-    )
-    objective: str = setting(
-        "linear_top1",
-        "Score on the validation set; of a linear classifier: top-1, or the loss (nll).",
-        choices=tuple(OBJECTIVES),
-    )
-
-    def __post_init__(self):
-        super().__post_init__()
-        if not self.study:
-            raise UserError("no study given. Pass --study=FILE.json.")
-        if not self.study_dir:
-            raise UserError("study_dir must name a directory. Received: ''.")

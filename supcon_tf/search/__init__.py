@@ -1,1 +1,1 @@
-"""Search for settings on Keras Tuner, and the study of how much they matter."""
+"""Search for settings, on Keras Tuner."""

@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from supcon_tf.config import PretrainConfig
+from supcon_tf.config.flag_files import write_flag_file
 from supcon_tf.config.search import OBJECTIVES, TuneConfig
-from supcon_tf.config.settings import default_of
 from supcon_tf.core.errors import UserError
 from supcon_tf.core.files import write_json, writing
-from supcon_tf.search import pictures
-from supcon_tf.search.directory import SearchDirectory
+from supcon_tf.search import figures
+from supcon_tf.search.objective import keeps_classifier
 from supcon_tf.search.results import STATUSES, Result, best_result, rank
+from supcon_tf.search.search_directory import SearchDirectory
 from supcon_tf.search.space import SearchSpace, configured
+from supcon_tf.stages.run_directory import RunDirectory
 from supcon_tf.stages.tables import format_table
 
 # Trials in the printed table.
@@ -47,7 +49,7 @@ def write_report(
     best = best_result(results, direction)
     report: dict[str, Any] = {
         "objective": config.objective,
-        "searched": [parameter.name for parameter in space.parameters],
+        "searched": space.names,
         "cost": cost_of(results),
         "best": best and dataclasses.asdict(best),
         "base": _base_trial(results, space.values_of(base)),
@@ -63,7 +65,7 @@ def write_report(
         )
     recipe = configured(base, best.values)
     _write_recipe(place.path / "best.flags", recipe, best, config)
-    pictures.draw(place.path / "pictures", results, space, config.objective)
+    figures.draw(place.path / "pictures", results, space, config.objective)
     return report
 
 
@@ -85,7 +87,7 @@ def cost_of(results) -> dict[str, float]:
 
 
 def _write_table(path: Path, results, space: SearchSpace) -> None:
-    names = [parameter.name for parameter in space.parameters]
+    names = space.names
     columns = ["trial", "status", "score", "epochs", "all_epochs", "seconds"]
     columns += ["continues", "run", "worker"]
     with writing(path) as temporary, open(temporary, "w", newline="") as file:
@@ -98,35 +100,13 @@ def _write_table(path: Path, results, space: SearchSpace) -> None:
 
 
 def _write_recipe(path, recipe: PretrainConfig, best: Result, config: TuneConfig) -> None:
-    said = f"{best.score:.6g} after {best.all_epochs} of {recipe.epochs} epochs"
-    lines = [
-        f"# Trial {best.trial} of a {config.algorithm} search: {config.objective} {said}, on the",
-        f"# validation set ({recipe.validation_fraction:g} of the training images, set aside).",
-        f"#   python scripts/pretrain.py --flagfile={shlex.quote(str(path))} --run_dir=runs/best",
-        *flags_of(recipe),
+    score = f"{best.score:.6g} after {best.all_epochs} of {recipe.epochs} epochs"
+    comments = [
+        f"Trial {best.trial} of a {config.algorithm} search: {config.objective} {score}, on the",
+        f"validation set ({recipe.validation_fraction:g} of the training images, set aside).",
+        f"  python scripts/pretrain.py --flagfile={shlex.quote(str(path))} --run_dir=runs/best",
     ]
-    with writing(path) as temporary:
-        temporary.write_text("\n".join(lines) + "\n")
-
-
-def flags_of(config: PretrainConfig) -> list[str]:
-    """The flags of a recipe: every setting that is not its default, one a line.
-
-    Args:
-        config: the settings; where the run lies is left out.
-    """
-    flags = []
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if field.metadata["identity"] and value != default_of(field):
-            flags.append(f"--{field.name}={_text(value)}")
-    return flags
-
-
-def _text(value) -> str:
-    if isinstance(value, Mapping):
-        return ",".join(f"{name}={_text(argument)}" for name, argument in value.items())
-    return str(value)
+    write_flag_file(path, recipe, comments)
 
 
 def search_table(report: Mapping) -> str:
@@ -188,6 +168,7 @@ def next_commands(report: Mapping, config: TuneConfig, recipe: PretrainConfig) -
     recipe_file = shlex.quote(report["recipe"])
     first = f"python scripts/pretrain.py --flagfile={recipe_file}{whole} --run_dir={run}"
     last = f"python scripts/evaluate.py --run_dir={run}"
-    if recipe.method == "cross_entropy":  # It comes with its classifier.
+    best = SearchDirectory(config.search_dir).run_dir(report["best"]["run"])
+    if keeps_classifier(RunDirectory(best)):
         return [first, last]
     return [first, f"python scripts/train_classifier.py --run_dir={run}", last]

@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from supcon_tf.search.space_checks import is_number
+from supcon_tf.search.space import is_number
 
 STATUSES = ("finished", "paused", "pruned", "failed")
 # Other trials that must have come as far before one of them is called hopeless.

@@ -1,15 +1,8 @@
-"""Which settings a search may change and to what: a small JSON file, checked before any trial.
+"""Search spaces: which settings a search may change and to what, as hyperparameters of Keras Tuner.
 
-    {
-        "learning_rate": {"range": [0.02, 1.0], "scale": "log"},
-        "optimizer": {"choices": ["sgd", "lars", "adamw"]},
-        "nesterov": {"choices": [false, true], "when": {"optimizer": ["sgd", "lars"]}},
-        "temperature": {"range": [0.05, 0.3], "step": 0.05},
-        "method_args.margin": {"range": [0.1, 1.0], "when": {"method": ["triplet"]}}
-    }
-
-The names are fields of `PretrainConfig`, or `method_args.NAME`. A setting whose condition (`when`)
-does not hold keeps the value of the base recipe.
+Each setting is one of Keras Tuner's under the setting's name: `Int` or `Float` for a range, and for
+choices `Choice` of JSON texts, since Keras Tuner takes true for 1 and has no null. A setting whose
+condition does not hold keeps the value of the base recipe.
 """
 
 import dataclasses
@@ -19,151 +12,136 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from supcon_tf.config import PretrainConfig
-from supcon_tf.core.errors import UserError
-from supcon_tf.core.files import read_json_of_people
-from supcon_tf.search.space_checks import ARGUMENT, check_entry, check_names, in_order, six_digits
+from keras_tuner import HyperParameters
+from keras_tuner.engine.hyperparameters import Choice, HyperParameter, Int
 
-# What is enumerated to count a space, at most.
+from supcon_tf.config import PretrainConfig
+
+# What the name of a method's argument begins with.
+ARGUMENT = "method_args."
+# Combinations that are enumerated to count a space, at most.
 _COUNTED = 10**5
 
 
 @dataclasses.dataclass(frozen=True)
-class Parameter:
-    """One setting to search: values to choose from, or a range.
+class SearchSpace:
+    """The settings to search.
 
     Attributes:
-        name: a field of `PretrainConfig`, or `method_args.NAME`.
-        choices: the values; () for a range.
-        low: least value of a range.
-        high: largest value of a range.
-        log: whether a range is searched on a logarithmic scale.
-        when: by the name of another parameter, its values with which this one is searched.
+        content: what the file says, by setting.
+        hyperparameters: Keras Tuner's, each after those that it depends on. Their values are the
+            first ones of all that are active: its grid begins with them.
     """
 
-    name: str
-    choices: tuple = ()
-    low: float = 0
-    high: float = 0
-    log: bool = False
-    when: Mapping[str, tuple] = dataclasses.field(default_factory=dict)
+    content: Mapping[str, Mapping[str, Any]]
+    hyperparameters: HyperParameters
 
     @property
-    def is_whole(self) -> bool:
-        """Whether a range holds whole numbers only."""
-        return isinstance(self.low, int) and isinstance(self.high, int)
+    def names(self) -> list[str]:
+        """The settings that are searched."""
+        return [parameter.name for parameter in self.hyperparameters.space]
 
-    def first(self) -> Any:
-        """The first choice, or the least value."""
-        return self.choices[0] if self.choices else self.low
+    def first(self) -> dict[str, Any]:
+        """The first choices and least values of all settings that are active with them."""
+        return self.decoded(self.hyperparameters.values)
 
-    def decoded(self, value: Any) -> Any:
-        """From a value as the oracles hold it: choices are JSON texts, numbers are rounded."""
-        if self.choices:
-            return json.loads(value)
-        value = int(value) if self.is_whole else six_digits(value)
-        return min(max(value, self.low), self.high)
-
-    def holds(self, value: Any) -> bool:
-        """Whether a value is one that a trial may have."""
-        if self.choices:
-            return json.dumps(value) in encoded(self.choices)
-        known = isinstance(value, int | float)  # An argument that the recipe leaves out is not.
-        return known and self.low <= value <= self.high and self.decoded(value) == value
-
-    def place(self, value: Any) -> float:
-        """Where a value lies between the first (0) and the last (1) one, for pictures."""
-        if self.choices:
-            return encoded(self.choices).index(json.dumps(value)) / max(1, len(self.choices) - 1)
-        low, high, value = (math.log(x) if self.log else x for x in (self.low, self.high, value))
-        return (value - low) / (high - low)
-
-
-def encoded(values) -> list[str]:
-    """Choices as the oracles hold them: texts, which keep true, 1, 1.0 and null apart."""
-    return [json.dumps(value) for value in values]
-
-
-@dataclasses.dataclass(frozen=True)
-class SearchSpace:
-    """The parameters to search; each after those that it depends on."""
-
-    parameters: tuple[Parameter, ...]
-
-    def active(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Those of some values whose conditions hold.
+    def decoded(self, proposed: Mapping[str, Any]) -> dict[str, Any]:
+        """A trial's active settings.
 
         Args:
-            values: by parameter, of each that is active at least.
+            proposed: values as Keras Tuner holds them; what is missing counts as its first value.
         """
-        kept = {}
-        for parameter in self.parameters:
-            holds = all(
-                parent in kept and json.dumps(kept[parent]) in encoded(wanted)
-                for parent, wanted in parameter.when.items()
-            )
-            if holds:
-                kept[parameter.name] = values[parameter.name]
-        return kept
+        active: dict[str, Any] = {}
+        for parameter in self.hyperparameters.space:
+            if all(condition.is_active(active) for condition in parameter.conditions):
+                active[parameter.name] = proposed.get(parameter.name, parameter.default)
+        return {name: _decoded(self._parameter(name), value) for name, value in active.items()}
 
-    def decoded(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """A trial's active settings, from the values that an oracle proposes."""
-        known = [parameter for parameter in self.parameters if parameter.name in values]
-        found = {parameter.name: parameter.decoded(values[parameter.name]) for parameter in known}
-        return self.active({**self._firsts(), **found})
+    def encoded(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Settings as Keras Tuner holds them; the reverse of `decoded`."""
+        return {
+            parameter.name: _encoded(parameter, settings[parameter.name])
+            for parameter in self.hyperparameters.space
+            if parameter.name in settings
+        }
 
     def values_of(self, recipe: PretrainConfig) -> dict[str, Any] | None:
         """The active settings that make a trial a recipe; None where one is not in the space."""
         arguments = {f"{ARGUMENT}{name}": value for name, value in recipe.method_args.items()}
         known = {**dataclasses.asdict(recipe), **arguments}
-        named = {parameter.name: parameter for parameter in self.parameters}
-        active = self.active({name: known.get(name) for name in named})
-        return active if all(named[name].holds(value) for name, value in active.items()) else None
-
-    def proposed(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """Settings as the oracles hold them; the reverse of `decoded`."""
-        chosen = {parameter.name for parameter in self.parameters if parameter.choices}
-        return {
-            name: json.dumps(value) if name in chosen else value for name, value in settings.items()
+        wanted = self.encoded({name: known.get(name) for name in self.names})
+        inside = {
+            parameter.name: wanted[parameter.name]
+            for parameter in self.hyperparameters.space
+            if _holds(parameter, wanted[parameter.name])
         }
+        active = self.decoded(inside)
+        return active if set(active) <= set(inside) else None
 
-    def _firsts(self):
-        return {parameter.name: parameter.first() for parameter in self.parameters}
+    def place(self, name: str, value: Any) -> float:
+        """Where a setting's value lies between its first (0) and its last (1) one, for figures."""
+        parameter = self._parameter(name)
+        return parameter.value_to_prob(_encoded(parameter, value))
 
-    def first(self) -> dict[str, Any]:
-        """The first values of all that are active."""
-        return self.active(self._firsts())
+    def shown(self, name: str) -> list[Any]:
+        """The choices of a setting, or the ends of its range, for figures."""
+        parameter = self._parameter(name)
+        if isinstance(parameter, Choice):
+            return [json.loads(text) for text in parameter.values]
+        return [parameter.min_value, parameter.max_value]
 
-    def _combinations(self, names) -> Iterator[dict[str, Any]]:
-        """The active settings with every combination of some choices; the others are the first."""
-        varied = [parameter for parameter in self.parameters if parameter.name in names]
-        firsts = self._firsts()
-        for values in itertools.product(*(parameter.choices for parameter in varied)):
-            pairs = zip((parameter.name for parameter in varied), values, strict=True)
-            yield self.active({**firsts, **dict(pairs)})
-
-    def never_active(self) -> set[str]:
-        """The parameters whose conditions contradict each other."""
-        parents = {name for parameter in self.parameters for name in parameter.when}
-        if _product(self.parameters, parents) > _COUNTED:
-            return set()
-        never = {parameter.name for parameter in self.parameters}
-        for settings in self._combinations(parents):
-            never -= set(settings)
-        return never
+    def _parameter(self, name: str) -> HyperParameter:
+        return next(one for one in self.hyperparameters.space if one.name == name)
 
     def count(self) -> float:
         """How many different settings there are; infinite with a range, or above 100,000."""
-        if not all(parameter.choices for parameter in self.parameters):
+        if not all(isinstance(one, Choice) for one in self.hyperparameters.space):
             return math.inf
-        names = {parameter.name for parameter in self.parameters}
-        if _product(self.parameters, names) > _COUNTED:
-            return math.inf
-        return len({json.dumps(settings) for settings in self._combinations(names)})
+        combinations = self._combinations({}, self.hyperparameters.space)
+        found = sum(1 for _ in itertools.islice(combinations, _COUNTED + 1))
+        return found if found <= _COUNTED else math.inf
+
+    def _combinations(self, chosen, left) -> Iterator[dict[str, Any]]:
+        """Every choice for the active ones of the parameters that are left."""
+        if not left:
+            yield chosen
+            return
+        parameter, *others = left
+        if not all(condition.is_active(chosen) for condition in parameter.conditions):
+            yield from self._combinations(chosen, others)
+            return
+        for value in parameter.values:
+            yield from self._combinations({**chosen, parameter.name: value}, others)
 
 
-def _product(parameters, names):
-    return math.prod(len(parameter.choices) for parameter in parameters if parameter.name in names)
+def six_digits(value: float) -> float:
+    """A number as trials have it: six digits survive the float32 in which workers exchange it."""
+    return float(f"{value:.6g}")
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite number; true and false are none."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and abs(value) < 2**1023  # Larger integers are no float.
+
+
+def _encoded(parameter: HyperParameter, value: Any) -> Any:
+    return json.dumps(value) if isinstance(parameter, Choice) else value
+
+
+def _decoded(parameter: HyperParameter, value: Any) -> Any:
+    if isinstance(parameter, Choice):
+        return json.loads(value)
+    value = int(value) if isinstance(parameter, Int) else six_digits(value)
+    return min(max(value, parameter.min_value), parameter.max_value)
+
+
+def _holds(parameter: HyperParameter, value: Any) -> bool:
+    """Whether a value is one that a trial may have."""
+    if isinstance(parameter, Choice):
+        return value in parameter.values
+    # An argument that the recipe leaves out is None.
+    return is_number(value) and _decoded(parameter, value) == value
 
 
 def configured(base: PretrainConfig, values: Mapping[str, Any], **placement) -> PretrainConfig:
@@ -171,7 +149,7 @@ def configured(base: PretrainConfig, values: Mapping[str, Any], **placement) -> 
 
     Args:
         base: the base recipe.
-        values: settings by the names of parameters.
+        values: settings by name, as in a space file.
         **placement: where the run lies and whether it is continued.
 
     Raises:
@@ -185,48 +163,3 @@ def configured(base: PretrainConfig, values: Mapping[str, Any], **placement) -> 
     fields = {name: value for name, value in values.items() if not name.startswith(ARGUMENT)}
     method_args = {**base.method_args, **arguments}
     return base.replace(method_args=method_args, **fields, **placement)
-
-
-def read_space(path: str, base: PretrainConfig, algorithm: str) -> SearchSpace:
-    """Reads and checks a search space.
-
-    Args:
-        path: JSON file.
-        base: the recipe that the space changes.
-        algorithm: of `TuneConfig`; what it cannot search is refused.
-
-    Raises:
-        UserError: if the file cannot be read or used; one line says what is wrong with which
-            setting, the value received, and what to do.
-    """
-    content = read_json_of_people(path, "search space")
-    try:
-        return parse_space(content, base, algorithm)
-    except UserError as error:
-        raise UserError(f"search space {path}: {error}") from error
-
-
-def parse_space(content: Any, base: PretrainConfig, algorithm: str) -> SearchSpace:
-    """Makes a search space of a file's content; as `read_space`."""
-    if not isinstance(content, dict) or not content:
-        raise UserError(
-            f"it must be an object of settings, with one or more. Received: {json.dumps(content)}."
-        )
-    check_names(content, algorithm)
-    parameters = {
-        name: Parameter(name, **check_entry(name, entry, algorithm))
-        for name, entry in content.items()
-    }
-    space = SearchSpace(tuple(parameters[name] for name in in_order(parameters)))
-    never = sorted(space.never_active())
-    if never:
-        raise UserError(
-            f"{never[0]} depends on values that never come together. Received: when "
-            f"{json.dumps(dict(parameters[never[0]].when))}. Remove one of the conditions."
-        )
-    try:
-        configured(base, space.first())
-    except UserError as error:
-        shown = ", ".join(f"{name}={value}" for name, value in space.first().items())
-        raise UserError(f"its first values cannot be combined ({shown}): {error}") from error
-    return space

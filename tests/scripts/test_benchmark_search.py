@@ -61,7 +61,7 @@ def test_every_algorithm_spends_what_hyperband_plans(
         return report([0.9, {"random": 0.5, "bayesian": 0.4, "hyperband": 0.3}[algorithm] + seed])
 
     monkeypatch.setattr(benchmark, "_search", search)
-    monkeypatch.setattr("supcon_tf.search.checks.check_first", lambda base, space: None)
+    monkeypatch.setattr("supcon_tf.search.preparation.open_first", lambda base, space: None)
     benchmark.main(config, BASE)
     # Hyperband up to 9 epochs: 9 x 1 + 3 x 2 + 1 x 6, 5 x 3 + 2 x 6, and 3 x 9.
     assert {epochs for _, _, epochs in asked} == {75}

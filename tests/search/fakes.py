@@ -4,7 +4,7 @@ import json
 import math
 
 from supcon_tf import PretrainConfig, TuneConfig
-from supcon_tf.search.directory import SearchDirectory
+from supcon_tf.search.search_directory import SearchDirectory
 from supcon_tf.stages.run_directory import RunDirectory
 
 BASE = PretrainConfig(validation_fraction=0.2, epochs=9)

@@ -8,15 +8,16 @@ import socket
 import subprocess
 import sys
 import threading
+import types
 
 import pytest
 from search.fakes import BASE, search_config
 
 from supcon_tf import UserError, tune
 from supcon_tf.search import oracles, tuning
-from supcon_tf.search.directory import SearchDirectory
-from supcon_tf.search.oracles import make_oracle
-from supcon_tf.search.space import read_space
+from supcon_tf.search.algorithms import make_oracle
+from supcon_tf.search.search_directory import SearchDirectory
+from supcon_tf.search.space_file import read_space
 
 # Keras Tuner 1.4.8 asks for the thread's name like that, at each call of an oracle.
 pytestmark = pytest.mark.filterwarnings(
@@ -98,19 +99,18 @@ def test_a_trial_that_another_worker_runs_is_waited_for(training, tmp_path):
     assert report["best"]["worker"] == "other"
 
 
-@pytest.mark.parametrize("place", ["is_spent", "save", "after_trial"])
+@pytest.mark.parametrize("place", ["is_spent", "save", "trial_ended"])
 def test_the_chief_ends_with_what_it_ran_into_for_a_worker(place, tmp_path, monkeypatch):
     """In a thread of its server, where nobody hears of it; the workers are told to stop."""
     config = search_config(tmp_path / "search")
-    oracle = make_oracle(config, BASE, read_space(config.space, BASE, config.algorithm))
-    oracle._set_project_dir(config.search_dir, "oracle")
+    oracle = make_oracle(config, BASE, read_space(config.space, config.algorithm))
 
     def full(*given):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    oracle.prepare(
-        full if place == "is_spent" else lambda: False,
-        full if place == "after_trial" else lambda trial: None,
+    oracle.budget = types.SimpleNamespace(
+        is_spent=full if place == "is_spent" else lambda: False,
+        trial_ended=full if place == "trial_ended" else lambda trial: None,
     )
     if place == "save":
         monkeypatch.setattr(oracles, "write_json", full)
@@ -139,7 +139,7 @@ def test_a_chief_that_failed_for_a_worker_says_why(training, tmp_path, monkeypat
     def failing(tuner, role):
         tuner.oracle.failure = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(tuning, "_search", failing)
+    monkeypatch.setattr(tuning, "run_tuner", failing)
     with pytest.raises(UserError, match="the chief ends: .*No space left.* then --resume"):
         tune(search_config(tmp_path / "search"), BASE)
     assert not (tmp_path / "search/trials.json").exists()

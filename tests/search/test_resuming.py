@@ -11,7 +11,7 @@ from search.fakes import ALGORITHMS, BASE, SPACE, Data, outcome, search_config
 
 from supcon_tf import UserError, tune
 from supcon_tf.core.errors import StorageError
-from supcon_tf.search.directory import SearchDirectory
+from supcon_tf.search.search_directory import SearchDirectory
 
 # Keras Tuner 1.4.8 asks for the thread's name like that, at each call of an oracle.
 pytestmark = pytest.mark.filterwarnings(
@@ -152,6 +152,17 @@ def test_damage_is_named(name, changes, training, tmp_path):
     assert (tmp_path / "search/trials.json").read_bytes() == report
 
 
+def test_a_search_of_an_earlier_version_is_refused(training, tmp_path):
+    config = search_config(tmp_path / "search", max_trials=2)
+    tune(config, BASE)
+    file = tmp_path / "search/search.json"
+    content = json.loads(file.read_text())
+    content["space"] = content.pop("entries")
+    file.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="search.json was not written by this version .*End the"):
+        tune(config, BASE)
+
+
 def test_a_result_that_was_removed_is_missed(training, tmp_path):
     config = search_config(tmp_path / "search", max_trials=2)
     tune(config, BASE)
@@ -230,7 +241,7 @@ def test_other_settings_are_refused_on_resume(training, tmp_path):
     with pytest.raises(UserError, match="objective was 'knn_top1'. Received: 'nll'"):
         tune(config.replace(objective="nll"), BASE)
     other = {**SPACE, "learning_rate": {"range": [0.01, 2.0], "scale": "log"}}
-    with pytest.raises(UserError, match="learning_rate was .*'high': 1.0.*Received: .*2.0"):
+    with pytest.raises(UserError, match=r"learning_rate was .*, 1.0\].*Received: .*, 2.0\]"):
         tune(search_config(tmp_path / "search", space=other, max_trials=2), BASE)
 
 

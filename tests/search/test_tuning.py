@@ -9,9 +9,9 @@ import pytest
 from search.fakes import ALGORITHMS, BASE, GRID, outcome, search_config
 from sklearn.exceptions import ConvergenceWarning
 
-from supcon_tf import PretrainConfig, UserError, tune
-from supcon_tf.search import pictures
-from supcon_tf.search.report import base_line, flags_of, next_commands
+from supcon_tf import UserError, tune
+from supcon_tf.search import figures
+from supcon_tf.search.report import base_line, next_commands
 from supcon_tf.search.results import Result, best_result, is_hopeless
 
 # Keras Tuner 1.4.8 asks for the thread's name like that, at each call of an oracle.
@@ -42,7 +42,7 @@ def test_every_algorithm_finds_the_better_settings(algorithm, training, tmp_path
 
 
 def test_a_search_ends_with_recipe_tables_and_pictures(training, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(pictures, "draw", training.draw)
+    monkeypatch.setattr(figures, "draw", training.draw)
     folder = tmp_path / "search"
     report = tune(search_config(folder, "grid", prune=False), BASE.replace(momentum=0.8))
     recipe = (folder / "best.flags").read_text()
@@ -70,7 +70,7 @@ def test_a_search_ends_with_recipe_tables_and_pictures(training, tmp_path, monke
 
 
 def test_importance_is_not_drawn_of_few_trials(training, tmp_path, monkeypatch):
-    monkeypatch.setattr(pictures, "draw", training.draw)
+    monkeypatch.setattr(figures, "draw", training.draw)
     tune(search_config(tmp_path / "search", max_trials=7), BASE)
     names = {path.name for path in (tmp_path / "search/pictures").iterdir()}
     assert names == {"parallel_coordinates.png"}
@@ -209,20 +209,17 @@ def test_grace_above_the_epochs_is_refused(training, tmp_path):
         tune(search_config(tmp_path / "search", grace_epochs=10), BASE)
 
 
-def test_a_recipe_is_what_differs_from_the_defaults():
-    config = PretrainConfig(
-        nesterov=True, learning_rate=0.123457, method_args={"a": 0.5, "b": True}, run_dir="x"
-    )
-    assert flags_of(config) == [
-        "--method_args=a=0.5,b=True",
-        "--learning_rate=0.123457",
-        "--nesterov=True",
-    ]
-
-
-def test_first_settings_that_cannot_be_trained_are_refused(tmp_path):
-    space = {"optimizer": {"choices": ["adamw", "sgd"]}, "nesterov": {"choices": [True, False]}}
-    with pytest.raises(UserError, match="first values cannot be trained with .*Add a condition"):
+@pytest.mark.parametrize(
+    "space",
+    [
+        {"optimizer": {"choices": ["adamw", "sgd"]}, "nesterov": {"choices": [True, False]}},
+        {"warmup_epochs": {"choices": [30.0, 1.0]}},
+    ],
+)
+def test_first_settings_that_cannot_be_trained_are_refused(space, tmp_path):
+    with pytest.raises(
+        UserError, match="first values cannot be trained with .*: .*Add a condition"
+    ):
         tune(search_config(tmp_path / "search", space=space), BASE)
     assert not (tmp_path / "search").exists()
 

@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import textwrap
-import time
 
 import numpy as np
 import pytest
@@ -16,8 +15,9 @@ from engine.test_training import curves, weights
 
 import supcon_tf
 from supcon_tf import PretrainConfig, TuneConfig, evaluate, pretrain, train_classifier, tune
+from supcon_tf.cli.flags import read_recipe
 from supcon_tf.data.datasets import Split
-from supcon_tf.search.directory import SearchDirectory
+from supcon_tf.search.search_directory import SearchDirectory
 from supcon_tf.stages.run_directory import RunDirectory
 
 pytestmark = pytest.mark.filterwarnings(
@@ -57,24 +57,16 @@ def searched(space, base, tmp_path_factory):
     return folder, tune(search(space, folder), PretrainConfig(**base))
 
 
-def recipe(folder, base):
-    """The configuration of best.flags, as absl reads it; the test's data lie elsewhere."""
-    kinds = PretrainConfig.__dataclass_fields__
-    lines = (folder / "best.flags").read_text().splitlines()
-    flags = dict(line.removeprefix("--").split("=", 1) for line in lines if line[:2] == "--")
-    values = {
-        name: value == "True"
-        if kinds[name].metadata["kind"] is bool
-        else kinds[name].metadata["kind"](value)
-        for name, value in flags.items()
-    }
-    return PretrainConfig(**values, run_dir=str(folder.parent / "again"))
+def recipe(folder):
+    """The configuration of best.flags."""
+    best = read_recipe(folder / "best.flags")
+    return best.replace(run_dir=str(folder.parent / "again"))
 
 
-def test_a_trial_is_an_ordinary_run_and_the_recipe_reproduces_its_score(searched, base):
+def test_a_trial_is_an_ordinary_run_and_the_recipe_reproduces_its_score(searched):
     folder, report = searched
     best = report["best"]
-    again = recipe(folder, base)
+    again = recipe(folder)
     pretrain(again, maps=False)
     metrics = evaluate(supcon_tf.EvaluateConfig(run_dir=again.run_dir, split="validation"))
     assert metrics["knn_top1"] == best["score"] > 0.3
@@ -102,7 +94,7 @@ def test_the_loss_of_a_linear_classifier_reproduces_and_the_test_split_is_not_re
     with monkeypatch.context() as patch:
         patch.setattr(Split, "images", guarded)
         report = tune(search(space, folder, objective="nll", max_trials=1), PretrainConfig(**base))
-    again = recipe(folder, base)
+    again = recipe(folder)
     pretrain(again, maps=False)
     train_classifier(supcon_tf.ClassifierConfig(run_dir=again.run_dir))
     metrics = evaluate(supcon_tf.EvaluateConfig(run_dir=again.run_dir, split="validation"))
@@ -234,42 +226,3 @@ def test_a_chief_and_two_workers_search_together(space, base, tmp_path):
     assert "Traceback" not in str(outputs)
     for name in ("worker1", "worker2"):
         assert outputs[name][0].startswith("the search is over")
-
-
-@pytest.mark.slow
-def test_two_processes_share_a_study(base, tmp_path):
-    """A cheap pair of recipes; the scores are those that evaluate.py gives for the trials."""
-    (tmp_path / "supcon.flags").write_text("--learning_rate=0.2\n")
-    (tmp_path / "ce.flags").write_text("--method=cross_entropy\n--learning_rate=0.2\n")
-    settings = {name: value for name, value in base.items() if value is not None}
-    study = {
-        "recipes": {"SupCon": "supcon.flags", "cross entropy": "ce.flags"},
-        "settings": {**settings, "epochs": 1, "warmup_epochs": 0.0},
-        "factors": {"rate": {"changes": [{"learning_rate": {"times": 0.5}}]}},
-    }
-    (tmp_path / "study.json").write_text(json.dumps(study))
-    out = tmp_path / "out"
-    command = [sys.executable, "scripts/stability.py", f"--study={tmp_path / 'study.json'}"]
-    command += [f"--study_dir={out}", "--seeds=1", "--objective=nll"]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, cwd=ROOT, **pipes) as first:
-        while not (out / "study.json").exists():
-            assert first.poll() is None, first.communicate()
-            time.sleep(0.1)
-        second = subprocess.run([*command, "--resume"], cwd=ROOT, **pipes)
-        said, lines = first.communicate()
-    assert (first.returncode, second.returncode) == (0, 0), (lines, second.stderr)
-    assert said == second.stdout
-    assert "| learning_rate x 0.5 |" in said
-    assert f"figure: {out}/stability.png" in said
-    ran = [line.split(":")[0] for line in (lines + second.stderr).splitlines()]
-    assert len(ran) == len(set(ran)) == 4
-    report = json.loads((out / "stability.json").read_text())
-    assert report["hardware"]["cpus"] >= 1
-    place = SearchDirectory(str(out), "study")
-    scores = {trial["label"]: trial["score"] for trial in report["trials"][::2]}
-    assert scores["as it is"] == place.result("0").score
-    run_dir = place.run_dir("0")
-    train_classifier(supcon_tf.ClassifierConfig(run_dir=run_dir))
-    metrics = evaluate(supcon_tf.EvaluateConfig(run_dir=run_dir, split="validation"))
-    assert metrics["nll"] == scores["as it is"]

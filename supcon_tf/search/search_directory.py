@@ -93,8 +93,13 @@ class SearchDirectory:
     def check_same(self, content: Mapping[str, Mapping]) -> None:
         """Raises `UserError` unless the search was begun with these settings."""
         before = read_json(self.file)
+        if not isinstance(before, dict) or not set(content) <= set(before):
+            raise UserError(
+                f"{self.file} was not written by this version of supcon_tf. End the {self.kind} "
+                f"with the version that began it, or give another --{self.kind}_dir."
+            )
         for part in content:
-            if not isinstance(before, dict) or not isinstance(before.get(part), dict):
+            if not isinstance(before[part], dict):
                 raise UserError(f"{self.file} is damaged. Give another --{self.kind}_dir.")
             for name in sorted({*before[part], *content[part]}):
                 old, new = (known[part].get(name) for known in (before, content))
@@ -113,6 +118,10 @@ class SearchDirectory:
         folder = Path(self.run_dir(name))
         folder.mkdir(parents=True, exist_ok=True)
         return lock(folder)
+
+    def leave(self, name: str) -> None:
+        """Lets other processes into a run directory that `enter` has locked."""
+        unlock(Path(self.run_dir(name)))
 
     @contextlib.contextmanager
     def counting_kills(self, trial: str, epochs: int):

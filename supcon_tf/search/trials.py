@@ -15,15 +15,14 @@ from supcon_tf.config import PretrainConfig
 from supcon_tf.core.errors import StorageError, UserError
 from supcon_tf.core.files import LOCK, printing_to, remove
 from supcon_tf.engine import checkpoints
-from supcon_tf.search.directory import SearchDirectory
+from supcon_tf.search.objective import validation_score
 from supcon_tf.search.results import Result
-from supcon_tf.search.scoring import validation_score
+from supcon_tf.search.search_directory import SearchDirectory
 from supcon_tf.search.space import configured
+from supcon_tf.search.workers import IDLE_SECONDS
 from supcon_tf.stages.pretraining import pretrain
 from supcon_tf.stages.run_directory import RunDirectory
 
-# Seconds between two looks whether there is something to do by now.
-IDLE_SECONDS = 0.5
 # A trial that its process does not survive so often at the same epoch has failed.
 _MOST_KILLS = 3
 
@@ -36,7 +35,7 @@ class Trial:
         name: its number, as text.
         base: the recipe that it changes.
         values: by setting, what it changes it to.
-        objective: a key of `search.config.OBJECTIVES`.
+        objective: a key of `config.search.OBJECTIVES`.
         worker: which process runs it; '' where it does not matter.
         past: the ended trial that it continues, or None.
         stop_when: as in `pretrain`.
@@ -47,7 +46,7 @@ class Trial:
     base: PretrainConfig
     values: Mapping[str, Any]
     objective: str
-    worker: str
+    worker: str = ""
     past: Result | None = None
     stop_when: Callable[[dict], bool] | None = None
     stopped: str = "pruned"
@@ -56,7 +55,7 @@ class Trial:
 def run_trial(trial: Trial, place: SearchDirectory) -> Result:
     """Runs a trial, and keeps its result before another process may enter its directory.
 
-    Where a killed process had begun it, it goes on from its checkpoint, unless it has been killed
+    Where a killed process had begun it, it continues from its checkpoint, unless it has been killed
     at the same place before; where another process is in its directory, that one is waited for.
     What is printed goes to the trial's log.
 
@@ -71,7 +70,8 @@ def run_trial(trial: Trial, place: SearchDirectory) -> Result:
         StorageError: if the disk is full or cannot be written.
     """
     try:
-        result = _run(trial, place)
+        with printing_to(place.log(trial.name)):
+            result = _run(trial, place)
     except OSError as error:
         raise StorageError(
             f"cannot write to {place.kind}_dir {place.path}: {error.strerror or error}. Put it "
@@ -81,27 +81,26 @@ def run_trial(trial: Trial, place: SearchDirectory) -> Result:
     return result
 
 
-def _run(trial, place) -> Result:
-    with printing_to(place.log(trial.name)):
-        name = trial.past.run if trial.past else trial.name
-        while not place.enter(name):
-            time.sleep(IDLE_SECONDS)
-        run = RunDirectory(place.run_dir(name))
-        try:
-            result = place.result(trial.name)
-            if result is None:
-                with place.counting_kills(trial.name, len(_history(run).get("loss", ()))) as kills:
-                    result = _attempt(trial, run, kills)
-                place.write(result)
-            return result
-        finally:
-            run.release()
+def _run(trial: Trial, place: SearchDirectory) -> Result:
+    name = trial.past.run if trial.past else trial.name
+    while not place.enter(name):
+        time.sleep(IDLE_SECONDS)
+    run = RunDirectory(place.run_dir(name))
+    try:
+        result = place.result(trial.name)
+        if result is None:
+            with place.counting_kills(trial.name, _epochs(run)) as kills:
+                result = _attempt(trial, run, kills)
+            place.write(result)
+        return result
+    finally:
+        place.leave(name)
 
 
-def _attempt(trial, run, kills) -> Result:
+def _attempt(trial: Trial, run: RunDirectory, kills: int) -> Result:
     """What comes of a trial, whether it succeeds or fails; a full disk is no fault of it."""
-    past = trial.past
-    started, done = time.monotonic(), past.all_epochs if past else 0
+    started, past = time.monotonic(), trial.past
+    done = past.all_epochs if past else 0
     try:
         if past and past.status == "failed":
             raise UserError(f"trial {past.trial}, which this one continues, failed.")
@@ -112,14 +111,14 @@ def _attempt(trial, run, kills) -> Result:
             )
         if not past:
             _forget_damaged(run)
-        found = _train(trial, run, done)
+        found = _train_and_score(trial, run, done)
     except StorageError:
         raise
     except Exception as error:  # Whatever a combination of settings runs into.
         if isinstance(error, OSError) and error.errno != errno.ENOMEM:
             raise
         traceback.print_exc()
-        epochs = max(done, len(_history(run).get("loss", ())))
+        epochs = max(done, _epochs(run))
         found = {
             "status": "failed",
             "reason": " ".join(str(error).split()) or type(error).__name__,
@@ -137,8 +136,8 @@ def _attempt(trial, run, kills) -> Result:
     )
 
 
-def _forget_damaged(run) -> None:
-    """Lets a trial begin anew whose checkpoints are all damaged."""
+def _forget_damaged(run: RunDirectory) -> None:
+    """Lets a trial start over whose checkpoints are all damaged."""
     try:
         checkpoints.newest(run.checkpoints("pretrain"))
     except UserError as error:
@@ -148,7 +147,7 @@ def _forget_damaged(run) -> None:
                 remove(path)
 
 
-def _train(trial, run, done) -> dict:
+def _train_and_score(trial: Trial, run: RunDirectory, done: int) -> dict[str, Any]:
     """Trains, continuing what is there, and scores; the fields of a `Result`."""
     config = configured(trial.base, trial.values, run_dir=str(run.path), resume=True)
     pretrain(config, stop_when=trial.stop_when, maps=False)
@@ -168,12 +167,16 @@ def _train(trial, run, done) -> dict:
     }
 
 
-def _free_memory():
+def _free_memory() -> None:
     """Lets go of the graphs of the trial before."""
     keras.utils.clear_session()
 
 
-def _history(run) -> dict:
+def _epochs(run: RunDirectory) -> int:
+    return len(_history(run).get("loss", ()))
+
+
+def _history(run: RunDirectory) -> dict:
     """A run's curves so far; {} where there are none."""
     if run.has_finished("pretrain"):
         return run.history()["pretrain"]

@@ -1,4 +1,4 @@
-"""Pictures of a search: which settings its trials had, and which of them mattered."""
+"""Figures of a search: which settings its trials had, and which of them mattered."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from sklearn.inspection import permutation_importance
 
 from supcon_tf.config.search import OBJECTIVES
 from supcon_tf.search.results import Result
-from supcon_tf.search.space import Parameter, SearchSpace
+from supcon_tf.search.space import SearchSpace
 from supcon_tf.stages.pictures import save
 
 # Fewer trials say nothing about importance.
@@ -35,45 +35,38 @@ def draw(folder: Path, results: Sequence[Result], space: SearchSpace, objective:
     scored = [result for result in results if result.status in ("finished", "pruned")]
     if not scored:
         return
-    places = np.array([_places(result, space.parameters) for result in scored])
+    places = np.array([_places(result, space) for result in scored])
     scores = np.array([result.score for result in scored])
-    names = [parameter.name for parameter in space.parameters]
-    best_high = OBJECTIVES[objective] == "max"
-    _parallel_coordinates(
-        folder / "parallel_coordinates.png", places, scores, space, objective, best_high
-    )
+    _parallel_coordinates(folder / "parallel_coordinates.png", places, scores, space, objective)
     if len(scored) >= _LEAST_TRIALS and np.ptp(scores) > 0:
-        _importance(folder / "importance.png", places, scores, names, objective)
+        _importance(folder / "importance.png", places, scores, space.names, objective)
 
 
-def _places(result: Result, parameters: Sequence[Parameter]) -> list[float]:
+def _places(result: Result, space: SearchSpace) -> list[float]:
     """Where a trial's settings lie between the first and the last value, [P]."""
     return [
-        parameter.place(result.values[parameter.name])
-        if parameter.name in result.values
-        else _INACTIVE
-        for parameter in parameters
+        space.place(name, result.values[name]) if name in result.values else _INACTIVE
+        for name in space.names
     ]
 
 
-def _parallel_coordinates(path, places, scores, space, objective, best_high):
+def _parallel_coordinates(path, places, scores, space, objective):
     """A line for each trial over an axis for each setting and one for the score."""
     figure = Figure(figsize=(2.2 * (places.shape[1] + 1) + 1, 5), layout="constrained")
     axis = figure.subplots()
-    spread = np.ptp(scores) or 1.0
+    spread, best_high = np.ptp(scores) or 1.0, OBJECTIVES[objective] == "max"
     heights = (scores - scores.min()) / spread
     colors = matplotlib.colormaps["viridis"]
     # Coloured by rank, so that one bad trial does not make all others alike; the best on top.
     for rank, order in enumerate(np.argsort(heights if best_high else -heights), 1):
         line = [*places[order], heights[order]]
         axis.plot(range(len(line)), line, color=colors(rank / len(scores)), alpha=0.8)
-    for place, parameter in enumerate(space.parameters):
-        _label_axis(axis, place, parameter)
+    for at, name in enumerate(space.names):
+        _label_axis(axis, at, name, space)
     last = places.shape[1]
     for share in (0, 0.5, 1):
         axis.text(last + 0.03, share, f"{scores.min() + share * spread:.4g}", va="center")
-    names = [parameter.name for parameter in space.parameters]
-    axis.set_xticks(range(last + 1), [*names, objective])
+    axis.set_xticks(range(last + 1), [*space.names, objective])
     axis.set(yticks=[], ylim=(_INACTIVE - 0.05, 1.05), xlim=(-0.1, last + 0.4))
     for place in range(last + 1):
         axis.axvline(place, color="grey", linewidth=0.8, zorder=0)
@@ -83,13 +76,13 @@ def _parallel_coordinates(path, places, scores, space, objective, best_high):
     save(figure, path)
 
 
-def _label_axis(axis, place, parameter):
-    values = parameter.choices or (parameter.low, parameter.high)
-    shown = values if len(values) <= 8 else (values[0], values[-1])
-    for value in shown:
+def _label_axis(axis, at, name, space):
+    values = space.shown(name)
+    for value in values if len(values) <= 8 else (values[0], values[-1]):
         text = "none" if value is None else f"{value:.4g}" if _is_real(value) else str(value)
         paper = {"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 1}
-        axis.text(place + 0.03, parameter.place(value), text, va="center", fontsize=8, bbox=paper)
+        height = space.place(name, value)
+        axis.text(at + 0.03, height, text, va="center", fontsize=8, bbox=paper)
 
 
 def _is_real(value):

@@ -1,22 +1,32 @@
-"""The stability study: its file, its trials, what it makes of their scores."""
+"""The stability study: its file, its trials, its report on their scores."""
 
 import dataclasses
 import json
 import subprocess
 import sys
+import time
 
 import pytest
+from conftest import ROOT
 
-from supcon_tf import PretrainConfig, StabilityConfig, UserError, stability
-from supcon_tf.search import stability as module
-from supcon_tf.search.directory import SearchDirectory
+import supcon_tf
+from supcon_tf import PretrainConfig, UserError, evaluate, train_classifier
 from supcon_tf.search.results import Result
-from supcon_tf.search.stability_report import draw, spread_table, summarized, variation_table
-from supcon_tf.search.study import UNCHANGED, Variation, read_study
+from supcon_tf.search.search_directory import SearchDirectory
+
+STUDIES = ROOT / "scripts/studies"
+sys.path.insert(0, str(STUDIES))  # As for a script that is run there.
+import _stability_run as module  # noqa: E402
+from _stability_file import UNCHANGED, Variation, read_study  # noqa: E402
+from _stability_report import draw, spread_table, summarize, variation_table  # noqa: E402
+from _stability_run import run_study  # noqa: E402
+from stability import StabilityConfig  # noqa: E402
+
+sys.path.remove(str(STUDIES))
 
 RECIPES = {
-    "ours.flags": PretrainConfig(learning_rate=0.5, batch_size=64, temperature=0.1),
-    "theirs.flags": PretrainConfig(method="cross_entropy", learning_rate=0.04, batch_size=64),
+    "ours.flags": "--learning_rate=0.5\n--batch_size=64\n--temperature=0.1\n",
+    "theirs.flags": "--method=cross_entropy\n--learning_rate=0.04\n--batch_size=64\n",
 }
 STUDY = {
     "recipes": {"ours": "ours.flags", "theirs": "theirs.flags"},
@@ -29,21 +39,16 @@ STUDY = {
 }
 
 
-def read_recipe(path):
-    try:
-        return RECIPES[path.name]
-    except KeyError:
-        raise UserError(f"recipe {path}: there is none.") from None
-
-
 def written(folder, **changes):
+    for name, text in RECIPES.items():
+        (folder / name).write_text(text)
     file = folder / "study.json"
     file.write_text(json.dumps({**STUDY, **changes}))
     return str(file)
 
 
 def test_each_change_is_made_to_each_recipe(tmp_path):
-    variations = read_study(written(tmp_path), read_recipe)
+    variations = read_study(written(tmp_path))
     found = {(one.recipe, one.label): one for one in variations}
     assert len(found) == len(variations) == 9
     assert [one.label for one in variations[:2]] == [UNCHANGED, UNCHANGED]
@@ -57,11 +62,17 @@ def test_each_change_is_made_to_each_recipe(tmp_path):
 
 
 def test_a_change_to_what_the_recipe_has_is_no_trial_of_its_own(tmp_path):
-    variations = read_study(written(tmp_path), read_recipe)
+    variations = read_study(written(tmp_path))
     assert not [one for one in variations if one.label == "optimizer sgd"]
     first, second = variations[:2]
     assert first.factors == ("rate", "optimizer", "temperature")
     assert second.factors == ("rate", "optimizer")
+
+
+def test_the_study_of_the_recipes_is_valid():
+    variations = read_study(str(STUDIES / "digits.stability.json"))
+    assert {one.recipe for one in variations} == {"SupCon", "cross entropy"}
+    assert len(variations) == 32
 
 
 def _factor(**entry):
@@ -71,16 +82,22 @@ def _factor(**entry):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"more": 1}, "may hold recipes, settings, factors. Received: 'more'"),
-        ({"recipes": {}}, "recipes must be an object with one or more. Received: {}"),
+        ({"more": 1}, "it must hold factors, recipes, and may hold settings. Received: .*more"),
+        ({"recipes": {}}, "recipes must be an object with one or more, .* Received: {}"),
         ({"recipes": {"ours": 3}}, "recipe ours must be a file. Received: 3"),
-        ({"recipes": {"ours": "none.flags"}}, "recipe .*none.flags: there is none"),
+        (
+            {"recipes": {"ours": "none.flags"}},
+            "recipe .*none.flags: Unable to open it",
+        ),
         ({"settings": {"seed": 1}}, "settings cannot hold seed"),
         ({"settings": {"epocs": 1}}, "settings cannot hold epocs"),
         ({"settings": {"epochs": 0}}, "epochs must be at least 1 and"),
-        ({"settings": {}}, "recipe ours has no validation set .*fraction=0"),
-        ({"recipes": {"a\n": "ours.flags"}}, "a title must be a line of text. Received: 'a"),
-        ({"factors": {" ": {"changes": [{"momentum": 0.1}]}}}, "a title must be a line of text"),
+        ({"settings": {}}, "recipe ours: trials are scored on a validation set.*fraction=0"),
+        ({"recipes": {"a\n": "ours.flags"}}, "recipes must be .*titles of one line. Received:"),
+        (
+            {"factors": {" ": {"changes": [{"momentum": 0.1}]}}},
+            "factors must be .*titles of one line. Received:",
+        ),
         (
             _factor(changes=[{"method_args": 1}]),
             "method_args cannot be searched: search its arguments one by one",
@@ -92,11 +109,11 @@ def _factor(**entry):
         ({"factors": {"all": {"changes": [{"momentum": 0.1}]}}}, "'all' stands for all factors"),
         (_factor(recipes=3, changes=[{"momentum": 0.1}]), "must name recipes of .*Received: 3"),
         (_factor(recipes=[["ours"]], changes=[{"momentum": 0.1}]), "must name recipes of"),
-        ({"factors": {"it": None}}, "it must be an object. Received: null"),
-        (_factor(changes=[]), r"it must have a list of changes. Received: \[\]"),
-        (_factor(change=[]), "it may hold changes, recipes. Received: 'change'"),
-        (_factor(recipes=["ours"]), "it must hold changes. Received: recipes. Add changes"),
-        (_factor(changes=[{}]), "changes that are objects of settings. Received: {}"),
+        ({"factors": {"it": None}}, "it must hold changes, .*Received: null"),
+        (_factor(changes=[]), r"it must have changes, objects of settings. Received: \[\]"),
+        (_factor(change=[]), "it must hold changes, and may hold recipes. Received: .*change"),
+        (_factor(recipes=["ours"]), "it must hold changes, and may hold recipes. Received: .*ours"),
+        (_factor(changes=[{}]), r"changes, objects of settings. Received: \[{}\]"),
         (
             _factor(changes=[{"momentum": 0.1}], recipes=["mine"]),
             r'recipes of ours, theirs. Received: \["mine"\]',
@@ -108,7 +125,7 @@ def _factor(**entry):
         (_factor(changes=[{"optimizer": {"times": 2}}]), "optimizer cannot be multiplied"),
         (
             _factor(changes=[{"batch_size": {"times": 0.3}}]),
-            "batch_size must stay a whole number. Received: 64 times 0.3",
+            "batch_size x 0.3: batch_size must be of type int. Received: 19.2",
         ),
         (
             _factor(changes=[{"temperature": 0.5}]),
@@ -123,7 +140,7 @@ def _factor(**entry):
 def test_a_wrong_study_is_refused_with_one_line(changes, message, tmp_path):
     config = StabilityConfig(study=written(tmp_path, **changes), study_dir=str(tmp_path / "out"))
     with pytest.raises(UserError, match=f"^study .*study.json: .*{message}") as caught:
-        stability(config, read_recipe)
+        run_study(config)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
 
@@ -133,7 +150,7 @@ def test_a_batch_that_the_data_cannot_fill_is_refused(small_config, tmp_path):
     study = written(tmp_path, settings=settings, **_factor(changes=[{"batch_size": 5000}]))
     config = StabilityConfig(study=study, study_dir=str(tmp_path / "out"))
     with pytest.raises(UserError, match="ours with batch_size 5000: .* at most the 107. training"):
-        stability(config, read_recipe)
+        run_study(config)
     assert not (tmp_path / "out").exists()
 
 
@@ -171,7 +188,7 @@ def training(monkeypatch):
 
 def test_a_study_trains_every_variation_with_every_seed(training, tmp_path, capsys):
     config = StabilityConfig(study=written(tmp_path), study_dir=str(tmp_path / "out"), seeds=2)
-    report = stability(config, read_recipe)
+    report = run_study(config)
     assert len(training.ran) == 18
     assert [seed for _, _, seed in training.ran] == [0] * 9 + [1] * 9
     assert json.loads((tmp_path / "out/stability.json").read_text()) == report
@@ -193,20 +210,20 @@ def test_an_interrupted_study_repeats_no_trial(training, tmp_path):
     config = StabilityConfig(study=written(tmp_path), study_dir=str(tmp_path / "out"), seeds=2)
     training.dies_at = 7
     with pytest.raises(KeyboardInterrupt):
-        stability(config, read_recipe)
+        run_study(config)
     with pytest.raises(UserError, match="already holds a study. Pass --resume"):
-        stability(config, read_recipe)
+        run_study(config)
     training.dies_at = None
-    stability(config.replace(resume=True), read_recipe)
+    run_study(config.replace(resume=True))
     assert len(training.ran) == 18
     assert len({json.dumps(one) for one in training.ran}) == 18
     with pytest.raises(UserError, match="holds another study: seeds was 2. Received: 3"):
-        stability(config.replace(resume=True, seeds=3), read_recipe)
+        run_study(config.replace(resume=True, seeds=3))
 
 
 def test_trials_that_another_process_is_in_are_left_to_it(training, tmp_path):
     whole = StabilityConfig(study=written(tmp_path), study_dir=str(tmp_path / "whole"), seeds=1)
-    stability(whole, read_recipe)
+    run_study(whole)
     theirs = dataclasses.asdict(SearchDirectory(whole.study_dir, "study").result("3"))
     config = whole.replace(study_dir=str(tmp_path / "out"))
     run = tmp_path / "out/trials/3"
@@ -226,7 +243,7 @@ def test_trials_that_another_process_is_in_are_left_to_it(training, tmp_path):
     training.ran.clear()
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "locked\n"
-        report = stability(config.replace(resume=True), read_recipe)
+        report = run_study(config.replace(resume=True))
     assert len(training.ran) == 8
     assert 0.123 in [trial["score"] for trial in report["trials"]]
 
@@ -244,7 +261,7 @@ def _found(scores, title="a"):
 
 def test_the_spread_by_hand():
     scores = {UNCHANGED: [0.9, 0.8], "x": [0.5, None], "y": [None, None], "z": [0.6, 0.7]}
-    report = summarized(list(_found(scores)), "linear_top1")
+    report = summarize(list(_found(scores)), "linear_top1")
     means = {one["label"]: one["mean"] for one in report["variations"]}
     assert means == {UNCHANGED: pytest.approx(0.85), "x": 0.5, "y": None, "z": pytest.approx(0.65)}
     by_factor, over_all = report["spread"]
@@ -274,14 +291,14 @@ def test_the_spread_by_hand():
 
 
 def test_the_least_loss_is_best():
-    report = summarized(list(_found({UNCHANGED: [0.2], "x": [0.9]})), "nll")
+    report = summarize(list(_found({UNCHANGED: [0.2], "x": [0.9]})), "nll")
     assert (report["spread"][0]["best"], report["spread"][0]["worst"]) == (0.2, 0.9)
 
 
 def test_a_recipe_that_always_fails_is_named():
     found = [*_found({UNCHANGED: [0.9]}), *_found({UNCHANGED: [None], "x": [None]}, "b")]
     with pytest.raises(UserError, match="all trials of b failed. The first: lost"):
-        summarized(found, "linear_top1")
+        summarize(found, "linear_top1")
 
 
 def test_the_figure_of_failures_odd_titles_and_many_factors(tmp_path):
@@ -292,7 +309,46 @@ def test_the_figure_of_failures_odd_titles_and_many_factors(tmp_path):
         score = None if factor == "c" else 240 / 269  # Its mean over three is another number.
         for seed in range(3):
             found.append((variation, seed, Result("0", "finished", {}, "0", score=score)))
-    assert summarized(found, "nll")["variations"][0]["mean"] != 240 / 269
-    report = {**summarized(found, "nll"), "objective": "nll", "seeds": 1}
+    assert summarize(found, "nll")["variations"][0]["mean"] != 240 / 269
+    report = {**summarize(found, "nll"), "objective": "nll", "seeds": 1}
     draw(report, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 5000
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_study(small_config, tmp_path):
+    """A cheap pair of recipes; the scores are those that evaluate.py gives for the trials."""
+    (tmp_path / "supcon.flags").write_text("--learning_rate=0.2\n")
+    (tmp_path / "ce.flags").write_text("--method=cross_entropy\n--learning_rate=0.2\n")
+    settings = {**small_config, "width_multiplier": 0.25, "validation_fraction": 0.2}
+    study = {
+        "recipes": {"SupCon": "supcon.flags", "cross entropy": "ce.flags"},
+        "settings": {**settings, "epochs": 1, "warmup_epochs": 0.0},
+        "factors": {"rate": {"changes": [{"learning_rate": {"times": 0.5}}]}},
+    }
+    (tmp_path / "study.json").write_text(json.dumps(study))
+    out = tmp_path / "out"
+    command = [sys.executable, "scripts/studies/stability.py", f"--study={tmp_path / 'study.json'}"]
+    command += [f"--study_dir={out}", "--seeds=1", "--objective=nll"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=ROOT, **pipes) as first:
+        while not (out / "study.json").exists():
+            assert first.poll() is None, first.communicate()
+            time.sleep(0.1)
+        second = subprocess.run([*command, "--resume"], cwd=ROOT, **pipes)
+        said, lines = first.communicate()
+    assert (first.returncode, second.returncode) == (0, 0), (lines, second.stderr)
+    assert said == second.stdout
+    assert "| learning_rate x 0.5 |" in said
+    assert f"figure: {out}/stability.png" in said
+    ran = [line.split(":")[0] for line in (lines + second.stderr).splitlines()]
+    assert len(ran) == len(set(ran)) == 4
+    report = json.loads((out / "stability.json").read_text())
+    assert report["hardware"]["cpus"] >= 1
+    place = SearchDirectory(str(out), "study")
+    scores = {trial["label"]: trial["score"] for trial in report["trials"][::2]}
+    assert scores["as it is"] == place.result("0").score
+    run_dir = place.run_dir("0")
+    train_classifier(supcon_tf.ClassifierConfig(run_dir=run_dir))
+    metrics = evaluate(supcon_tf.EvaluateConfig(run_dir=run_dir, split="validation"))
+    assert metrics["nll"] == scores["as it is"]

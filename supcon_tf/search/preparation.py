@@ -1,0 +1,89 @@
+"""Everything that a search is checked for before the first trial, beside its space file."""
+
+import os
+
+from supcon_tf.config import PretrainConfig
+from supcon_tf.config.search import TuneConfig
+from supcon_tf.core.errors import UserError
+from supcon_tf.data.datasets import ImageDataset, from_config
+from supcon_tf.engine.devices import make_strategy
+from supcon_tf.search.algorithms import make_oracle
+from supcon_tf.search.space import SearchSpace, configured
+from supcon_tf.search.space_file import read_space
+from supcon_tf.search.workers import ENVIRONMENT
+from supcon_tf.stages.checks import data_checks, settings_checks
+
+
+def prepare(config: TuneConfig, base: PretrainConfig):
+    """Reads and checks all that a search needs but the data.
+
+    Args:
+        config: the search's settings.
+        base: the recipe whose settings are searched.
+
+    Returns:
+        A `SearchSpace`, and the oracle, as `make_oracle` gives it.
+
+    Raises:
+        UserError: if a setting or the space cannot be used.
+    """
+    if config.grace_epochs is not None and config.grace_epochs > base.epochs:
+        raise UserError(
+            f"grace_epochs must be at most the {base.epochs} epochs of the recipe. Received: "
+            f"{config.grace_epochs}. Lower it."
+        )
+    check_recipe(base)
+    space = read_space(config.space, config.algorithm)
+    oracle = make_oracle(config, base, space)
+    if config.algorithm == "hyperband" and space.count() < oracle.planned().settings:
+        raise UserError(
+            f"hyperband begins with {oracle.planned().settings} different settings; the space has "
+            f"{space.count()}. Received: epochs={oracle.max_epochs}, hyperband_factor="
+            f"{oracle.factor}. Use --algorithm=grid, add values, or raise --grace_epochs."
+        )
+    return space, oracle
+
+
+def check_recipe(recipe: PretrainConfig) -> None:
+    """Raises `UserError` unless trials of a recipe can be scored, each in one process."""
+    if not recipe.validation_fraction:
+        raise UserError(
+            "trials are scored on a validation set. Received: validation_fraction=0. Pass "
+            "validation_fraction=0.2."
+        )
+    several = recipe.strategy == "auto" and os.environ.get("TF_CONFIG")
+    if recipe.strategy == "multi_worker" or several:
+        raise UserError(
+            "each trial trains in one process. Received: strategy='multi_worker', or TF_CONFIG. "
+            f"Several machines run several trials: set {', '.join(ENVIRONMENT)}."
+        )
+
+
+def open_first(base: PretrainConfig, space: SearchSpace) -> ImageDataset:
+    """Opens the data; `UserError` unless the space's first settings can be trained with on it."""
+    first = space.first()
+    try:
+        config = configured(base, first)
+        check_settings(config)
+    except UserError as error:
+        shown = ", ".join(f"{name}={value}" for name, value in first.items())
+        raise UserError(
+            f"the space's first values cannot be trained with ({shown}): {error} Add a condition "
+            "(when), or begin with another value."
+        ) from error
+    dataset = from_config(config)
+    check_data(config, dataset)
+    return dataset
+
+
+def check_settings(config: PretrainConfig) -> None:
+    """Raises `UserError` unless a pretraining's settings go together."""
+    for check in settings_checks(config):
+        check()
+
+
+def check_data(config: PretrainConfig, dataset: ImageDataset) -> None:
+    """Raises `UserError` unless a pretraining can run with this data on these devices."""
+    replicas = make_strategy(config.strategy).num_replicas_in_sync
+    for check in data_checks(config, dataset, replicas):
+        check()
