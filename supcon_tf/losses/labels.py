@@ -42,6 +42,18 @@ def positives_and_negatives(labels, indices):
     return same & _other_rows(indices, static_or_dynamic(labels)), ~same
 
 
+def pairs_of_batch(labels, batch, views, positive_weights, cap, seed, queue, unlabelled):
+    """The pairs of a batch by weights, with a cap, with a queue, or by classes alone."""
+    if positive_weights is not None:
+        return weighted_pairs(positive_weights, batch, views)
+    if cap is not None:
+        return capped_pairs(labels, batch, views, cap, seed)
+    if queue is not None:
+        queue_labels, _, filled = queue
+        return queued_pairs(labels, None if unlabelled else queue_labels, filled)
+    return class_pairs(labels)
+
+
 def class_pairs(labels):
     """The pairs of rows of known classes.
 

@@ -10,14 +10,7 @@ import keras
 import tensorflow as tf
 
 from supcon_tf.losses.blocks import FULL_MATRIX_ELEMENTS, evaluate_anchors, symmetric_logsumexp
-from supcon_tf.losses.labels import (
-    capped_pairs,
-    class_pairs,
-    class_segments,
-    queued_pairs,
-    static_or_dynamic,
-    weighted_pairs,
-)
+from supcon_tf.losses.labels import class_segments, pairs_of_batch, static_or_dynamic
 from supcon_tf.losses.pairs import (
     AnchorLoss,
     check_block_size,
@@ -114,7 +107,7 @@ def supcon_loss(
         losses, counted = _symmetric_losses(ids, rows, temperature, summation_location)
     else:
         cap = positives_cap, positives_cap_seed
-        pairs_of = _pairs(ids, batch, views, positive_weights, *cap, queue, labels is None)
+        pairs_of = pairs_of_batch(ids, batch, views, positive_weights, *cap, queue, labels is None)
         if queue is not None:
             _, queued = flatten_views(None, tf.stop_gradient(queue[1]), normalize)
             rows = tf.concat([rows, queued], axis=0)
@@ -155,18 +148,6 @@ def _check_combination(labels, positive_weights, queue, positives_cap):
     for name, value in given.items():
         if queue is not None and value is not None:
             raise ValueError(f"{name} cannot be combined with a queue. Received: {name} and queue.")
-
-
-def _pairs(ids, batch, views, positive_weights, cap, seed, queue, unlabelled):
-    """What is a positive or negative of what, as `class_pairs` says it."""
-    if positive_weights is not None:
-        return weighted_pairs(positive_weights, batch, views)
-    if cap is not None:
-        return capped_pairs(ids, batch, views, cap, seed)
-    if queue is not None:
-        queue_labels, _, filled = queue
-        return queued_pairs(ids, None if unlabelled else queue_labels, filled)
-    return class_pairs(ids)
 
 
 def _scaled_to_counted(losses, counted):
