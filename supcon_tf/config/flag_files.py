@@ -73,7 +73,7 @@ def read_flag_file(path: str | Path) -> list[str]:
         lines = [line.strip() for line in Path(path).read_text().splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"Unable to open it: {reason}.") from error
+        raise UserError(f"Unable to open {path}: {reason}.") from error
     flags = [line for line in lines if line and not line.startswith(_COMMENTS)]
     for flag in flags:
         if not flag.startswith("-"):

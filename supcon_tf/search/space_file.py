@@ -1,12 +1,4 @@
-"""Reads a search space: a small JSON file, of which each entry becomes a hyperparameter.
-
-    {
-        "learning_rate": {"range": [0.02, 1.0], "scale": "log"},
-        "optimizer": {"choices": ["sgd", "lars", "adamw"]},
-        "nesterov": {"choices": [false, true], "when": {"optimizer": ["sgd", "lars"]}},
-        "temperature": {"range": [0.05, 0.3], "step": 0.05},
-        "method_args.margin": {"range": [0.1, 1.0], "when": {"method": ["triplet"]}}
-    }
+"""Reads a search space: a small JSON file (README.md, Search), each entry a hyperparameter.
 
 The names are fields of `PretrainConfig`, or `method_args.NAME`. Which values a setting takes is
 asked of the configuration, value by value; combinations of them are tried as they come.
@@ -70,12 +62,7 @@ def parse_space(content: Any, algorithm: str) -> SearchSpace:
             f"it must be an object of settings, with one or more. Received: {json.dumps(content)}."
         )
     for name, entry in content.items():
-        check_name(name)
-        if algorithm == "hyperband" and name == "epochs":
-            raise UserError(
-                "epochs cannot be searched: hyperband itself says how long a trial trains. "
-                "Received: 'epochs'. Remove it."
-            )
+        check_name(name, algorithm)
         _check_shape(name, entry, content)
         if algorithm == "grid" and "range" in entry and "step" not in entry:
             raise UserError(
@@ -85,18 +72,16 @@ def parse_space(content: Any, algorithm: str) -> SearchSpace:
     return SearchSpace(content, _hyperparameters(content))
 
 
-def check_name(name: str) -> None:
+def check_name(name: str, algorithm: str = "") -> None:
     """Raises `UserError` unless a name is that of a setting that trials may differ in."""
-    if name in _FIXED:
-        raise UserError(
-            f"{name} cannot be searched: {_FIXED[name]}. Received: {name!r}. Remove it."
-        )
+    hyperband = {"epochs": "hyperband itself says how long a trial trains"}
+    fixed = _FIXED | (hyperband if algorithm == "hyperband" else {})
+    if name in fixed:
+        raise UserError(f"{name} cannot be searched: {fixed[name]}. Received: {name!r}. Remove it.")
     is_argument = name.startswith(ARGUMENT) and name.removeprefix(ARGUMENT).isidentifier()
     if name not in _FIELDS and not is_argument:
-        close = difflib.get_close_matches(name, _FIELDS.keys() - _FIXED.keys(), n=1)
-        advice = (
-            f"Did you mean {close[0]!r}?" if close else "pretrain.py --help lists the settings."
-        )
+        close = difflib.get_close_matches(name, _FIELDS.keys() - fixed.keys(), n=1)
+        advice = f"Did you mean {close[0]!r}?" if close else "See pretrain.py --help."
         raise UserError(f"there is no setting of that name. Received: {name!r}. {advice}")
 
 
@@ -196,10 +181,9 @@ def _searched(name: str, entry: Mapping[str, Any]) -> tuple[type[HyperParameter]
     if "choices" in entry:
         return Choice, {"values": _texts(name, entry["choices"])}
     low, high = _ends(name, entry)
-    scale = entry.get("scale", "linear")
     if "step" in entry:
-        return Choice, {"values": _texts(name, _stepped(name, low, high, scale, entry["step"]))}
-    kind = Int if isinstance(low, int) else Float
+        return Choice, {"values": _texts(name, _stepped(name, low, high, entry))}
+    kind, scale = Int if isinstance(low, int) else Float, entry.get("scale", "linear")
     return kind, {"min_value": low, "max_value": high, "sampling": scale}
 
 
@@ -241,21 +225,22 @@ def _ends(name, entry) -> Sequence[float]:
     return low, high
 
 
-def _stepped(name, low, high, scale, step) -> list[float]:
+def _stepped(name, low, high, entry) -> list[float]:
     """The values of a range with a step: a difference, or on a log scale a factor."""
-    whole, least = isinstance(low, int), int(scale == "log")
+    step, log = entry["step"], entry.get("scale") == "log"
+    whole, least = isinstance(low, int), int(log)
     if not is_number(step) or step <= least or (whole and not isinstance(step, int)):
         kind = "a whole number" if whole else "a number"
         raise UserError(f"{name} must have as its step {kind} above {least}. Received: {step!r}.")
     # A little more than the ratio: 0.3 / 0.1 is 2.9999999999999996.
-    ratio = (math.log(high / low, step) if scale == "log" else (high - low) / step) + 1e-9
+    ratio = (math.log(high / low, step) if log else (high - low) / step) + 1e-9
     if not 1 <= ratio < _MOST_STEPS:
         raise UserError(
             f"{name} must have a step that fits 1 to {_MOST_STEPS} times into its range, [{low}, "
             f"{high}]. Received: {step}."
         )
     places = range(math.floor(ratio) + 1)
-    values = [low * step**place if scale == "log" else low + place * step for place in places]
+    values = [low * step**place if log else low + place * step for place in places]
     return values if whole else [six_digits(value) for value in values]
 
 
