@@ -200,11 +200,10 @@ def _rank(distances, positives, negatives, offset):
     shifted = tf.where(positives, distances + offset, _FAR)
     # The negatives come first, so that one that ties stands before the positive.
     values, order = _ordered(tf.concat([near, shifted], axis=1))
-    none = tf.zeros_like(positives)
-    is_negative, is_positive = (
-        tf.gather(tf.concat(kinds, axis=1), order, batch_dims=1)
-        for kinds in ([negatives, none], [none, positives])
-    )
+    # 1 for a negative, 2 for a positive, 0 for a row that is none: gathered once.
+    kinds = tf.concat([tf.cast(negatives, tf.int32), 2 * tf.cast(positives, tf.int32)], axis=1)
+    kinds = tf.gather(kinds, order, batch_dims=1)
+    is_negative, is_positive = kinds == 1, kinds == 2
     nearer = tf.cumsum(tf.cast(is_negative, tf.int32), axis=1)
     sum_of_nearer = tf.cumsum(tf.where(is_negative, values, 0.0), axis=1)
     return _Ranked(values, is_positive, nearer, sum_of_nearer)
