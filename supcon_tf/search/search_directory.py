@@ -2,7 +2,7 @@
 
 search.json      (study.json) settings, base recipe, space, versions
 oracle/          state of the oracle
-trials/<trial>/  a run directory each; a trial that continues another one goes on in its directory
+trials/<trial>/  a run directory each; a trial that continues another one continues in its directory
 results/         <trial>.json: settings, score, cost;  <trial>.log: what it printed;
                  <trial>.begun: the epochs at which a process took it up that has not left it
 """

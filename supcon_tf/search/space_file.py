@@ -33,7 +33,8 @@ _FIXED = {
     "seed": "its best value is luck; run the search again with another --seed",
     "method_args": "search its arguments one by one, as method_args.NAME",
 }
-_KEYS = {"choices": ("choices", "when"), "range": ("range", "scale", "step", "when")}
+# What an entry holds, and what else it may hold.
+_KEYS = {"choices": ("when",), "range": ("scale", "step", "when")}
 _MOST_STEPS = 1000
 
 
@@ -87,19 +88,12 @@ def check_name(name: str, algorithm: str = "") -> None:
 
 def _check_shape(name, entry, content) -> None:
     """Raises `UserError` unless an entry is an object with the right keys."""
-    kinds = [kind for kind in _KEYS if isinstance(entry, dict) and kind in entry]
-    if len(kinds) != 1:
+    keys = set(entry) if isinstance(entry, dict) else set()
+    if not any({needed} <= keys <= {needed, *others} for needed, others in _KEYS.items()):
         raise UserError(
-            f"{name} must be an object with either a range or choices. Received: "
-            f"{json.dumps(entry)}."
+            f"{name} must be an object with either a range (and scale, step, when) or choices (and "
+            f"when). Received: {json.dumps(entry)}."
         )
-    (kind,) = kinds
-    for key in entry:
-        if key not in _KEYS[kind]:
-            raise UserError(
-                f"{name} may hold {', '.join(_KEYS[kind])}. Received: {key!r}. Correct or remove "
-                "it."
-            )
     when = entry.get("when", {})
     if not isinstance(when, dict) or not all(isinstance(v, list) and v for v in when.values()):
         raise UserError(

@@ -17,6 +17,7 @@ import supcon_tf
 from supcon_tf import PretrainConfig, TuneConfig, evaluate, pretrain, train_classifier, tune
 from supcon_tf.cli.flags import read_recipe
 from supcon_tf.data.datasets import Split
+from supcon_tf.search.objective import keeps_classifier
 from supcon_tf.search.search_directory import SearchDirectory
 from supcon_tf.stages.run_directory import RunDirectory
 
@@ -100,6 +101,8 @@ def test_the_loss_of_a_linear_classifier_reproduces_and_the_test_split_is_not_re
     metrics = evaluate(supcon_tf.EvaluateConfig(run_dir=again.run_dir, split="validation"))
     assert metrics["images"] == 269
     assert metrics["nll"] == report["best"]["score"]
+    # A classifier of that stage is not one that the pretraining kept by itself.
+    assert not keeps_classifier(RunDirectory(again.run_dir))
     assert (tmp_path / "again/pictures/confusion_matrix_validation.png").exists()
 
 
