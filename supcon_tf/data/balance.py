@@ -27,6 +27,10 @@ def balanced_order(
     Raises:
         ValueError: if the classes cannot be divided into such batches, or a class has fewer images.
     """
+    given = {"classes_per_batch": classes_per_batch, "images_per_class": images_per_class}
+    for name, value in given.items():
+        if not isinstance(value, int):
+            raise ValueError(f"{name} must be a whole number. Received: {value!r}.")
     found, counts = np.unique(labels, return_counts=True)
     if not 1 <= classes_per_batch <= len(found) or len(found) % classes_per_batch:
         raise ValueError(

@@ -57,8 +57,10 @@ class Method(keras.Model, abc.ABC):
                 name="ema_updates",
             )
         self.total_tracker = keras.metrics.Mean(name="loss")
+        self.loss_names = tuple(loss_names)
         extra = loss_names if len(loss_names) > 1 else ()
         self.term_trackers = {name: keras.metrics.Mean(name=name) for name in extra}
+        self.built = True  # A subclass builds its layers in its constructor.
 
     @abc.abstractmethod
     def forward(self, batch, training=True):
@@ -82,8 +84,9 @@ class Method(keras.Model, abc.ABC):
                 replicas.
 
         Returns:
-            dict of float32 scalars, each as a `keras.losses.Loss` of one value per anchor returns
-            it: the mean over the global batch divided by the number of replicas.
+            dict of float32 scalars by the names given to the constructor. Each comes from calling a
+            `keras.losses.Loss` whose `call` returns one value per anchor: the mean over the global
+            batch, divided by the number of replicas.
         """
 
     def after_step(self, outputs):

@@ -39,7 +39,6 @@ class CrossEntropyModel(Method):
         self.cross_entropy = keras.losses.CategoricalCrossentropy(
             from_logits=True, label_smoothing=label_smoothing
         )
-        self.built = True
 
     def averaged_networks(self):
         """As the base's, and the head."""

@@ -51,7 +51,6 @@ class PairwiseModel(Method):
             self.queue = MemoryQueue(queue_size, dim, name="queue")
             if self.ema_momentum is not None:
                 self.ema_head = frozen_copy(projection_head, encoder.output_shape)
-        self.built = True
 
     def averaged_networks(self):
         """As the base's, and the head where a momentum encoder fills the queue."""

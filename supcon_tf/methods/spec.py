@@ -52,20 +52,30 @@ class Parts:
         self._config, self._dtype, self._asked = config, dtype, set()
 
     def projection_head(self, normalize: bool = True) -> ProjectionHead:
-        """A new projection head, with or without unit norm."""
+        """A new projection head, built, with or without unit norm."""
         self._asked.add("projection head")
         hidden = self._config.projection_hidden_dim
         hidden = HEAD_DIM if hidden is None else hidden
-        return ProjectionHead(
+        head = ProjectionHead(
             self._config.embedding_dim or HEAD_DIM,
             (hidden,) if hidden else (),
             normalize=normalize,
             dtype=self._dtype,
         )
+        head.build(self.encoder.output_shape)
+        return head
 
-    def queue_size(self) -> int:
-        """The rows of the memory queue; 0 for none."""
+    def queue_size(self, least: int = 0) -> int:
+        """The rows of the memory queue; 0 for none, unless at least so many are needed.
+
+        Raises:
+            ValueError: if there are fewer.
+        """
         self._asked.add("memory queue")
+        if self._config.queue_size < least:
+            raise ValueError(
+                f"queue_size must be at least {least}. Received: {self._config.queue_size}."
+            )
         return self._config.queue_size
 
     def check_all_used(self) -> None:

@@ -155,7 +155,6 @@ class SuNCEt(Method):
             name="steps",
         )
         self.spread = [metrics.Uniformity(), metrics.EffectiveRank(dim)]
-        self.built = True
 
     def forward(self, batch, training=True):
         """Embeddings [b, V, D] of the views, and [n, 1, D] of the labelled images with labels [n].

@@ -106,7 +106,18 @@ def _trace(model, batch):
         model.measure(outputs)
         return losses
 
-    tf.function(step, autograph=False).get_concrete_function(batch)
+    weights = len(model.weights)
+    losses = tf.function(step, autograph=False).get_concrete_function(batch).structured_outputs
+    if set(losses) != set(model.loss_names):
+        raise ValueError(
+            f"compute_losses must return {', '.join(model.loss_names)}. Received: "
+            f"{', '.join(losses)}."
+        )
+    for name, loss in losses.items():
+        if loss.shape.rank != 0:
+            raise ValueError(f"loss {name} must be a scalar. Received: shape {loss.shape}.")
+    if len(model.weights) != weights:
+        raise ValueError("a layer has no weights before the first step; build it.")
 
 
 def _check_schedule(config: PretrainConfig) -> None:

@@ -59,6 +59,7 @@ def test_balanced_batches_are_a_function_of_seed_and_step():
         (0, 1, "classes_per_batch must divide the 4 classes. Received: 0"),
         (2, 5, "images_per_class must be from 1 to 4, .* smallest class. Received: 5"),
         (2, 0, "images_per_class must be from 1 to 4"),
+        (2, "x", "images_per_class must be a whole number. Received: 'x'"),
     ],
 )
 def test_impossible_batches_are_refused(classes, images, message):
