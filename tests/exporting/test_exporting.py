@@ -14,9 +14,9 @@ from PIL import Image
 
 import supcon_tf
 from supcon_tf import ExportConfig, UserError, exporting, load_bundle
-from supcon_tf.exporting.bundle import find_versions
 from supcon_tf.exporting.card import model_card
 from supcon_tf.exporting.comparing import check_exports
+from supcon_tf.exporting.layout import find_versions
 from supcon_tf.exporting.tflite import read_metadata
 
 
