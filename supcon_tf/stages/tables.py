@@ -1,4 +1,4 @@
-"""Tables of what runs scored."""
+"""Markdown tables, and the scores of several runs in one."""
 
 from collections.abc import Mapping, Sequence
 
@@ -15,14 +15,8 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         rest = [cell.strip().rjust(width) for cell, width in zip(rest, widths[1:], strict=True)]
         return f"| {' | '.join([first, *rest])} |"
 
-    rule = (
-        "|"
-        + "|".join(
-            "-" * (width + 2) if not column else "-" * (width + 1) + ":"
-            for column, width in enumerate(widths)
-        )
-        + "|"
-    )
+    first, *others = widths
+    rule = "|".join(["", "-" * (first + 2), *("-" * (width + 1) + ":" for width in others), ""])
     return "\n".join([row(header), rule, *(row(line) for line in rows)])
 
 
