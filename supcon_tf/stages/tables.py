@@ -17,7 +17,8 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
     first, *others = widths
     rule = "|".join(["", "-" * (first + 2), *("-" * (width + 1) + ":" for width in others), ""])
-    return "\n".join([row(header), rule, *(row(line) for line in rows)])
+    head, *body = map(row, lines)
+    return "\n".join([head, rule, *body])
 
 
 def percent(share: float | None) -> str:
