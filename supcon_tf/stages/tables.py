@@ -11,9 +11,9 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
 
     def row(cells):
-        first, *rest = (cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
-        rest = [cell.strip().rjust(width) for cell, width in zip(rest, widths[1:], strict=True)]
-        return f"| {' | '.join([first, *rest])} |"
+        first, *rest = zip(cells, widths, strict=True)
+        padded = [first[0].ljust(first[1]), *(cell.strip().rjust(width) for cell, width in rest)]
+        return f"| {' | '.join(padded)} |"
 
     first, *others = widths
     rule = "|".join(["", "-" * (first + 2), *("-" * (width + 1) + ":" for width in others), ""])
