@@ -10,7 +10,7 @@ from supcon_tf.config import AddClassConfig
 def main(config):
     """Writes the next version and prints what old and new classes score."""
     from supcon_tf.exporting.adding import add_class
-    from supcon_tf.stages.tables import added_table
+    from supcon_tf.exporting.card import added_table
 
     scores = add_class(config)
     print(added_table(scores))

@@ -213,7 +213,8 @@ def check(config):
 def main(config):
     """Runs everything, prints the tables, and writes results.json."""
     from supcon_tf.core.files import write_json
-    from supcon_tf.exporting.bundle import load_bundle, newest_bundle
+    from supcon_tf.exporting.bundle import load_bundle
+    from supcon_tf.exporting.layout import newest_bundle
 
     check(config)
     bundle = load_bundle(newest_bundle(config.model_dir))

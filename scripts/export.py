@@ -11,8 +11,8 @@ def main(config):
     """Exports and prints the comparison."""
     from pathlib import Path
 
+    from supcon_tf.exporting.card import export_table
     from supcon_tf.exporting.export import export
-    from supcon_tf.stages.tables import export_table
 
     scores = export(config)
     print(export_table(scores))

@@ -1,4 +1,8 @@
-"""What an image's header claims, read before anything is decoded."""
+"""Sizes that image headers claim, read before anything is decoded.
+
+Not by Pillow, which learns the sizes of a GIF's frames only by decoding them, and which refuses or
+warns of large images by settings of the whole process.
+"""
 
 import struct
 

@@ -1,8 +1,10 @@
 """Classes added to an exported model by nearest prototype, from a few images and no training."""
 
+import dataclasses
 import shutil
 import sys
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,17 +18,32 @@ from supcon_tf.data import folder
 from supcon_tf.data.datasets import folder_split
 from supcon_tf.data.splits import Split
 from supcon_tf.exporting import tflite
-from supcon_tf.exporting.bundle import INDEX_IMAGES, THUMBNAILS, Bundle, load_bundle, newest_bundle
-from supcon_tf.exporting.calibration import calibration_scores
+from supcon_tf.exporting.bundle import Bundle, load_bundle
+from supcon_tf.exporting.calibration import calibration_scores, fit_scale
 from supcon_tf.exporting.comparing import check_exports, compare_exports
-from supcon_tf.exporting.export import finish_bundle, next_version
+from supcon_tf.exporting.export import finish_bundle
 from supcon_tf.exporting.index import index_scores, write_index_images
-from supcon_tf.exporting.prototypes import fit_scale, mean_directions
-from supcon_tf.exporting.servable import Head, Index, Servable
+from supcon_tf.exporting.layout import (
+    HELD_OUT,
+    INDEX_IMAGES,
+    THUMBNAILS,
+    newest_bundle,
+    next_version,
+)
+from supcon_tf.exporting.servable import Head, Index, Servable, read_head
 from supcon_tf.stages.features import encode_split
-from supcon_tf.stages.scores import unit_rows
+from supcon_tf.stages.scores import classification_scores, unit_rows
 
-_PRECISIONS = tflite.PRECISIONS[:-1]  # Not int8.
+_PRECISIONS = tflite.PRECISIONS[:-1]  # Not int8, which the training images would have to calibrate.
+
+Images = tuple[np.ndarray, np.ndarray]  # Features float32 [N, F] and labels int32 [N].
+
+
+@dataclasses.dataclass(frozen=True)
+class _NewClasses:
+    names: Sequence[str]
+    support: Split  # To learn from.
+    held_out: Split  # To score on.
 
 
 def add_class(config: AddClassConfig) -> dict:
@@ -34,8 +51,7 @@ def add_class(config: AddClassConfig) -> dict:
 
     A new class is the mean direction of its images' embeddings. The trained classes keep their
     classifier: what the new classes leave of the probability is divided as it says
-    (`Servable.probabilities`). There is no int8 model, which the training images would have to
-    calibrate.
+    (`Servable.probabilities`). There is no int8 model.
 
     Args:
         config: the settings; `config.images` holds one subfolder of images for each new class.
@@ -50,20 +66,20 @@ def add_class(config: AddClassConfig) -> dict:
             cannot be used.
     """
     bundle = load_bundle(newest_bundle(config.model).resolve())
-    _check_index(bundle)
-    old = _held_out(bundle)
-    support, held_out, names = _new_images(config, bundle)
+    index, old = _read_index(bundle), _read_held_out(bundle)
+    new = _find_images(config, bundle)
     target = next_version(bundle.path.parent)
     with writing(target) as temporary:
-        print(f"adding {', '.join(names)} in {target}", file=sys.stderr)
+        print(f"adding {', '.join(new.names)} in {target}", file=sys.stderr)
         temporary.mkdir(parents=True)
-        scores = _write(temporary, target, bundle, old, support, held_out, names, config)
+        metadata = _metadata(bundle, target, new, config)
+        scores = _write(temporary, metadata, bundle, index, old, new, config.batch_size)
     return {"path": str(target), **scores}
 
 
-def _check_index(bundle: Bundle) -> None:
-    """Refuses a bundle that does not say where each of its classes lies."""
-    labels = bundle.model.index_labels.numpy() if bundle.num_neighbors else ()
+def _read_index(bundle: Bundle) -> Index:
+    """The bundle's index, which must say where each of its classes lies."""
+    labels = bundle.model.index_labels.numpy() if bundle.num_neighbors else np.zeros(0, int)
     missing = sorted(set(range(len(bundle.class_names))) - set(labels))
     if missing:
         raise UserError(
@@ -72,32 +88,27 @@ def _check_index(bundle: Bundle) -> None:
         )
     if len(bundle.index_images()) != len(labels):
         raise UserError(f"{bundle.path}/{INDEX_IMAGES} is damaged. Export it again.")
+    embeddings, distances = bundle.model.index_embeddings, bundle.model.index_distances
+    return Index(embeddings.numpy(), labels, distances.numpy(), bundle.num_neighbors)
 
 
-def _held_out(bundle: Bundle) -> tuple[np.ndarray, np.ndarray]:
-    """Features float32 [N, F] and labels int32 [N] of the old classes' held-out images."""
+def _read_held_out(bundle: Bundle) -> Images:
+    """The features of the old classes' held-out images."""
     try:
-        with np.load(bundle.path / "held_out.npz", allow_pickle=False) as arrays:
+        with np.load(bundle.path / HELD_OUT, allow_pickle=False) as arrays:
             features, labels = arrays["features"], arrays["labels"]
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise UserError(f"{bundle.path}/held_out.npz is damaged. Export it again.") from error
-    width = bundle.model.kernel.shape[0]
-    sound = (
-        features.dtype == np.float32
-        and features.shape == (len(labels), width)
-        and len(labels) > 0
-        and np.issubdtype(labels.dtype, np.integer)
-        and labels.ndim == 1
-        and 0 <= labels.min() <= labels.max() < len(bundle.class_names)
-        and np.isfinite(features).all()
-    )
-    if not sound:
-        raise UserError(f"{bundle.path}/held_out.npz is damaged. Export it again.")
-    return features, labels
+        if features.shape != (len(labels), len(bundle.model.kernel.numpy())):
+            raise ValueError(features.shape)
+        known = 0 <= labels.min() <= labels.max() < len(bundle.class_names)
+        if not (known and np.isfinite(features).all()):
+            raise ValueError("values")
+        return features.astype(np.float32), labels.astype(np.int32)
+    except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
+        raise UserError(f"{bundle.path}/{HELD_OUT} is damaged. Export it again.") from error
 
 
-def _new_images(config: AddClassConfig, bundle: Bundle) -> tuple[Split, Split, list[str]]:
-    """The images to learn from, those held out, and the names of the new classes."""
+def _find_images(config: AddClassConfig, bundle: Bundle) -> _NewClasses:
+    """The new images, checked and split."""
     root = Path(config.images)
     if not config.images or not root.is_dir():
         raise UserError(
@@ -118,144 +129,157 @@ def _new_images(config: AddClassConfig, bundle: Bundle) -> tuple[Split, Split, l
         raise UserError(f"cannot read image {root / bad[0]}. Remove or replace it.")
     parts = folder.hold_out(str(root), examples, config.holdout_fraction, config.seed)
     every = [*bundle.class_names, *names]
-    support, held_out = (folder_split(str(root), part, every) for part in parts)
-    return support, held_out, names
+    return _NewClasses(names, *(folder_split(str(root), part, every) for part in parts))
 
 
-def _write(path, target, bundle: Bundle, old, support: Split, held_out: Split, names, config):
-    class_names = [*bundle.class_names, *names]
-    features, labels = _features(bundle, support, config.batch_size)
-    servable, index = _servable(bundle, unit_rows(features), labels, class_names)
-    servable.save(path)
-    _extend_index(path, bundle, support, class_names)
-    metadata = _metadata(bundle, target, names, support, config)
-    exported = bundle.metadata["settings"]["export"]
-    tflite.write_all(path, metadata, _PRECISIONS, select_ops=exported["tflite_select_ops"])
-    new = _Scored(servable, *_features(bundle, held_out, config.batch_size))
-    compared = compare_exports(path, held_out, held_out.num_examples, new.probabilities, new.labels)
-    check_exports(path, compared, exported["max_difference"], exported["max_tflite_loss"])
-    old = _Scored(servable, *old)
-    before = _Scored(_with_head(bundle, _old_head(bundle), None, bundle.class_names), *old.images)
-    every = [np.concatenate(parts) for parts in zip(old.images, new.images, strict=True)]
-    np.savez(path / "held_out.npz", features=every[0], labels=every[1])
-    scores = {
-        "learned_from": metadata["added"][-1]["images"],
-        "old_images": len(old.labels),
-        "new_images": len(new.labels),
-        "old_top1_before": before.top1(),
-        "old_top1": old.top1(),
-        "new_top1": new.top1(),
-        "per_class": {name: new.top1(class_names.index(name)) for name in names},
-        "calibration": _calibration(bundle, _Scored(servable, *every)),
-        "index": index_scores(index, every[0]),
-        **compared,
-    }
-    finish_bundle(path, metadata, {**bundle.metrics, "added": scores})
-    return scores
-
-
-class _Scored:
-    """What a servable says of features float32 [N, F] with labels int32 [N]."""
-
-    def __init__(self, servable, features, labels):
-        self.images, self.labels = (features, labels), labels
-        self.probabilities = servable.probabilities(tf.constant(features)).numpy()
-
-    def top1(self, label=None) -> float:
-        """Share of the images, or of those with a label, that are recognized."""
-        wanted = slice(None) if label is None else self.labels == label
-        right = self.probabilities.argmax(axis=1) == self.labels
-        return float(np.mean(right[wanted]))
-
-
-def _extend_index(path, bundle: Bundle, support: Split, class_names) -> None:
-    for name in (INDEX_IMAGES, THUMBNAILS):
-        if (bundle.path / name).exists():
-            (path / name).parent.mkdir(exist_ok=True)
-            shutil.copyfile(bundle.path / name, path / name)
-    thumbnails, rows = (bundle.path / THUMBNAILS).exists(), len(bundle.index_images())
-    write_index_images(path, support, class_names, bundle.image_size_px, thumbnails, rows)
-
-
-def _features(bundle: Bundle, split: Split, batch_size: int):
-    """Features float32 [N, F] and labels int32 [N], by the bundle's own encoder."""
-    encode, size = bundle.model.encode, bundle.image_size_px
-    return encode_split(encode, size, split, batch_size=batch_size, progress="features")
-
-
-def _old_head(bundle: Bundle) -> Head:
-    model = bundle.model
-    added = hasattr(model, "prototypes")
-    return Head(
-        model.kernel.numpy(),
-        model.bias.numpy(),
-        float(model.temperature.numpy()),
-        model.prototypes.numpy() if added else None,
-        float(model.prototype_scale.numpy()) if added else 1.0,
-    )
-
-
-def _with_head(bundle, head, index, class_names):
-    model = bundle.model
-    return Servable(
-        model.encode, model.encoder_variables, head, index, class_names, bundle.image_size_px
-    )
-
-
-def _servable(bundle: Bundle, embeddings, labels, class_names) -> tuple[Servable, Index]:
-    """The bundle's encoder and classifier with prototypes of all classes, and the longer index.
-
-    Args:
-        bundle: what is added to.
-        embeddings: float32 [M, F] of the new images, unit norm.
-        labels: int32 [M] in all classes.
-        class_names: old and new.
-    """
-    gallery = bundle.model.index_embeddings.numpy()
-    gallery_labels = bundle.model.index_labels.numpy()
-    head = _old_head(bundle)
-    old = head.prototypes
-    if old is None:
-        old = mean_directions(gallery, gallery_labels, range(len(bundle.class_names)))
-    new = mean_directions(embeddings, labels, range(len(old), len(class_names)))
-    prototypes = np.concatenate([old, new])
-    scale = fit_scale(prototypes, gallery, gallery_labels, embeddings, labels)
-    index = Index(
-        np.concatenate([gallery, embeddings]),
-        np.concatenate([gallery_labels, labels]),
-        bundle.model.index_distances.numpy(),
-        bundle.num_neighbors,
-    )
-    head = Head(head.kernel, head.bias, head.temperature, prototypes, scale)
-    return _with_head(bundle, head, index, class_names), index
-
-
-def _metadata(bundle: Bundle, target: Path, names, support: Split, config) -> dict:
-    counts = np.bincount(support.labels(), minlength=len(bundle.class_names) + len(names))
+def _metadata(bundle: Bundle, target: Path, new: _NewClasses, config: AddClassConfig) -> dict:
+    class_names = [*bundle.class_names, *new.names]
+    counts = np.bincount(new.support.labels(), minlength=len(class_names)).tolist()
     added = {
         **resumption(),
         "from_version": bundle.version,
-        "images": {
-            name: int(count) for name, count in zip(names, counts[-len(names) :], strict=True)
-        },
-        "fingerprint": support.fingerprint,
+        "images": dict(zip(new.names, counts[-len(new.names) :], strict=True)),
+        "fingerprint": new.support.fingerprint,
         "settings": config.to_dict(),
     }
     return {
         **bundle.metadata,
         "name": target.parent.name,
         "version": int(target.name),
-        "class_names": [*bundle.class_names, *names],
+        "class_names": class_names,
         "added": [*bundle.metadata.get("added", []), added],
     }
 
 
-def _calibration(bundle: Bundle, scored: _Scored) -> dict:
-    """Of all held-out images; the temperature is the one that was there."""
-    likelihood = np.log(np.maximum(scored.probabilities, 1e-30))
-    found = calibration_scores(likelihood, scored.labels, 1.0)
-    before = bundle.metrics.get("added", bundle.metrics["export"])["calibration"]
-    return {
-        **{name: found[name] for name in ("nll", "ece")},
-        **{name: before[name] for name in ("temperature", "fitted_on")},
+def _write(
+    path: Path,
+    metadata: dict,
+    bundle: Bundle,
+    index: Index,
+    old: Images,
+    new: _NewClasses,
+    batch_size: int,
+) -> dict:
+    """Writes the new version into a folder and returns its scores."""
+    class_names, settings = metadata["class_names"], metadata["settings"]["export"]
+    head, index = _extend(bundle, index, *_encode(bundle, new.support, batch_size), class_names)
+    model = _servable(bundle, head, index, class_names)
+    model.save(path)
+    _write_index_images(path, bundle, new.support, class_names)
+    tflite.write_all(path, metadata, _PRECISIONS, select_ops=settings["tflite_select_ops"])
+    unseen = _encode(bundle, new.held_out, batch_size)
+    features, labels = (np.concatenate(parts) for parts in zip(old, unseen, strict=True))
+    np.savez(path / HELD_OUT, features=features, labels=labels)
+    probabilities = _probabilities(model, features)
+    compared = compare_exports(
+        path, new.held_out, len(unseen[1]), probabilities[len(old[1]) :], unseen[1]
+    )
+    check_exports(path, compared, settings["max_difference"], settings["max_tflite_loss"])
+    scores = {
+        "learned_from": metadata["added"][-1]["images"],
+        **_top1_scores(bundle, old, probabilities, labels, class_names),
+        "calibration": _calibration(bundle, probabilities, labels),
+        "index": index_scores(index, features),
+        **compared,
     }
+    finish_bundle(path, metadata, {**bundle.metrics, "added": scores})
+    return scores
+
+
+def _encode(bundle: Bundle, split: Split, batch_size: int) -> Images:
+    """Features of a split by the bundle's own encoder."""
+    encode, size = bundle.model.encode, bundle.image_size_px
+    return encode_split(encode, size, split, batch_size=batch_size, progress="features")
+
+
+def _extend(
+    bundle: Bundle, index: Index, features: np.ndarray, labels: np.ndarray, class_names: list[str]
+) -> tuple[Head, Index]:
+    """The bundle's head with prototypes of all classes, and its index with the new images."""
+    embeddings, head = unit_rows(features), read_head(bundle.model)
+    old = head.prototypes
+    if old is None:
+        old = mean_directions(index.embeddings, index.labels, range(len(bundle.class_names)))
+    new = mean_directions(embeddings, labels, range(len(old), len(class_names)))
+    prototypes = np.concatenate([old, new])
+    scale = fit_scale(prototypes, index.embeddings, index.labels, embeddings, labels)
+    return (
+        dataclasses.replace(head, prototypes=prototypes, prototype_scale=scale),
+        dataclasses.replace(
+            index,
+            embeddings=np.concatenate([index.embeddings, embeddings]),
+            labels=np.concatenate([index.labels, labels]),
+        ),
+    )
+
+
+def mean_directions(
+    embeddings: np.ndarray, labels: np.ndarray, classes: Sequence[int]
+) -> np.ndarray:
+    """The prototype of each class: the mean of its embeddings, scaled to unit norm.
+
+    Args:
+        embeddings: float32 [N, F], unit norm.
+        labels: int [N].
+        classes: K labels, each of which occurs.
+
+    Returns:
+        float32 [K, F].
+
+    Reference:
+        Snell et al. 2017, "Prototypical Networks for Few-shot Learning", eq. 1. Differs: of unit
+        norm, and compared by cosine.
+    """
+    return unit_rows([embeddings[labels == label].mean(axis=0) for label in classes])
+
+
+def _servable(bundle: Bundle, head: Head, index: Index | None, class_names) -> Servable:
+    """The bundle's encoder under another head."""
+    encode, variables = bundle.model.encode, bundle.model.encoder_variables
+    return Servable(encode, variables, head, index, class_names, bundle.image_size_px)
+
+
+def _probabilities(model: Servable, features: np.ndarray) -> np.ndarray:
+    return model.probabilities(tf.constant(features)).numpy()
+
+
+def _write_index_images(path: Path, bundle: Bundle, support: Split, class_names) -> None:
+    """Copies the names and thumbnails of the bundle's index, and adds those of the new images."""
+    shutil.copytree(bundle.path / "index", path / "index")
+    thumbnails, rows = (bundle.path / THUMBNAILS).exists(), len(bundle.index_images())
+    write_index_images(path, support, class_names, bundle.image_size_px, thumbnails, rows)
+
+
+def _top1_scores(bundle: Bundle, old: Images, probabilities, labels, class_names) -> dict:
+    """Top-1 of the old classes, before and after, and of the new ones.
+
+    Args:
+        bundle: the version before.
+        old: held-out images of the old classes.
+        probabilities: float [N, C + A] that the new version gives to those and to the new ones.
+        labels: int [N].
+        class_names: C + A names.
+    """
+    before = _servable(bundle, read_head(bundle.model), None, bundle.class_names)
+    is_new = labels >= len(bundle.class_names)
+    by_class = classification_scores(probabilities, labels, class_names)["per_class"]
+    return {
+        "old_images": int(np.sum(~is_new)),
+        "new_images": int(np.sum(is_new)),
+        "old_top1_before": _top1(_probabilities(before, old[0]), old[1]),
+        "old_top1": _top1(probabilities[~is_new], labels[~is_new]),
+        "new_top1": _top1(probabilities[is_new], labels[is_new]),
+        "per_class": {name: by_class[name] for name in class_names[len(bundle.class_names) :]},
+    }
+
+
+def _top1(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    return float(np.mean(probabilities.argmax(axis=1) == labels))
+
+
+def _calibration(bundle: Bundle, probabilities: np.ndarray, labels: np.ndarray) -> dict:
+    """Of all held-out images; the temperature is that of the version before."""
+    found = calibration_scores(np.log(np.maximum(probabilities, 1e-30)), labels, 1.0)
+    before = bundle.metrics.get("added", bundle.metrics["export"])["calibration"]
+    kept = {name: before[name] for name in ("temperature", "fitted_on")}
+    return {"nll": found["nll"], "ece": found["ece"], **kept}

@@ -1,13 +1,16 @@
-"""How far probabilities can be believed, and the temperature that makes them more believable."""
+"""Calibration: how far probabilities can be trusted, and the factors that make them likelier."""
+
+from collections.abc import Callable
 
 import numpy as np
 from scipy.optimize import minimize_scalar
-from scipy.special import softmax
+from scipy.special import log_softmax, softmax
 
-from supcon_tf.stages.scores import negative_log_likelihood
+from supcon_tf.stages.scores import negative_log_likelihood, unit_rows
 
 _BINS = 15
-_LOG_TEMPERATURE = (np.log(0.05), np.log(20.0))
+_TEMPERATURES, _SCALES = (0.05, 20.0), (1.0, 1000.0)
+_SCALE_IMAGES = 200  # Of each old class, at most.
 
 
 def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray) -> float:
@@ -29,24 +32,6 @@ def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray) ->
     return float(np.abs(np.bincount(bins, gap, _BINS)).sum() / len(labels))
 
 
-def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The temperature between 0.05 and 20 that minimizes the negative log likelihood.
-
-    Args:
-        logits: float [N, C] of images that were not trained on.
-        labels: int [N].
-
-    Reference:
-        Guo et al. 2017, section 4.2.
-    """
-
-    def loss(log_temperature):
-        return negative_log_likelihood(logits / np.exp(log_temperature), labels)
-
-    found = minimize_scalar(loss, bounds=_LOG_TEMPERATURE, method="bounded")
-    return float(np.exp(found.x))
-
-
 def calibration_scores(logits: np.ndarray, labels: np.ndarray, temperature: float) -> dict:
     """Calibration before and after dividing the logits by a temperature.
 
@@ -59,11 +44,66 @@ def calibration_scores(logits: np.ndarray, labels: np.ndarray, temperature: floa
         `temperature`, and `nll` (nats) and `ece` with it and, as `nll_uncalibrated` and
         `ece_uncalibrated`, without it.
     """
-    calibrated = logits / temperature
-    return {
-        "temperature": temperature,
-        "nll": negative_log_likelihood(calibrated, labels),
-        "ece": expected_calibration_error(softmax(calibrated, axis=1), labels),
-        "nll_uncalibrated": negative_log_likelihood(logits, labels),
-        "ece_uncalibrated": expected_calibration_error(softmax(logits, axis=1), labels),
-    }
+    scores = {"temperature": temperature}
+    for ending, values in (("", logits / temperature), ("_uncalibrated", logits)):
+        scores[f"nll{ending}"] = negative_log_likelihood(values, labels)
+        scores[f"ece{ending}"] = expected_calibration_error(softmax(values, axis=1), labels)
+    return scores
+
+
+def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
+    """The temperature between 0.05 and 20 that minimizes the negative log likelihood.
+
+    Args:
+        logits: float [N, C] of images that were not trained on.
+        labels: int [N].
+
+    Reference:
+        Guo et al. 2017, section 4.2.
+    """
+    return _minimize(lambda value: negative_log_likelihood(logits / value, labels), _TEMPERATURES)
+
+
+def fit_scale(
+    prototypes: np.ndarray,
+    gallery: np.ndarray,
+    gallery_labels: np.ndarray,
+    embeddings: np.ndarray,
+    labels: np.ndarray,
+) -> float:
+    """The factor on cosines to prototypes, from 1 to 1000, under which all classes are likeliest.
+
+    Every class counts alike. A new image is compared with the prototype of the others of its
+    class, as it would be near its own.
+
+    Args:
+        prototypes: float [C, F], unit norm.
+        gallery: float [N, F], unit norm: training images of the old classes.
+        gallery_labels: int [N].
+        embeddings: float [M, F], unit norm: images of the new classes.
+        labels: int [M].
+    """
+    old_classes = np.unique(gallery_labels)
+    rows = [np.flatnonzero(gallery_labels == label)[:_SCALE_IMAGES] for label in old_classes]
+    rows = np.concatenate(rows)
+    sums = np.zeros(prototypes.shape, embeddings.dtype)
+    np.add.at(sums, labels, embeddings)
+    others = unit_rows(sums[labels] - embeddings)
+    new = embeddings @ prototypes.T  # [M, C]
+    new[np.arange(len(new)), labels] = np.sum(others * embeddings, axis=1)
+    kept = others.any(axis=1)  # Not the only image of its class.
+    cosines = np.concatenate([gallery[rows] @ prototypes.T, new[kept]]).astype(np.float64)
+    targets = np.concatenate([gallery_labels[rows], labels[kept]])
+    weights = 1.0 / np.bincount(targets)[targets]
+
+    def loss(scale):
+        likelihood = log_softmax(scale * cosines, axis=1)
+        return -np.average(likelihood[np.arange(len(targets)), targets], weights=weights)
+
+    return _minimize(loss, _SCALES)
+
+
+def _minimize(loss: Callable[[float], float], bounds: tuple[float, float]) -> float:
+    """The positive number within bounds at which a loss is least, searched by its logarithm."""
+    found = minimize_scalar(lambda log: loss(np.exp(log)), bounds=np.log(bounds), method="bounded")
+    return float(np.exp(found.x))

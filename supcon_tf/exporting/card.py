@@ -1,8 +1,8 @@
-"""Model cards: what a model is, how it scores and where it ends, for people."""
+"""Model cards and tables of scores, for people."""
 
 from collections.abc import Mapping
 
-from supcon_tf.stages.tables import added_table, export_table, format_table, percent
+from supcon_tf.stages.tables import format_table, percent
 
 _WORST_CLASSES = 5
 
@@ -145,3 +145,55 @@ def _added(additions):
     ]
     table = format_table(["class", "images", "added to version", "on"], rows)
     return f"Added by nearest prototype, without training:\n\n{table}"
+
+
+def export_table(scores: Mapping) -> str:
+    """What each export of a bundle scored, beside the model it was made of.
+
+    Args:
+        scores: `export`'s or `compare_exports`'s result.
+    """
+    compared = {
+        name: found
+        for name, found in scores.items()
+        if isinstance(found, Mapping) and "top1" in found
+    }
+    rows = [
+        [
+            name.replace("_", " ") + " (left out)" * found.get("left_out", False),
+            percent(found["top1"]),
+            percent(found["model_top1"]),
+            f"{found['max_difference']:.1e}",
+            f"{found['bytes'] / 1024:,.0f} KiB",
+            f"{found['ms']:.2f} ms",
+        ]
+        for name, found in compared.items()
+    ]
+    if "keras_ms" in scores:
+        top1 = percent(next(iter(compared.values()))["model_top1"])
+        rows.insert(0, ["Keras", top1, top1, "", "", f"{scores['keras_ms']:.2f} ms"])
+    header = [
+        "exported",
+        "top-1",
+        "top-1 of the model",
+        "largest probability difference",
+        "size",
+        "one image",
+    ]
+    return format_table(header, rows)
+
+
+def added_table(scores: Mapping) -> str:
+    """Held-out scores of a bundle that classes were added to.
+
+    Args:
+        scores: `add_class`'s result.
+    """
+    rows = [
+        ["old classes, before", f"{scores['old_images']:,}", percent(scores["old_top1_before"])],
+        ["old classes", f"{scores['old_images']:,}", percent(scores["old_top1"])],
+        ["new classes", f"{scores['new_images']:,}", percent(scores["new_top1"])],
+    ]
+    for name, top1 in scores["per_class"].items():
+        rows.append([f"  {name}, from {scores['learned_from'][name]} images", "", percent(top1)])
+    return format_table(["held-out images", "number", "top-1"], rows)

@@ -1,4 +1,4 @@
-"""Exports against the model they were made of, in a process that cannot import this package."""
+"""Comparison of exports with the model they were made of, in a process without this package."""
 
 import os
 import subprocess
@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from supcon_tf.core.errors import UserError
 from supcon_tf.data.splits import Split
+from supcon_tf.exporting.layout import tflite_file
 from supcon_tf.exporting.tflite import PRECISIONS
 from supcon_tf.stages.scores import top_k_accuracy
 
@@ -39,8 +40,8 @@ def compare_exports(
     outputs = _run_elsewhere(bundle, split, limit)
     files = {"saved_model": [bundle / "saved_model.pb", *(bundle / "variables").iterdir()]}
     for precision in PRECISIONS:
-        path = bundle / "tflite" / f"{precision}.tflite"
-        files |= {f"tflite_{precision}": [path]} if path.exists() else {}
+        if f"tflite_{precision}" in outputs:
+            files[f"tflite_{precision}"] = [tflite_file(bundle, precision)]
     scores = {
         name: {
             "top1": float(np.mean(outputs[name].argmax(axis=1) == labels)),
@@ -83,7 +84,7 @@ def check_exports(bundle: Path, scores: dict, max_difference: float, max_loss: f
     """
     for name in ("saved_model", "tflite_float32"):
         difference = scores[name]["max_difference"]
-        if not difference <= max_difference:
+        if not difference <= max_difference:  # Also where it is NaN.
             raise UserError(
                 f"the reloaded {name} differs from its model by {difference:.2e}, above "
                 f"max_difference={max_difference:.0e}; nothing was exported."
@@ -93,7 +94,7 @@ def check_exports(bundle: Path, scores: dict, max_difference: float, max_loss: f
         loss = found["model_top1"] - found["top1"] if found else 0.0
         if loss <= max_loss:
             continue
-        (bundle / "tflite" / f"{precision}.tflite").unlink()
+        tflite_file(bundle, precision).unlink()
         found["left_out"] = True
         print(
             f"left out the {precision} model: it loses {loss:.3f} of top-1, above max_tflite_loss="

@@ -1,15 +1,4 @@
-"""Export: a bundle that TensorFlow Serving, LiteRT and `serve.py` read without this package.
-
-saved_models/<name>/<version>/
-    saved_model.pb, variables/   SavedModel, its preprocessing inside the graph
-    tflite/<precision>.tflite    float32, float16, dynamic and int8
-    labels.txt                   one class a line
-    index/                       the training images that neighbours are found among
-    held_out.npz                 features and labels of the held-out images
-    metadata.json, metrics.json  what it is, how it was made, how it scores
-    MODEL_CARD.md                the same, for people
-    SHA256SUMS                   of every file above
-"""
+"""Export of a run to a bundle that TensorFlow Serving, LiteRT and `serve.py` read by themselves."""
 
 import sys
 from pathlib import Path
@@ -25,15 +14,14 @@ from supcon_tf.core.files import read_json, write_json, writing
 from supcon_tf.core.provenance import manifest
 from supcon_tf.data.splits import ImageDataset
 from supcon_tf.exporting import tflite
-from supcon_tf.exporting.bundle import check_name, find_versions
 from supcon_tf.exporting.calibration import calibration_scores, fit_temperature
 from supcon_tf.exporting.card import model_card
 from supcon_tf.exporting.comparing import check_exports, compare_exports
 from supcon_tf.exporting.graphs import check_graph
 from supcon_tf.exporting.index import build_index, index_scores, write_index_images
+from supcon_tf.exporting.layout import HELD_OUT, check_name, next_version, write_sums
 from supcon_tf.exporting.reload_export import median_ms
-from supcon_tf.exporting.servable import Head, of_keras
-from supcon_tf.exporting.sums import write_sums
+from supcon_tf.exporting.servable import Head, Index, of_keras
 from supcon_tf.stages.features import encode_split, inference_function
 from supcon_tf.stages.run_directory import RunDirectory
 
@@ -83,40 +71,15 @@ def export(config: ExportConfig) -> dict:
     return scores
 
 
-def next_version(folder: Path, version: int | None = None) -> Path:
-    """Where a new version of a model goes.
-
-    Args:
-        folder: `<saved_models>/<name>`.
-        version: None for one more than the newest.
-
-    Raises:
-        UserError: if the version exists.
-    """
-    version = version or max(find_versions(folder), default=0) + 1
-    if version >= 2**31:
-        raise UserError(f"{folder} has a version {version - 1}, after which none fits. Remove it.")
-    if (folder / str(version)).exists():
-        raise UserError(
-            f"{folder / str(version)} exists; a version is never overwritten. Received: version="
-            f"{version}. Leave it out, or give another."
-        )
-    return folder / str(version)
-
-
 def _write_bundle(bundle, target, run, dataset, model, config):
     encoder = keras.Model(model.input, model.output["features"])
     features = _Features(encoder, model.get_layer("logits"), config.batch_size)
     held_out, labels = features(dataset.test, config.verify_images)
     unseen = features(dataset.validation) if dataset.validation is not None else None
     head = _head(features, unseen)
-    index, indexed = _index(features, dataset, config, unseen)
+    index = _write_index(bundle, features, dataset, config, unseen)
     of_keras(encoder, head, index, dataset.class_names).save(bundle)
     check_graph(bundle)
-    if index is not None:
-        write_index_images(
-            bundle, indexed, dataset.class_names, dataset.image_size_px, config.thumbnails
-        )
     metadata = _metadata(run, dataset, config, target, head, index)
     _write_tflite(bundle, dataset, config, metadata)
     logits = features.logits(held_out)
@@ -132,7 +95,7 @@ def _write_bundle(bundle, target, run, dataset, model, config):
         "index": index_scores(index, held_out) if index is not None else None,
         **compared,
     }
-    np.savez(bundle / "held_out.npz", features=held_out, labels=labels)
+    np.savez(bundle / HELD_OUT, features=held_out, labels=labels)
     finish_bundle(bundle, metadata, {**run.metrics(), "export": scores})
     return scores
 
@@ -176,14 +139,16 @@ def _head(features: _Features, unseen) -> Head:
     return Head(kernel, bias, temperature)
 
 
-def _index(features: _Features, dataset: ImageDataset, config: ExportConfig, unseen):
-    """The index and the split that it holds; neither with `index_images=0`."""
+def _write_index(bundle, features: _Features, dataset, config, unseen) -> Index | None:
+    """Writes names and thumbnails of the index and returns it; None with `index_images=0`."""
     if not config.index_images:
-        return None, None
+        return None
     indexed = dataset.train.spread(config.index_images)
+    write_index_images(
+        bundle, indexed, dataset.class_names, dataset.image_size_px, config.thumbnails
+    )
     gallery, labels = features(indexed, progress="index")
-    index = build_index(gallery, labels, config.neighbors, None if unseen is None else unseen[0])
-    return index, indexed
+    return build_index(gallery, labels, config.neighbors, None if unseen is None else unseen[0])
 
 
 def _write_tflite(bundle, dataset, config, metadata):
@@ -209,7 +174,7 @@ def _metadata(run, dataset: ImageDataset, config, target, head: Head, index) -> 
         "version": int(target.name),
         "class_names": list(dataset.class_names),
         "image_size_px": dataset.image_size_px,
-        "neighbors": min(index.neighbors, len(index.labels)) if index else 0,
+        "neighbors": index.neighbors if index else 0,
         "temperature": head.temperature,
         "preprocessing": PREPROCESSING,
         "settings": {**run.stages(), "export": config.to_dict()},

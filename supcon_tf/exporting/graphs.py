@@ -1,4 +1,4 @@
-"""What the graph of a SavedModel may do: compute, and nothing else."""
+"""The check that the graph of a SavedModel computes, and does nothing else."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -7,7 +7,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from supcon_tf.core.errors import UserError
 
-# What a graph may be made of: arithmetic, layers, images, strings, control flow and variables.
+# Operators that a graph may have: arithmetic, layers, images, strings, control flow and variables.
 _ALLOWED = set(
     """
     Const Placeholder PlaceholderWithDefault Identity IdentityN NoOp StopGradient PreventGradient

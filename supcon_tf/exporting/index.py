@@ -1,4 +1,4 @@
-"""The index of training images that a bundle carries: embeddings, names and small pictures."""
+"""Index of training images in a bundle: their embeddings, names and thumbnails."""
 
 import csv
 import sys
@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from supcon_tf.data.images import decode, preprocess
 from supcon_tf.data.splits import Split
-from supcon_tf.exporting.bundle import INDEX_IMAGES, THUMBNAILS
+from supcon_tf.exporting.layout import INDEX_IMAGES, THUMBNAILS
 from supcon_tf.exporting.servable import Index
 from supcon_tf.stages.scores import unit_rows
 
@@ -28,7 +28,7 @@ def build_index(
     Args:
         features: float [N, F].
         labels: int [N].
-        neighbors: k, of what is asked for later.
+        neighbors: k of the queries to come; N where there are fewer images.
         unseen: features float [M, F] of images of the same distribution that were not trained on;
             None takes the training images, each against the others.
     """
@@ -39,11 +39,12 @@ def build_index(
         own = np.unique(np.linspace(0, len(gallery) - 1, _REFERENCE_IMAGES).astype(int))
         unseen = features[own]
     distances = _kth_distances(unit_rows(unseen), gallery, k, own)
+    neighbors = min(neighbors, len(gallery))
     return Index(gallery, labels.astype(np.int32), np.sort(distances), neighbors)
 
 
 def index_scores(index: Index, features: np.ndarray) -> dict:
-    """How an index sees held-out images.
+    """Scores of an index on held-out images.
 
     Args:
         index: the index.
@@ -53,13 +54,12 @@ def index_scores(index: Index, features: np.ndarray) -> dict:
         `images` of the index, and `held_out_above_0.95`, the share of held-out images whose
         out-of-distribution score is above 0.95.
     """
-    k = min(index.neighbors, len(index.labels))
-    distances = _kth_distances(unit_rows(features), index.embeddings, k, None)
+    distances = _kth_distances(unit_rows(features), index.embeddings, index.neighbors)
     rank = np.searchsorted(index.distances, distances) / len(index.distances)
     return {"images": len(index.labels), "held_out_above_0.95": float(np.mean(rank > 0.95))}
 
 
-def _kth_distances(queries, gallery, k, own):
+def _kth_distances(queries, gallery, k, own=None):
     """1 - cosine to the k-th neighbour, float32 [M]; `own` [M] are rows of the gallery to skip."""
     found = []
     for start in range(0, len(queries), _BLOCK):

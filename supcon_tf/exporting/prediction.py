@@ -1,6 +1,6 @@
 """Classes of image files, from an exported bundle, a TFLite file or a server.
 
-A model is here its class names and a function that gives a batch's probabilities; a batch is a
+Here a model is its class names and a function that gives a batch's probabilities; a batch is a
 list of (path, content of the file). Batches are read one after the other.
 """
 
@@ -17,9 +17,9 @@ import numpy as np
 from supcon_tf.config import PredictConfig
 from supcon_tf.core.errors import UserError
 from supcon_tf.data.images import EXTENSIONS, InvalidImage, decode_checked, preprocess
-from supcon_tf.exporting.bundle import load_bundle, newest_bundle
+from supcon_tf.exporting.bundle import load_bundle
+from supcon_tf.exporting.layout import SUMS, check_sums, newest_bundle
 from supcon_tf.exporting.remote import RemoteModel
-from supcon_tf.exporting.sums import SUMS, check_sums
 from supcon_tf.exporting.tflite import TfliteModel, read_metadata
 
 Batch = list[tuple[str, bytes]]

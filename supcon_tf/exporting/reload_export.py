@@ -1,12 +1,13 @@
-"""Runs an exported bundle as a stranger would: TensorFlow and LiteRT only.
+"""An exported bundle, run as a stranger would run it: with TensorFlow and LiteRT only.
 
     python -I reload_export.py BUNDLE IMAGES_TFRECORD OUTPUT_NPZ
 
 The TFRecord holds encoded images. Writes, for the SavedModel and each TFLite model, the
-probabilities float32 [N, C] and the median time for one image in milliseconds. Importing the
-package that made the bundle is an error here.
+probabilities float32 [N, C] and the median time for one image in milliseconds. The package may
+import this file; this file may not import the package, and in the process above it cannot.
 """
 
+import functools
 import os
 import statistics
 import sys
@@ -32,16 +33,24 @@ def open_tflite(path):
     return interpreter
 
 
-def run_tflite(interpreter, images):
-    """Probabilities float32 [B, C] for images float32 [B, S, S, 3] in [0, 1]."""
-    run = interpreter.get_signature_runner("classify")
+def run_tflite(run, images):
+    """Runs the signature `classify` of a TFLite model, whether of floats or of 8 bits.
+
+    Args:
+        run: the signature's runner.
+        images: float32 [B, S, S, 3] in [0, 1].
+
+    Returns:
+        float32 `probabilities` [B, C] and `embeddings` [B, F].
+    """
     if run.get_input_details()["images"]["dtype"] == np.uint8:
         images = np.rint(images * 255).astype(np.uint8)
-    outputs = run(images=images)["probabilities"]
-    if outputs.dtype == np.uint8:
-        scale, zero_point = run.get_output_details()["probabilities"]["quantization"]
-        outputs = (outputs.astype(np.float32) - zero_point) * scale
-    return outputs
+    found = run(images=images)
+    for name, details in run.get_output_details().items():
+        if details["dtype"] == np.uint8:
+            scale, zero_point = details["quantization"]
+            found[name] = (found[name].astype(np.float32) - zero_point) * np.float32(scale)
+    return found
 
 
 def median_ms(function, argument):
@@ -58,26 +67,25 @@ def main(bundle, records, output):
     """Runs every export on every image."""
     sys.modules["supcon_tf"] = None  # Importing it now fails.
     signatures = tf.saved_model.load(bundle).signatures
-    models = {
-        f"tflite_{path.stem}": open_tflite(path)
-        for path in sorted((Path(bundle) / "tflite").iterdir())
-    }
-    found = {}
+    tflite = {}
+    for path in sorted((Path(bundle) / "tflite").iterdir()):
+        runner = open_tflite(path).get_signature_runner("classify")
+        tflite[f"tflite_{path.stem}"] = functools.partial(run_tflite, runner)
+    found = {name: [] for name in ("saved_model", *tflite)}
     for encoded in tf.data.TFRecordDataset(records).batch(BATCH):
         served = signatures["serving_bytes"](encoded=encoded)["probabilities"].numpy()
-        found.setdefault("saved_model", []).append(served)
+        found["saved_model"].append(served)
         images = signatures["preprocess"](encoded=encoded)["images"].numpy()
-        for name, model in models.items():
-            found.setdefault(name, []).append(run_tflite(model, images))
-    found = {name: np.concatenate(batches) for name, batches in found.items()}
+        for name, model in tflite.items():
+            found[name].append(model(images)["probabilities"])
 
     def classify(one):
         return signatures["classify"](images=tf.constant(one))["probabilities"].numpy()
 
-    found["ms/saved_model"] = median_ms(classify, images[:1])
-    for name, model in models.items():
-        found[f"ms/{name}"] = median_ms(lambda one, model=model: run_tflite(model, one), images[:1])
-    np.savez(output, **found)
+    timed = {"saved_model": classify, **tflite}
+    milliseconds = {f"ms/{name}": median_ms(model, images[:1]) for name, model in timed.items()}
+    probabilities = {name: np.concatenate(batches) for name, batches in found.items()}
+    np.savez(output, **probabilities, **milliseconds)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ import requests
 from supcon_tf.core.errors import UserError
 
 _CONNECT_SECONDS, _ANSWER_SECONDS = 10, 120
-# Waits before one asks again, in seconds: few for a wrong address, half a minute for a server that
-# starts again in the middle of the work.
+# Waits before asking again, in seconds: short for a wrong address, half a minute for a server that
+# restarts in the middle of the work.
 _FIRST_WAITS, _LATER_WAITS = (0.2, 0.4), (0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8)
 _INTERRUPTED = (requests.ConnectionError, requests.exceptions.ChunkedEncodingError)
 
@@ -148,7 +148,7 @@ def _texts(value) -> list[str]:
 
 
 def _cause(error: BaseException) -> str:
-    """What is at the bottom of an exception, in a few words."""
+    """The root of an exception, in a few words."""
     while error.__context__ is not None:
         error = error.__context__
     return getattr(error, "strerror", None) or str(error)

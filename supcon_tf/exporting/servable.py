@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -40,7 +41,7 @@ class Index:
         labels: int32 [N].
         distances: float32 [M], ascending: the distance (1 - cosine) to the k-th neighbour of
             images of the training distribution.
-        neighbors: k.
+        neighbors: k; at most N.
     """
 
     embeddings: np.ndarray
@@ -49,8 +50,17 @@ class Index:
     neighbors: int
 
 
+def read_head(model: Any) -> Head:
+    """The head of a `Servable` that `tf.saved_model.load` has loaded."""
+    head = Head(model.kernel.numpy(), model.bias.numpy(), float(model.temperature.numpy()))
+    if not hasattr(model, "prototypes"):
+        return head
+    scale = float(model.prototype_scale.numpy())
+    return dataclasses.replace(head, prototypes=model.prototypes.numpy(), prototype_scale=scale)
+
+
 class Servable(tf.Module):
-    """What `tf.saved_model.load` gives back, but for the Python code.
+    """The model that is saved; `tf.saved_model.load` returns its variables and traced functions.
 
     Args:
         encode: from images float32 [B, S, S, 3] in [0, 1] to features float32 [B, F].
@@ -82,7 +92,7 @@ class Servable(tf.Module):
             self.index_embeddings = _constant(index.embeddings)
             self.index_labels = _constant(index.labels.astype(np.int32))
             self.index_distances = _constant(index.distances)
-            self.neighbors = min(index.neighbors, len(index.labels))
+            self.neighbors = index.neighbors
         self.class_names = list(class_names)
         self.image_size_px = image_size_px
         # `preprocess` for one image, without the cost of its loop.
@@ -102,7 +112,8 @@ class Servable(tf.Module):
         trained = tf.nn.softmax((features @ self.kernel + self.bias) / self.temperature)
         if not self.has_prototypes:
             return trained
-        cosines = _unit(features) @ tf.transpose(self.prototypes)
+        embeddings = tf.math.l2_normalize(features, axis=1)
+        cosines = tf.matmul(embeddings, self.prototypes, transpose_b=True)
         shares = tf.nn.softmax(self.prototype_scale * cosines)  # [B, C + A]
         count = self.kernel.shape[1]
         left = tf.reduce_sum(shares[:, :count], axis=1, keepdims=True)
@@ -115,7 +126,8 @@ class Servable(tf.Module):
             `probabilities` float32 [B, C + A], and `embeddings` float32 [B, F] of unit norm.
         """
         features = self.encode(images)
-        return {"probabilities": self.probabilities(features), "embeddings": _unit(features)}
+        embeddings = tf.math.l2_normalize(features, axis=1)
+        return {"probabilities": self.probabilities(features), "embeddings": embeddings}
 
     def outputs(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
         """As `classify`, with `class_id` int32 [B] and `class_name` string [B]."""
@@ -217,7 +229,3 @@ def of_keras(
 def _constant(value):
     """A variable rather than a constant of the graph, which may not exceed 2 GB."""
     return tf.Variable(value, trainable=False)
-
-
-def _unit(rows):
-    return tf.math.l2_normalize(rows, axis=1)

@@ -1,4 +1,4 @@
-"""TFLite models: conversion of a bundle's SavedModel, and running them with LiteRT."""
+"""TFLite models: converted from a bundle's SavedModel, and run with LiteRT."""
 
 import json
 import os
@@ -10,18 +10,21 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
+from ai_edge_litert.interpreter import Interpreter
 
 from supcon_tf.config import RUNTIMES
 from supcon_tf.core.errors import UserError
+from supcon_tf.exporting.layout import tflite_file
+from supcon_tf.exporting.reload_export import run_tflite
 
 PRECISIONS = RUNTIMES[1:]
 SIGNATURE = "classify"
 _METADATA = "supcon_tf.json"
-# What is left to do for whoever feeds a model; the SavedModel does all of it itself.
-_INPUTS = {
-    "": "cropped and resized, float32 from 0 to 1: pixels divided by 255",
-    "int8": "cropped and resized, uint8 from 0 to 255: pixels as they are, not divided",
-}
+# The preprocessing left to the caller: of a float model, of an int8 model.
+_INPUTS = (
+    "cropped and resized, float32 from 0 to 1: pixels divided by 255",
+    "cropped and resized, uint8 from 0 to 255: pixels as they are, not divided",
+)
 _MAX_METADATA_BYTES = 2**24
 _KEPT = ("name", "version", "class_names", "image_size_px", "preprocessing", "temperature")
 
@@ -81,24 +84,6 @@ def _missing_operators(message: str) -> str:
     return ", ".join(sorted({line.split("(")[0] for line in lines})) or "not named"
 
 
-def write(path: Path, model: bytes, metadata: Mapping) -> None:
-    """Writes a model with its metadata in a zip archive at its end, as TFLite's associated files.
-
-    Args:
-        path: the .tflite file.
-        model: the flat buffer.
-        metadata: ready for JSON; `class_names` also go into labels.txt.
-    """
-    path.write_bytes(model)
-    contents = {
-        _METADATA: json.dumps(metadata, indent=2),
-        "labels.txt": "\n".join(metadata["class_names"]) + "\n",
-    }
-    with zipfile.ZipFile(path, "a") as archive:
-        for name, text in contents.items():
-            archive.writestr(zipfile.ZipInfo(name), text)  # At a fixed date.
-
-
 def write_all(
     bundle: Path,
     metadata: Mapping,
@@ -108,6 +93,8 @@ def write_all(
     representative: Callable[[], Iterable[np.ndarray]] | None = None,
 ) -> None:
     """Converts a bundle's SavedModel to `tflite/<precision>.tflite`.
+
+    A zip archive at the end of each file, as TFLite's associated files are, says what it is.
 
     Args:
         bundle: the folder that is being written; the SavedModel is there.
@@ -122,13 +109,20 @@ def write_all(
     (bundle / "tflite").mkdir()
     kept = {name: metadata[name] for name in _KEPT}
     for precision in precisions:
-        model = convert(bundle, precision, representative, select_ops=select_ops)
-        described = {**kept, "precision": precision, "input": _INPUTS.get(precision, _INPUTS[""])}
-        write(bundle / f"tflite/{precision}.tflite", model, described)
+        described = {**kept, "precision": precision, "input": _INPUTS[precision == "int8"]}
+        associated = {
+            _METADATA: json.dumps(described, indent=2),
+            "labels.txt": "\n".join(metadata["class_names"]) + "\n",
+        }
+        file = tflite_file(bundle, precision)
+        file.write_bytes(convert(bundle, precision, representative, select_ops=select_ops))
+        with zipfile.ZipFile(file, "a") as archive:
+            for name, text in associated.items():
+                archive.writestr(zipfile.ZipInfo(name), text)  # At a fixed date.
 
 
 def read_metadata(path: Path) -> dict:
-    """The metadata of a model that `write` wrote.
+    """The metadata of a model that `write_all` wrote.
 
     Raises:
         UserError: if there is none.
@@ -139,9 +133,7 @@ def read_metadata(path: Path) -> dict:
                 raise ValueError(_METADATA)
             metadata = json.loads(archive.read(_METADATA))
         names, size = metadata["class_names"], metadata["image_size_px"]
-        if type(size) is not int or not isinstance(names, list) or not names:
-            raise TypeError(_METADATA)
-        if not all(isinstance(name, str) for name in names):
+        if type(size) is not int or type(names) is not list or {*map(type, names)} != {str}:
             raise TypeError(_METADATA)
     except (OSError, zipfile.BadZipFile, KeyError, ValueError, TypeError, RecursionError) as error:
         raise UserError(
@@ -166,15 +158,11 @@ class TfliteModel:
     """
 
     def __init__(self, path: Path):
-        from ai_edge_litert.interpreter import Interpreter
-
+        self._lock = threading.Lock()
         try:
-            self._interpreter = Interpreter(model_path=str(path), num_threads=os.cpu_count())
-            self._run = self._interpreter.get_signature_runner(SIGNATURE)
-            self._inputs = self._run.get_input_details()["images"]
-            self._outputs = self._run.get_output_details()
-            self._lock = threading.Lock()
-            self.image_size_px = int(self._inputs["shape"][1])
+            interpreter = Interpreter(model_path=str(path), num_threads=os.cpu_count())
+            self._runner = interpreter.get_signature_runner(SIGNATURE)
+            self.image_size_px = int(self._runner.get_input_details()["images"]["shape"][1])
             nothing = np.zeros((1, self.image_size_px, self.image_size_px, 3), np.float32)
             self.num_classes = self(nothing)["probabilities"].shape[1]
         except (ValueError, RuntimeError, OSError, KeyError, IndexError) as error:
@@ -186,19 +174,5 @@ class TfliteModel:
         Args:
             images: float32 [B, S, S, 3] in [0, 1].
         """
-        if self._inputs["dtype"] == np.uint8:
-            images = quantize(images)
         with self._lock:
-            found = self._run(images=images)
-        return {name: self._dequantized(name, value) for name, value in found.items()}
-
-    def _dequantized(self, name, value):
-        if value.dtype != np.uint8:
-            return value
-        scale, zero_point = self._outputs[name]["quantization"]
-        return (value.astype(np.float32) - zero_point) * np.float32(scale)
-
-
-def quantize(images: np.ndarray) -> np.ndarray:
-    """Images in [0, 1] as the uint8 pixels that int8 models take."""
-    return np.rint(images * 255).astype(np.uint8)
+            return run_tflite(self._runner, images)

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from supcon_tf.core.errors import UserError
-from supcon_tf.exporting.bundle import find_versions
-from supcon_tf.exporting.sums import SUMS
+from supcon_tf.exporting.layout import SUMS, find_versions
 from supcon_tf.serving import measures
 
 _PATIENCE_SECONDS = 10.0

@@ -13,6 +13,7 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
 from supcon_tf.core.files import writing
+from supcon_tf.stages.scores import unit_rows
 
 _NOT_CURVES = (
     "learning_rate",
@@ -94,7 +95,7 @@ def embedding_maps(
 
 
 def _two_dimensions(features, seed):
-    unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+    unit = unit_rows(features)
     if len(unit) < 30 or np.ptp(unit, axis=0).max() == 0:
         return (
             PCA(2).fit_transform(np.pad(unit, [(0, 0), (0, 2)])) if len(unit) > 1 else unit[:, :2]

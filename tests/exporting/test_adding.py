@@ -8,9 +8,8 @@ import tensorflow as tf
 import supcon_tf
 from supcon_tf import AddClassConfig, UserError, exporting, load_bundle
 from supcon_tf.data.digits import load_images
-from supcon_tf.exporting.bundle import find_versions
-from supcon_tf.exporting.prototypes import fit_scale
-from supcon_tf.exporting.sums import write_sums
+from supcon_tf.exporting.calibration import fit_scale
+from supcon_tf.exporting.layout import find_versions, write_sums
 
 
 def write_class(folder, digit, count, turn=1):

@@ -7,12 +7,8 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from supcon_tf import UserError, load_bundle
 from supcon_tf.data.images import InvalidImage
-from supcon_tf.exporting.bundle import (
-    find_versions,
-    newest_bundle,
-)
 from supcon_tf.exporting.graphs import check_graph
-from supcon_tf.exporting.sums import check_sums, write_sums
+from supcon_tf.exporting.layout import check_sums, find_versions, newest_bundle, write_sums
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from conftest import ROOT
 from PIL import Image
 
 from supcon_tf.core.errors import UserError
-from supcon_tf.exporting.sums import write_sums
+from supcon_tf.exporting.layout import write_sums
 
 SERVE = (sys.executable, str(ROOT / "scripts/serve.py"))
 
