@@ -1,11 +1,18 @@
 """Two logical CPU devices for every test, and one small run that many tests look at."""
 
+import fcntl
 import importlib
+import json
 import os
+import pickle
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# Threads of scikit-learn wait by spinning: where two processes share two cores, for minutes.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
@@ -24,9 +31,30 @@ def pytest_configure(config):
 
 
 @pytest.fixture(scope="session")
-def data_dir(tmp_path_factory):
-    """TensorFlow Datasets' directory of this test run."""
-    return str(tmp_path_factory.mktemp("tfds"))
+def built_once(tmp_path_factory):
+    """Calls build(folder) in the first of pytest-xdist's workers to ask; all get that folder."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+
+    def folder(name, build):
+        with open(root / f"{name}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (root / name).exists():
+                partial = root / f"{name}.partial"
+                shutil.rmtree(partial, ignore_errors=True)
+                partial.mkdir()
+                build(partial)
+                partial.rename(root / name)
+        return root / name
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def data_dir(built_once):
+    """TensorFlow Datasets' directory of this test run, where the digits are prepared."""
+    return str(built_once("tfds", lambda folder: supcon_tf.open_dataset("digits", str(folder))))
 
 
 @pytest.fixture(scope="session")
@@ -55,23 +83,36 @@ def small_config(data_dir):
 
 
 @pytest.fixture(scope="session")
-def finished_run(small_config, tmp_path_factory):
-    """A run directory after pretraining, classifier and evaluation."""
-    run_dir = str(tmp_path_factory.mktemp("runs") / "finished")
-    supcon_tf.pretrain(supcon_tf.PretrainConfig(run_dir=run_dir, **small_config))
-    supcon_tf.train_classifier(supcon_tf.ClassifierConfig(run_dir=run_dir, epochs=5))
-    supcon_tf.evaluate(supcon_tf.EvaluateConfig(run_dir=run_dir))
-    return Path(run_dir)
+def finished_run(small_config, built_once, tmp_path_factory):
+    """A run directory after pretraining, classifier and evaluation, of this worker alone."""
+
+    def build(folder):
+        run_dir = str(folder)
+        supcon_tf.pretrain(supcon_tf.PretrainConfig(run_dir=run_dir, **small_config))
+        supcon_tf.train_classifier(supcon_tf.ClassifierConfig(run_dir=run_dir, epochs=5))
+        supcon_tf.evaluate(supcon_tf.EvaluateConfig(run_dir=run_dir))
+
+    run = built_once("finished", build)
+    return shutil.copytree(run, tmp_path_factory.mktemp("runs") / "finished")
 
 
 @pytest.fixture(scope="session")
-def exported(finished_run, tmp_path_factory):
+def exported(finished_run, built_once, tmp_path_factory):
     """The scores of an export of the finished run, `<saved_models>/digits`, and the settings."""
+
+    def config(folder):
+        return supcon_tf.ExportConfig(
+            run_dir=str(finished_run), saved_models_dir=str(folder), name="digits"
+        )
+
+    def build(folder):
+        (folder / "scores.pickle").write_bytes(pickle.dumps(supcon_tf.export(config(folder))))
+
+    built = built_once("exported", build)
     folder = tmp_path_factory.mktemp("saved_models")
-    config = supcon_tf.ExportConfig(
-        run_dir=str(finished_run), saved_models_dir=str(folder), name="digits"
-    )
-    return supcon_tf.export(config), folder / "digits", config
+    shutil.copytree(built / "digits", folder / "digits")
+    scores = pickle.loads((built / "scores.pickle").read_bytes())
+    return scores, folder / "digits", config(folder)
 
 
 def write_images(root: Path, classes, per_class, mode="RGB", size=(12, 12), seed=0, level=None):
@@ -97,12 +138,30 @@ def image_folder(tmp_path):
 @pytest.fixture(scope="session")
 def script():
     """Runs a script of the repository in a process of its own."""
-    import subprocess
 
     def run(name, *arguments, cwd=ROOT):
         command = [sys.executable, str(ROOT / "scripts" / f"{name}.py"), *map(str, arguments)]
         environment = {**os.environ}
         environment.pop("TF_CPP_MIN_LOG_LEVEL", None)  # As a user runs it.
         return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def scripts():
+    """Runs several scripts in one process; returns status, output and error of each."""
+
+    def run(commands):
+        finished = subprocess.run(
+            [sys.executable, str(ROOT / "tests/cli/one_process.py")],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            input=json.dumps(commands),
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
+        return json.loads(finished.stdout)
 
     return run

@@ -3,15 +3,10 @@
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
-import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import keras
-import numpy as np
 import pytest
 from conftest import ROOT, write_images
 
@@ -116,37 +111,46 @@ def inputs(tmp_path_factory, data_dir):
 
 
 @pytest.fixture(scope="module")
-def bad_input_results(script, data_dir, inputs, tmp_path_factory):
-    """All of them, two at a time: most of each is the import of TensorFlow."""
+def bad_input_results(scripts, data_dir, inputs, tmp_path_factory):
+    """Of each case its exit status, output and error; and a folder that none may write to."""
     folder = tmp_path_factory.mktemp("bad")
 
-    def one(arguments):
+    def command(arguments):
         name, *flags = (argument.format(inputs=inputs) for argument in arguments)
         if name not in _WITHOUT_RUN and not any("--run_dir" in flag for flag in flags):
             flags += [f"--run_dir={folder / 'run'}"]
         if name == "pretrain" and not any("folder:" in flag for flag in flags):
             flags += [f"--data_dir={data_dir}"]
-        return script(name, *flags)
+        return [name, *flags]
 
-    with ThreadPoolExecutor(2) as pool:
-        results = pool.map(one, [arguments for arguments, _ in BAD_INPUT.values()])
-        return dict(zip(BAD_INPUT, results, strict=True)), folder
+    commands = [command(arguments) for arguments, _ in BAD_INPUT.values()]
+    return dict(zip(BAD_INPUT, scripts(commands), strict=True)), folder
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("case", BAD_INPUT)
 def test_bad_input_is_one_clear_line_and_status_2(case, bad_input_results):
     results, folder = bad_input_results
-    finished = results[case]
-    assert finished.returncode == 2
-    assert finished.stdout == ""
-    lines = finished.stderr.splitlines()
+    status, output, error = results[case]
+    check_one_clear_line(case, status, output, error)
+    assert list(folder.iterdir()) == []
+
+
+def check_one_clear_line(case, status, output, error):
+    assert status == 2, error
+    assert output == ""
+    lines = error.splitlines()
     if case == "corrupted checkpoint":
         assert "is corrupted; passing it over" in lines.pop(0)
-    assert len(lines) == 1, finished.stderr
+    assert len(lines) == 1, error
     assert lines[0].startswith(f"{Path(BAD_INPUT[case][0][0]).name}.py: ")
     assert BAD_INPUT[case][1] in lines[0]
-    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["stray argument", "unknown data set", "no model"])
+def test_so_it_is_in_a_process_of_its_own(case, script):
+    finished = script(*BAD_INPUT[case][0])
+    check_one_clear_line(case, finished.returncode, finished.stdout, finished.stderr)
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -158,51 +162,6 @@ def test_help_is_short_and_readable(name, script):
     assert f"python scripts/{name}.py" in finished.stdout
     assert len(lines) < 120
     assert max(map(len, lines)) <= 120
-
-
-@pytest.mark.slow
-def test_ctrl_c_leaves_a_run_that_resume_continues(script, small_config, finished_run, tmp_path):
-    flags = [f"--{name}={value}" for name, value in small_config.items()]
-    flags += [f"--run_dir={tmp_path / 'run'}"]
-    command = [sys.executable, str(ROOT / "scripts/pretrain.py"), *flags]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        for line in process.stderr:
-            if "epoch 1/10" in line:
-                process.send_signal(signal.SIGINT)
-                break
-        rest = process.stderr.read()
-    assert process.returncode == 130
-    assert "--resume continues" in rest
-    assert "Traceback" not in rest
-    again = script("pretrain", *flags)
-    assert again.returncode == 2
-    assert "Pass --resume" in again.stderr
-    other = script("pretrain", *flags, "--resume", "--seed=1")
-    assert other.returncode == 2
-    assert "another configuration: seed was 0. Received: 1" in other.stderr
-    resumed = script("pretrain", *flags, "--resume")
-    assert resumed.returncode == 0, resumed.stderr
-    assert "epoch 1/10" not in resumed.stderr
-    models = [
-        keras.saving.load_model(path / "encoder.keras", compile=False)
-        for path in (tmp_path / "run", finished_run)
-    ]
-    for left, right in zip(models[0].weights, models[1].weights, strict=True):
-        np.testing.assert_array_equal(left.numpy(), right.numpy())
-
-
-@pytest.mark.slow
-def test_sigterm_ends_without_a_traceback(small_config, tmp_path):
-    flags = [f"--{name}={value}" for name, value in small_config.items()]
-    command = [sys.executable, "scripts/pretrain.py", *flags, f"--run_dir={tmp_path / 'run'}"]
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
-        deadline = time.monotonic() + 60
-        while not (tmp_path / "run/config.json").exists() and time.monotonic() < deadline:
-            time.sleep(0.1)
-        process.terminate()
-        errors = process.stderr.read()
-    assert process.returncode == 143
-    assert "Traceback" not in errors
 
 
 @pytest.fixture(scope="module")

@@ -6,17 +6,11 @@ import shutil
 import keras
 import numpy as np
 import pytest
+from engine.models import dense
 
 from supcon_tf import MomentumSGD, UserError
 from supcon_tf.engine import checkpoints
 from supcon_tf.engine.checkpoints import State
-
-
-def model():
-    made = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
-    made.compile(optimizer=MomentumSGD(0.1), loss="mse")
-    made.optimizer.build(made.trainable_variables)
-    return made
 
 
 def names(folder):
@@ -24,13 +18,13 @@ def names(folder):
 
 
 def test_the_newest_are_kept_and_everything_is_restored(tmp_path):
-    first = model()
+    first = dense()
     for step in (1, 2, 3):
         first.fit(np.ones((4, 3)), np.ones((4, 2)), verbose=0)
         state = State(step, {"loss": list(range(step))}, seconds=1.5)
         checkpoints.save(tmp_path, state, first)
     assert names(tmp_path) == ["000000002", "000000003"]
-    second = model()
+    second = dense()
     assert checkpoints.restore(tmp_path, checkpoints.newest(tmp_path).step, second) == state
     for left, right in zip(first.optimizer.variables, second.optimizer.variables, strict=True):
         np.testing.assert_array_equal(left, right)
@@ -40,36 +34,36 @@ def test_the_newest_are_kept_and_everything_is_restored(tmp_path):
 
 def test_as_many_are_kept_as_asked_and_a_protected_one(tmp_path):
     for step in range(1, 7):
-        checkpoints.save(tmp_path, State(step), model(), keep=3, protect=2)
+        checkpoints.save(tmp_path, State(step), dense(), keep=3, protect=2)
     assert names(tmp_path) == ["000000002", "000000004", "000000005", "000000006"]
 
 
 def test_a_corrupted_newer_one_does_not_count_as_kept(tmp_path):
     for step in (1, 2, 3):
-        checkpoints.save(tmp_path, State(step), model())
+        checkpoints.save(tmp_path, State(step), dense())
     _damage(tmp_path / "000000003", "flip")
-    checkpoints.save(tmp_path, State(2), model(), keep=1)
+    checkpoints.save(tmp_path, State(2), dense(), keep=1)
     assert names(tmp_path) == ["000000002"]
 
 
 def test_only_the_chief_writes(tmp_path):
-    checkpoints.save(tmp_path, State(1), model(), chief=False)
+    checkpoints.save(tmp_path, State(1), dense(), chief=False)
     assert names(tmp_path) == []
 
 
 def test_a_full_disk_stops_before_a_checkpoint_is_half_written(tmp_path, monkeypatch):
-    checkpoints.save(tmp_path, State(1), model())
+    checkpoints.save(tmp_path, State(1), dense())
     usage = shutil.disk_usage(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
         with pytest.raises(UserError, match="is full: 0 MiB free, a checkpoint takes 1. The ones"):
-            checkpoints.save(tmp_path, State(2), model())
+            checkpoints.save(tmp_path, State(2), dense())
     assert checkpoints.newest(tmp_path) == State(1)
     assert names(tmp_path) == ["000000001"]
 
 
 def test_a_disk_that_fills_while_writing_leaves_the_ones_before(tmp_path, monkeypatch):
-    checkpoints.save(tmp_path, State(1), model())
+    checkpoints.save(tmp_path, State(1), dense())
 
     def fill(self, path):
         path.write_bytes(b"half")
@@ -78,7 +72,7 @@ def test_a_disk_that_fills_while_writing_leaves_the_ones_before(tmp_path, monkey
     with monkeypatch.context() as patch:
         patch.setattr(keras.Model, "save_weights", fill)
         with pytest.raises(UserError, match="cannot write checkpoint .*No space left.* are kept"):
-            checkpoints.save(tmp_path, State(2), model())
+            checkpoints.save(tmp_path, State(2), dense())
     assert names(tmp_path) == ["000000001"]
     assert checkpoints.newest(tmp_path) == State(1)
 
@@ -86,7 +80,7 @@ def test_a_disk_that_fills_while_writing_leaves_the_ones_before(tmp_path, monkey
 @pytest.mark.parametrize("damage", ["truncate", "flip", "state", "schema"])
 def test_a_corrupted_checkpoint_is_passed_over(tmp_path, capsys, damage):
     for step in (1, 2):
-        checkpoints.save(tmp_path, State(step), model())
+        checkpoints.save(tmp_path, State(step), dense())
     _damage(tmp_path / "000000002", damage)
     assert checkpoints.newest(tmp_path) == State(1)
     assert "000000002 is corrupted; passing it over" in capsys.readouterr().err
@@ -94,8 +88,8 @@ def test_a_corrupted_checkpoint_is_passed_over(tmp_path, capsys, damage):
     with pytest.raises(UserError, match="no sound checkpoint among 2 in .*--overwrite"):
         checkpoints.newest(tmp_path)
     with pytest.raises(UserError, match="000000001 is missing or corrupted"):
-        checkpoints.restore(tmp_path, 1, model())
-    checkpoints.save(tmp_path, State(2), model())
+        checkpoints.restore(tmp_path, 1, dense())
+    checkpoints.save(tmp_path, State(2), dense())
     assert checkpoints.newest(tmp_path) == State(2)
 
 
@@ -126,27 +120,27 @@ def _damage(checkpoint, damage):
 )
 def test_an_absurd_state_is_passed_over(tmp_path, change):
     for step in (2, 3):
-        checkpoints.save(tmp_path, State(step), model())
+        checkpoints.save(tmp_path, State(step), dense())
     file = tmp_path / "000000003/state.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
     assert checkpoints.newest(tmp_path) == State(2)
 
 
 def test_what_is_no_checkpoint_is_left_alone(tmp_path):
-    checkpoints.save(tmp_path, State(2), model())
+    checkpoints.save(tmp_path, State(2), dense())
     (tmp_path / "9x").mkdir()
     (tmp_path / "notes.txt").write_text("")
-    checkpoints.save(tmp_path, State(3), model(), keep=1)
+    checkpoints.save(tmp_path, State(3), dense(), keep=1)
     assert names(tmp_path) == ["000000003", "9x", "notes.txt"]
 
 
 def test_no_checkpoint_starts_at_the_beginning(tmp_path):
     assert checkpoints.newest(tmp_path) is None
-    assert checkpoints.restore(tmp_path, 0, model()) == State()
+    assert checkpoints.restore(tmp_path, 0, dense()) == State()
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path):
-    checkpoints.save(tmp_path, State(1), model())
+    checkpoints.save(tmp_path, State(1), dense())
     other = keras.Sequential([keras.Input((5,)), keras.layers.Dense(2)])
     other.compile(optimizer=MomentumSGD(0.1), loss="mse")
     with pytest.raises(UserError, match="is of another model. Start again with --overwrite"):

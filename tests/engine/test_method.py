@@ -4,68 +4,19 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from engine.models import BATCH, STEPS, batches, build
 
 from supcon_tf import (
     PairwiseModel,
-    PretrainConfig,
     ProjectionHead,
     SupConLoss,
     build_encoder,
     make_strategy,
 )
-from supcon_tf.data.views import sharding_off
 from supcon_tf.engine.loss_scaling import SharedLossScale
 from supcon_tf.engine.method import Method
 from supcon_tf.engine.optimizers import make_optimizer
-from supcon_tf.engine.schedules import make_schedule
-from supcon_tf.methods import METHODS
-from supcon_tf.methods.spec import Parts
-from supcon_tf.networks.copies import training_copy
 from supcon_tf.networks.heads import build_classifier
-from supcon_tf.networks.initial import initial_weights
-
-STEPS, BATCH = 5, 16
-
-
-def batches(order=slice(None)):
-    rng = np.random.default_rng(0)
-    # Brightness and class depend on the position, so that the replicas' halves differ.
-    views = rng.random((STEPS * BATCH, 2, 8, 8, 3)) * np.linspace(0.2, 1, BATCH).repeat(
-        STEPS
-    ).reshape(-1, 1, 1, 1, 1)
-    labels = rng.integers(0, 3, STEPS * BATCH)
-    data = (views.astype(np.float32), labels.astype(np.int32))
-    whole = [array.reshape(STEPS, BATCH, *array.shape[1:])[:, order] for array in data]
-    return sharding_off(tf.data.Dataset.from_tensor_slices(tuple(whole)))
-
-
-def build(
-    strategy_name,
-    method="supcon_out",
-    *,
-    regularizer=None,
-    optimizer="sgd",
-    clip_norm=None,
-    precision="float32",
-    compiled=False,
-    **engine,
-):
-    """A compiled model with batch norm, momentum, weight decay and a schedule."""
-    strategy = make_strategy(strategy_name)
-    with strategy.scope(), initial_weights(0):
-        encoder = training_copy(build_encoder("resnet8", 8, 0.25), precision)
-        if regularizer:
-            encoder.get_layer("stem_conv").kernel.regularizer = regularizer
-        heads = {} if method == "cross_entropy" else {"embedding_dim": 8}
-        config = PretrainConfig(method=method, **heads, **engine)
-        model = METHODS[method].build_with(Parts(config, encoder, 3, STEPS, precision), {})
-        schedule = make_schedule("cosine", 1.0 if optimizer == "lars" else 0.1, 2 * STEPS, 2)
-        optimizer = make_optimizer(optimizer, schedule, weight_decay=1e-2, clip_norm=clip_norm)
-        if precision == "mixed_float16":
-            optimizer = SharedLossScale(optimizer, initial_scale=2.0**8)
-        model.compile(optimizer=optimizer, jit_compile=compiled)
-        model.optimizer.build(model.trainable_variables)
-    return model
 
 
 def train(strategy_name, method="supcon_out", order=slice(None), **settings):
@@ -82,19 +33,24 @@ def train(strategy_name, method="supcon_out", order=slice(None), **settings):
     return [np.asarray(variable) for variable in variables], history.history["loss"]
 
 
+# The slow ones are parts of the others, or are checked by themselves in test_optimizers.py.
+_SLOW = pytest.mark.slow
+_DECAY = keras.regularizers.L2(0.05)
+_MOMENTUM_QUEUE = {"queue_size": 40, "ema_momentum": 0.9}
+
+
 @pytest.mark.multi_device
 @pytest.mark.parametrize(
     ("method", "settings"),
     [
-        ("supcon_out", {"regularizer": keras.regularizers.L2(0.05)}),
-        ("cross_entropy", {"regularizer": keras.regularizers.L2(0.05)}),
-        ("supcon_out", {"optimizer": "lars"}),
-        ("supcon_out", {"clip_norm": 0.1}),
-        ("supcon_in", {"queue_size": 40}),
-        ("supcon_out", {"queue_size": 40, "ema_momentum": 0.9}),
-        ("cross_entropy", {"ema_momentum": 0.9}),
+        pytest.param("supcon_out", {"regularizer": _DECAY}, id="regularizer"),
+        pytest.param("cross_entropy", {"regularizer": _DECAY}, id="cross_entropy"),
+        pytest.param("supcon_out", _MOMENTUM_QUEUE, id="momentum_queue"),
+        pytest.param("supcon_out", {"optimizer": "lars"}, id="lars", marks=_SLOW),
+        pytest.param("supcon_out", {"clip_norm": 0.1}, id="clipping", marks=_SLOW),
+        pytest.param("supcon_in", {"queue_size": 40}, id="queue", marks=_SLOW),
+        pytest.param("cross_entropy", {"ema_momentum": 0.9}, id="ema", marks=_SLOW),
     ],
-    ids=["regularizer", "cross_entropy", "lars", "clipping", "queue", "momentum_queue", "ema"],
 )
 def test_two_replicas_equal_one(method, settings):
     one, one_loss = train("one_device", method, **settings)
@@ -105,6 +61,7 @@ def test_two_replicas_equal_one(method, settings):
         np.testing.assert_allclose(left, right, rtol=1e-4, atol=2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.multi_device
 def test_micro_batches_of_two_replicas_equal_those_of_one():
     """Batch norm sees a micro-batch of both replicas, which one device gets in another order."""
@@ -138,22 +95,27 @@ def test_an_overflow_on_one_replica_is_skipped_on_both():
     np.testing.assert_array_equal(np.asarray(variable), [1.0, 2.0])
 
 
-def test_compiling_with_xla_changes_nothing():
-    plain, plain_loss = train("one_device")
+@pytest.fixture(scope="module")
+def plain_training():
+    return train("one_device")
+
+
+def test_compiling_with_xla_changes_nothing(plain_training):
+    plain, plain_loss = plain_training
     compiled, compiled_loss = train("one_device", compiled=True)
     np.testing.assert_allclose(plain_loss, compiled_loss, rtol=1e-4)
     for left, right in zip(plain, compiled, strict=True):
         np.testing.assert_allclose(left, right, rtol=1e-3, atol=1e-4)
 
 
-def test_regularizer_changes_the_step():
-    plain, _ = train("one_device")
-    regularized, _ = train("one_device", regularizer=keras.regularizers.L2(0.05))
+def test_regularizer_changes_the_step(plain_training):
+    plain, _ = plain_training
+    regularized, _ = train("one_device", regularizer=_DECAY)
     assert max(np.abs(a - b).max() for a, b in zip(plain, regularized, strict=True)) > 1e-3
 
 
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
-def test_half_precision_trains_with_a_float32_loss_and_weights(precision):
+def test_half_precision_trains_with_a_float32_loss_and_weights(precision, plain_training):
     model = build("one_device", precision=precision)
     assert {weight.dtype for weight in model.trainable_weights} == {"float32"}
     assert model.encoder.get_layer("stage2_block1_1_conv").compute_dtype == precision[6:]
@@ -162,7 +124,7 @@ def test_half_precision_trains_with_a_float32_loss_and_weights(precision):
     assert outputs["embeddings"].dtype == tf.float32
     assert model.compute_losses(outputs)["supcon"].dtype == tf.float32
     _, losses = train("one_device", precision=precision)
-    _, exact = train("one_device")
+    _, exact = plain_training
     np.testing.assert_allclose(losses, exact, rtol=0.03)
     assert losses != exact
     assert losses[1] < losses[0]

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from engine.test_method import BATCH, batches, build
+from engine.models import BATCH, batches, build
 
 from supcon_tf import PairwiseModel, ProjectionHead, SupConLoss, make_strategy
 from supcon_tf.engine.micro_batches import micro_batch_count, micro_batch_gradients
@@ -53,8 +53,17 @@ def check_equal(model, twin, compiled=False):
         np.testing.assert_allclose(left, right, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("compiled", [False, True])
-@pytest.mark.parametrize("method", ["supcon_out", "cross_entropy", "triplet"])
+@pytest.mark.parametrize(
+    ("method", "compiled"),
+    [
+        ("supcon_out", False),
+        ("cross_entropy", False),
+        ("triplet", False),
+        ("supcon_out", True),
+        pytest.param("cross_entropy", True, marks=pytest.mark.slow),
+        pytest.param("triplet", True, marks=pytest.mark.slow),
+    ],
+)
 def test_equals_one_pass_over_the_batch(method, compiled):
     settings = {"regularizer": keras.regularizers.L2(0.05)}
     model = build("one_device", method, micro_batch_size=SIZE, **settings)

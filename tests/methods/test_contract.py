@@ -39,7 +39,7 @@ def build_with_queue(parts):
 @pytest.mark.parametrize(
     ("builder", "arguments", "message"),
     [
-        (build, {"returned": "spred"}, "compute_losses must return spread. Received: spred"),
+        (build, {"returned": "wrong"}, "compute_losses must return spread. Received: wrong"),
         (build, {"reduce": False}, r"loss spread must be a scalar. Received: shape \(16,\)"),
         (build, {"late": True}, "a layer has no weights before the first step; build it"),
         (build_with_queue, {}, "queue_size must be at least 8. Received: 0"),

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from engine.test_checkpoints import model
+from engine.models import dense
 
 from supcon_tf import ClassifierConfig, PretrainConfig, UserError
 from supcon_tf.core.files import write_json, writing
@@ -197,7 +197,7 @@ def test_a_corrupted_model_or_config_is_named(tmp_path):
         run.load_model("encoder")
     with pytest.raises(UserError, match=r"classifier.keras not found. Run train_classifier.py"):
         run.load_model("classifier")
-    model().save(run.path / "classifier.keras")
+    dense().save(run.path / "classifier.keras")
     with pytest.raises(UserError, match=r"classifier.keras holds another kind of model"):
         run.load_model("classifier")
     (run.path / "config.json").write_text("{")
@@ -205,27 +205,41 @@ def test_a_corrupted_model_or_config_is_named(tmp_path):
         run.stages()
 
 
-def test_an_overwrite_that_was_killed_is_undone(tmp_path):
-    """Wherever the kill fell: everything of the old run is where it was."""
-    code = """
+# Overwrites the run in a process of its own for each line of input, which says before how many
+# renames that process dies; writes their exit statuses.
+_OVERWRITES = """
 import os, pathlib, sys
 from supcon_tf import PretrainConfig
 from supcon_tf.stages.run_directory import RunDirectory
 
-config = PretrainConfig(run_dir=sys.argv[1], overwrite=True, seed=5)
-run = RunDirectory(config.run_dir)
-renames, rename = [], pathlib.Path.rename
+def overwrite(deadly):
+    config = PretrainConfig(run_dir=sys.argv[1], overwrite=True, seed=5)
+    run = RunDirectory(config.run_dir)
+    renames, rename = [], pathlib.Path.rename
 
-def dying(self, target):
-    if len(renames) == int(sys.argv[2]):
-        os._exit(9)
-    renames.append(self)
-    return rename(self, target)
+    def dying(self, target):
+        if len(renames) == deadly:
+            os._exit(9)
+        renames.append(self)
+        return rename(self, target)
 
-pathlib.Path.rename = dying
-run.begin("pretrain", config, {"name": "d", "train": {"examples": 8}, "test": {"examples": 2}})
-os._exit(0)
+    pathlib.Path.rename = dying
+    run.begin("pretrain", config, {"name": "d", "train": {"examples": 8}, "test": {"examples": 2}})
+    os._exit(0)
+
+for line in sys.stdin:
+    process = os.fork()
+    if process == 0:
+        try:
+            overwrite(int(line))
+        finally:
+            os._exit(1)
+    print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)
 """
+
+
+def test_an_overwrite_that_was_killed_is_undone(tmp_path):
+    """Wherever the kill fell: everything of the old run is where it was."""
     run, config = begun(tmp_path)
     (run.path / "encoder.keras").write_text("encoder")
     for stage in ("pretrain", "classifier"):
@@ -238,13 +252,19 @@ os._exit(0)
 
     before = content()
     run.release()
-    for place in range(20):
-        killed = subprocess.run([sys.executable, "-W", "ignore", "-c", code, run.path, str(place)])
-        if killed.returncode == 0:
-            break
-        run.check("pretrain", config.replace(resume=True))
-        assert content() == before
-        run.release()
+    command = [sys.executable, "-W", "ignore", "-c", _OVERWRITES, run.path]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, bufsize=1, **pipes) as process:
+        for place in range(20):
+            process.stdin.write(f"{place}\n")
+            status = int(process.stdout.readline())
+            if status == 0:
+                break
+            assert status == 9
+            run.check("pretrain", config.replace(resume=True))
+            assert content() == before
+            run.release()
+        process.stdin.close()
     assert place >= 3
     assert run.stages()["pretrain"]["seed"] == 5
     assert set(content()) == {"config.json", "manifest.json"}
