@@ -96,7 +96,6 @@ def test_two_workers_train_like_one_and_survive_the_loss_of_one(small_config, tm
     common = {
         **small_config,
         "epochs": 2,
-        "width_multiplier": 0.25,
         "learning_rate": 0.01,
         "checkpoint_steps": 4,
         "validation_fraction": 0.2,

@@ -77,7 +77,7 @@ def test_queue_is_first_in_first_out():
 
 
 def test_queue_refuses_what_does_not_fit():
-    with pytest.raises(ValueError, match="must hold a whole batch .*Received: 6 rows"):
+    with pytest.raises(ValueError, match="must hold a whole batch. Received: 6 rows"):
         MemoryQueue(5, 2).push(np.zeros(6, int), tf.zeros([6, 2]))
     with pytest.raises(ValueError, match="at least 1. Received: 0 and 2"):
         MemoryQueue(0, 2)

@@ -107,7 +107,6 @@ def test_two_replicas_pretrain_like_one_and_resume(small_config, tmp_path, monke
     settings = {
         **small_config,
         "epochs": 2,
-        "width_multiplier": 0.25,
         "batch_size": 256,
         "learning_rate": 0.05,
     }
