@@ -44,6 +44,13 @@ def load_bundle(path: Path, runtime: str = "saved_model") -> "Bundle":
         ) from error
 
 
+def _has_all_parts(metadata: Any, metrics: Any) -> bool:
+    """Whether JSON files hold what a bundle's are made of."""
+    described = isinstance(metadata, dict) and set(metadata) >= _NEEDED
+    described = described and isinstance(metadata.get("added", []), list)
+    return described and isinstance(metrics, dict) and isinstance(metrics.get("export"), dict)
+
+
 class Bundle:
     """A loaded bundle; nothing of it changes, and any thread may call it.
 
@@ -62,7 +69,7 @@ class Bundle:
         self.path, self.runtime = path, runtime
         self.metadata = read_json(path / "metadata.json")
         self.metrics = read_json(path / "metrics.json")
-        if not (set(self.metadata) >= _NEEDED and "export" in self.metrics):
+        if not _has_all_parts(self.metadata, self.metrics):
             raise self._damaged("its JSON files lack parts")
         self.name, self.version = str(self.metadata["name"]), int(self.metadata["version"])
         self.model = tf.saved_model.load(str(path))

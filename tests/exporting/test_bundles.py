@@ -1,3 +1,4 @@
+import json
 import shutil
 
 import numpy as np
@@ -254,8 +255,18 @@ def test_what_is_not_called_by_the_saver_may_not_save(exported, tmp_path, name_i
         check_graph(tmp_path)
 
 
-def test_json_files_without_their_parts_are_refused(copy):
-    (copy / "metadata.json").write_text('{"name": "digits"}')
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("metadata.json", lambda content: {"name": "digits"}),
+        ("metadata.json", lambda content: [content]),
+        ("metadata.json", lambda content: {**content, "added": 3}),
+        ("metrics.json", lambda content: {**content, "export": 3}),
+    ],
+)
+def test_json_files_without_their_parts_are_refused(copy, file, change):
+    content = json.loads((copy / file).read_text())
+    (copy / file).write_text(json.dumps(change(content)))
     write_sums(copy)
     with pytest.raises(UserError, match="its JSON files lack parts"):
         load_bundle(copy)
