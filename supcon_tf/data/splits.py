@@ -178,6 +178,6 @@ def labelled_share(split: Split, fraction: float, seed: int) -> Split:
     if fraction == 1:
         return split
     labels, rng = split.labels(), np.random.default_rng(seed)
-    members = [np.flatnonzero(labels == label) for label in np.unique(labels[labels >= 0])]
+    members = [np.flatnonzero(labels == label) for label in np.unique(labels[labels != UNLABELED])]
     taken = [rng.permutation(own)[: max(1, round(fraction * len(own)))] for own in members]
     return split.subset(np.sort(np.concatenate(taken)), f"{split.fingerprint} {fraction} {seed}")

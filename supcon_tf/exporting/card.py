@@ -148,7 +148,7 @@ def _added(additions):
 
 
 def export_table(scores: Mapping) -> str:
-    """What each export of a bundle scored, beside the model it was made of.
+    """Scores of each export of a bundle, beside the model it was made of.
 
     Args:
         scores: `export`'s or `compare_exports`'s result.

@@ -1,4 +1,4 @@
-"""What the labels of a batch alone say: classes, positives, negatives, places."""
+"""Facts that follow from the labels of a batch: classes, positives, negatives, places."""
 
 import tensorflow as tf
 

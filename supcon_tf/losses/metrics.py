@@ -175,7 +175,7 @@ class EffectiveRank(keras.metrics.Metric):
 
 
 def pair_metrics(dim):
-    """What training logs of a batch of pairs.
+    """The metrics that training logs of a batch of pairs.
 
     Args:
         dim: int >= 1, D of the embeddings.

@@ -1,4 +1,4 @@
-"""What the pairwise losses share: shapes, masks, a masked log-sum-exp, and the Keras loss class."""
+"""The common parts of the pairwise losses: shapes, masks, a masked log-sum-exp, and the Keras loss class."""
 
 import dataclasses
 import types

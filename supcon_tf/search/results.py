@@ -1,4 +1,4 @@
-"""What came of trials: which is the best, and which are hopeless on the way."""
+"""Results of trials: which is the best, and which are hopeless on the way."""
 
 import dataclasses
 import statistics
@@ -14,7 +14,7 @@ _LEAST_TRIALS = 4
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What came of a trial.
+    """The result of a trial.
 
     Attributes:
         trial: its number, as text.

@@ -29,7 +29,7 @@ _MOST_KILLS = 3
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """What is to be trained and scored.
+    """A trial to be trained and scored.
 
     Attributes:
         name: its number, as text.
