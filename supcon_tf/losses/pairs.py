@@ -1,4 +1,4 @@
-"""The common parts of the pairwise losses: shapes, masks, a masked log-sum-exp, and the Keras loss class."""
+"""Common parts of the pairwise losses: shapes, masks, a masked log-sum-exp, the Keras class."""
 
 import dataclasses
 import types
