@@ -1,4 +1,4 @@
-"""What the benchmarks share: contestants, each a process of its own, that take turns.
+"""Shared parts of the benchmarks: contestants, each a process of its own, that take turns.
 
 A worker prints a line of JSON when it is ready, then answers every line that it reads with another.
 A peer's Python imports this module too, so it needs nothing but the standard library.

@@ -26,7 +26,7 @@ _TOLERANCE = {"int8": 0.2, "dynamic": 0.2, "float16": 0.02}  # Of embeddings of 
 
 
 def bundle_runner(task, arrays):
-    """What the server calls."""
+    """The model that the server calls."""
     from supcon_tf.exporting.bundle import load_bundle
 
     bundle = load_bundle(Path(task["bundle"]), task["kind"])

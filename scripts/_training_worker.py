@@ -53,7 +53,7 @@ def forward_flops(*networks):
 
 
 def ours(task):
-    """What `pretrain` trains with: its compiled model and its stream of views.
+    """The parts that `pretrain` trains with: its compiled model and its stream of views.
 
     Returns:
         A function of a batch that makes a step and gives the loss, what else can be asked for by

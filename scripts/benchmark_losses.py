@@ -25,7 +25,7 @@ _MOST_REPEATS = 30
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BenchmarkConfig(Config):
-    """What to time."""
+    """Settings of the benchmark."""
 
     output_dir: str = setting("runs/benchmark_losses", "Where the results are written.")
     sizes: str = setting("512,1024,2048,4096,8192,16384,32768,65536", "Rows, two views an image.")

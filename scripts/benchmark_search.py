@@ -34,7 +34,7 @@ _MANY = 1000
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BenchmarkConfig(Config):
-    """What to compare."""
+    """Settings of the comparison."""
 
     space: str = setting("", "JSON file: the settings to search, and their values.")
     objective: str = setting("nll", "Score on the validation set.", choices=tuple(OBJECTIVES))
@@ -44,7 +44,7 @@ class BenchmarkConfig(Config):
 
 
 def _planned_epochs(config, base):
-    """What hyperband trains in all; checks the space, the settings and the data."""
+    """The epochs that hyperband trains in all; checks the space, the settings and the data."""
     from supcon_tf.search.preparation import open_first, prepare
 
     search = TuneConfig(space=config.space, algorithm="hyperband", objective=config.objective)

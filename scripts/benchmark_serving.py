@@ -41,7 +41,7 @@ _SERVERS = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BenchmarkConfig(Config):
-    """What to time."""
+    """Settings of the benchmark."""
 
     model_dir: str = setting("", "Exported model: saved_models/NAME.")
     output_dir: str = setting("runs/benchmark_serving", "Where the results are written.")
@@ -108,7 +108,7 @@ def load_servers(config, bundle, requests):
 
 
 def time_runtimes(config, bundle, images, folder):
-    """What a call takes by runtime and batch size, medians over rounds that take turns."""
+    """Seconds per call by runtime and batch size, medians over rounds that take turns."""
     import numpy as np
 
     arrays = Path(folder) / "arrays.npz"
@@ -145,7 +145,7 @@ def medians(answers):
 
 
 def runtimes(bundle):
-    """What the bundle has models for."""
+    """The runtimes that the bundle has models for."""
     return [
         name
         for name in RUNTIMES

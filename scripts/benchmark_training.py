@@ -57,7 +57,7 @@ _SETTINGS = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BenchmarkConfig(Config):
-    """What to time."""
+    """Settings of the benchmark."""
 
     output_dir: str = setting("runs/benchmark_training", "Where the results are written.")
     dataset: str = setting("cifar10", "TensorFlow Datasets name, or folder:PATH.")

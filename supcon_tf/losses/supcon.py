@@ -95,22 +95,19 @@ def supcon_loss(
     """
     check_temperature(temperature)
     _check_modes(summation_location, contrast_mode, denominator_mode, anchors_without_positives)
-    _check_cap(positives_cap, positives_cap_seed)
-    check_block_size(block_size)
+    _check_limits(positives_cap, positives_cap_seed, block_size)
     _check_combination(labels, positive_weights, queue, positives_cap)
     ids, rows = flatten_views(labels, embeddings, normalize)
     views = 1 if len(embeddings.shape) == 2 else embeddings.shape[1]
     batch = static_or_dynamic(rows) // views
-    plain = positive_weights is None and queue is None and positives_cap is None
-    plain = plain and block_size is None and contrast_mode == denominator_mode == "all"
+    plain = positive_weights is queue is positives_cap is block_size is None
+    plain = plain and contrast_mode == denominator_mode == "all"
     if plain and normalize and _takes_half_of_the_blocks(rows, temperature):
         losses, counted = _symmetric_losses(ids, rows, temperature, summation_location)
     else:
         cap = positives_cap, positives_cap_seed
         pairs_of = pairs_of_batch(ids, batch, views, positive_weights, *cap, queue, labels is None)
-        if queue is not None:
-            _, queued = flatten_views(None, tf.stop_gradient(queue[1]), normalize)
-            rows = tf.concat([rows, queued], axis=0)
+        rows = _followed_by_queue(rows, queue, normalize)
 
         def block_losses(indices, anchors, rows):
             logits = tf.matmul(anchors, rows, transpose_b=True) / temperature
@@ -130,7 +127,8 @@ def _check_modes(summation_location, contrast_mode, denominator_mode, anchors_wi
     choice("anchors_without_positives", anchors_without_positives, ("exclude", "zero"))
 
 
-def _check_cap(cap, seed):
+def _check_limits(cap, seed, block_size):
+    check_block_size(block_size)
     if cap is not None and (not isinstance(cap, int) or cap < 0):
         raise ValueError(f"positives_cap must be None or an int >= 0. Received: {cap!r}.")
     if seed is not None and cap is None:
@@ -148,6 +146,13 @@ def _check_combination(labels, positive_weights, queue, positives_cap):
     for name, value in given.items():
         if queue is not None and value is not None:
             raise ValueError(f"{name} cannot be combined with a queue. Received: {name} and queue.")
+
+
+def _followed_by_queue(rows, queue, normalize):
+    if queue is None:
+        return rows
+    _, queued = flatten_views(None, tf.stop_gradient(queue[1]), normalize)
+    return tf.concat([rows, queued], axis=0)
 
 
 def _scaled_to_counted(losses, counted):
@@ -266,8 +271,7 @@ class SupConLoss(AnchorLoss):
             self.denominator_mode,
             self.anchors_without_positives,
         )
-        _check_cap(self.positives_cap, self.positives_cap_seed)
-        check_block_size(self.block_size)
+        _check_limits(self.positives_cap, self.positives_cap_seed, self.block_size)
 
     def call(self, y_true, y_pred, positive_weights=None, queue=None):
         """Labels int [B] or None and embeddings float [B, V, D] in, float32 [anchors] out."""

@@ -1,4 +1,4 @@
-"""What a search may still spend, and the line that it prints for each trial."""
+"""The remaining budget of a search, and the line that it prints for each trial."""
 
 import math
 import sys

@@ -1,4 +1,4 @@
-"""What a search ends with: the best recipe, tables, pictures and the cost."""
+"""Results of a search: the best recipe, tables, pictures and the cost."""
 
 import csv
 import dataclasses
@@ -77,7 +77,7 @@ def _base_trial(results, settings):
 
 
 def cost_of(results) -> dict[str, float]:
-    """What trials cost: `seconds` and `epochs` in all, and how many ended in which way."""
+    """The cost of trials: `seconds` and `epochs` in all, and how many ended in which way."""
     return {
         "seconds": sum(result.seconds for result in results),
         "epochs": sum(result.epochs for result in results),
@@ -134,7 +134,7 @@ def _shown(value) -> str:
 
 
 def base_line(report: Mapping) -> str:
-    """What the base recipe scored, in one line."""
+    """The base recipe's score, in one line."""
     base = report["base"]
     if base is None:
         return "base recipe: not among the trials; it lies outside the space, or was not reached"
@@ -146,14 +146,14 @@ def base_line(report: Mapping) -> str:
 
 
 def cost_line(cost: Mapping) -> str:
-    """What a search cost, in one line."""
+    """The cost of a search, in one line."""
     kinds = ", ".join(f"{cost[kind]} {kind}" for kind in STATUSES if cost[kind])
     seconds = f"{cost['seconds']:.0f} s of training and scoring"
     return f"cost: {seconds}, {cost['epochs']} epochs, {cost['trials']} trials ({kinds})"
 
 
 def next_commands(report: Mapping, config: TuneConfig, recipe: PretrainConfig) -> list[str]:
-    """What trains the best recipe on all training images and scores it once on the test split.
+    """The commands that train the best recipe on all training images, then test it once.
 
     Args:
         report: `write_report`'s result.

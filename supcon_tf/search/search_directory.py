@@ -148,7 +148,7 @@ class SearchDirectory:
         write_json(self.path / "results" / f"{result.trial}.json", dataclasses.asdict(result))
 
     def result(self, trial: str) -> Result | None:
-        """What came of a trial; None before it has ended.
+        """The result of a trial; None before it has ended.
 
         Raises:
             UserError: if its file is damaged.
@@ -162,7 +162,7 @@ class SearchDirectory:
         return self._known.get(trial)
 
     def results(self) -> list[Result]:
-        """What came of all trials that have ended, in their order."""
+        """The results of all trials that have ended, in their order."""
         names = [file.stem for file in (self.path / "results").glob("*.json")]
         found = [self.result(name) for name in names if name.isdecimal()]
         return sorted(found, key=lambda result: int(result.trial))

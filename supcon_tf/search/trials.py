@@ -98,7 +98,7 @@ def _run(trial: Trial, place: SearchDirectory) -> Result:
 
 
 def _attempt(trial: Trial, run: RunDirectory, kills: int) -> Result:
-    """What comes of a trial, whether it succeeds or fails; a full disk is no fault of it."""
+    """The result of a trial, whether it succeeds or fails; a full disk is no fault of it."""
     started, past = time.monotonic(), trial.past
     done = past.all_epochs if past else 0
     try:

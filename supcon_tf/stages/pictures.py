@@ -11,6 +11,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
+from threadpoolctl import threadpool_limits
 
 from supcon_tf.core.files import writing
 from supcon_tf.stages.scores import unit_rows
@@ -100,9 +101,10 @@ def _two_dimensions(features, seed):
         return (
             PCA(2).fit_transform(np.pad(unit, [(0, 0), (0, 2)])) if len(unit) > 1 else unit[:, :2]
         )
-    return TSNE(2, perplexity=min(30, len(unit) / 4), init="pca", random_state=seed).fit_transform(
-        unit
-    )
+    # Its threads wait for each other by spinning: beside other work two are far slower than one.
+    with threadpool_limits(1, user_api="openmp"):
+        tsne = TSNE(2, perplexity=min(30, len(unit) / 4), init="pca", random_state=seed)
+        return tsne.fit_transform(unit)
 
 
 def confusion(counts: np.ndarray, class_names: Sequence[str], path: Path) -> None:
