@@ -7,7 +7,7 @@ import time
 
 import pytest
 from conftest import ROOT
-from runs import assert_equal_runs
+from run_contents import assert_equal_runs
 
 
 @pytest.mark.slow

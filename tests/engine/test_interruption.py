@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from runs import assert_equal_runs, curves, weights
+from run_contents import assert_equal_runs, curves, weights
 
 import supcon_tf
 from supcon_tf import PretrainConfig, UserError

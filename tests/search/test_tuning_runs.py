@@ -11,7 +11,7 @@ import textwrap
 import numpy as np
 import pytest
 from conftest import ROOT
-from runs import curves, weights
+from run_contents import curves, weights
 
 import supcon_tf
 from supcon_tf import PretrainConfig, TuneConfig, evaluate, pretrain, train_classifier, tune

@@ -5,7 +5,7 @@ import itertools
 import keras
 import numpy as np
 import pytest
-from runs import assert_equal_runs
+from run_contents import assert_equal_runs
 
 import supcon_tf
 from supcon_tf import PretrainConfig, UserError

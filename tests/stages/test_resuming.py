@@ -6,7 +6,7 @@ import signal
 import keras
 import numpy as np
 import pytest
-from runs import assert_equal_runs, curves, signal_at, weights
+from run_contents import assert_equal_runs, curves, signal_at, weights
 
 import supcon_tf
 from supcon_tf import PretrainConfig
