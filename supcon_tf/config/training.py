@@ -50,6 +50,19 @@ class PretrainConfig(RunConfig):
         0.0, "Share of the training images set aside for the online k-NN.", at_least=0, below=1
     )
     validation_epochs: int = setting(1, "Epochs between two online k-NN scores.", at_least=1)
+    labels_per_class: int | None = setting(
+        None,
+        "Training images of each class whose labels are used (none: all).",
+        kind=int,
+        at_least=1,
+    )
+    labelled_fraction: float | None = setting(
+        None,
+        "Share of each class whose labels are used (none: all).",
+        kind=float,
+        above=0,
+        at_most=1,
+    )
     image_size_px: int | None = setting(
         None,
         "Side of the square image (none: the data set's, or 64).",

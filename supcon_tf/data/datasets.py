@@ -12,7 +12,13 @@ import tensorflow as tf
 from supcon_tf.config import PretrainConfig
 from supcon_tf.core.errors import UserError
 from supcon_tf.data import folder
-from supcon_tf.data.splits import DEFAULT_IMAGE_SIZE_PX, ImageDataset, Split
+from supcon_tf.data.splits import (
+    DEFAULT_IMAGE_SIZE_PX,
+    UNLABELED,
+    ImageDataset,
+    Split,
+    hide_labels,
+)
 from supcon_tf.data.tfds import open_tfds
 
 FOLDER_PREFIX = "folder:"
@@ -28,6 +34,8 @@ def open_dataset(
     validation_fraction: float = 0.0,
     skip_bad_images: bool = False,
     bad_images: Sequence[str] | None = None,
+    labels_per_class: int | None = None,
+    labelled_fraction: float | None = None,
 ) -> ImageDataset:
     """Opens a data set.
 
@@ -43,6 +51,9 @@ def open_dataset(
         skip_bad_images: for a folder: leave unreadable images out rather than stop.
         bad_images: for a folder whose images were checked before: the files that were left out
             then. None checks every image.
+        labels_per_class: training images of each class, drawn from the seed, whose labels may be
+            used; the others become `unlabelled`. None for all.
+        labelled_fraction: the same as a share in (0, 1] of each class.
 
     Returns:
         The data set; no image is in memory.
@@ -50,6 +61,7 @@ def open_dataset(
     Raises:
         UserError: if it is unknown, cannot be read, or has no images and labels.
     """
+    size, fraction = image_size_px, validation_fraction
     if name.startswith(FOLDER_PREFIX):
         if data_dir:
             raise UserError(
@@ -57,7 +69,8 @@ def open_dataset(
             )
         path = name.removeprefix(FOLDER_PREFIX)
         found = folder.read_folder(path, holdout_fraction, seed, skip_bad_images, bad_images)
-        return _open_folder(name, image_size_px, validation_fraction, seed, *found)
+        dataset = _open_folder(name, size, fraction, seed, *found)
+        return hide_labels(dataset, labels_per_class, labelled_fraction, seed)
     for setting, given in (
         ("skip_bad_images", skip_bad_images or None),
         ("holdout_fraction", holdout_fraction),
@@ -67,7 +80,8 @@ def open_dataset(
                 f"{setting} is for folder data sets. Received: {setting}={given} with dataset="
                 f"{name!r}. Leave it out."
             )
-    return open_tfds(name, data_dir or None, image_size_px, validation_fraction, seed)
+    dataset = open_tfds(name, data_dir or None, size, fraction, seed)
+    return hide_labels(dataset, labels_per_class, labelled_fraction, seed)
 
 
 def from_config(config: PretrainConfig, bad_images: Sequence[str] | None = None) -> ImageDataset:
@@ -81,6 +95,8 @@ def from_config(config: PretrainConfig, bad_images: Sequence[str] | None = None)
         validation_fraction=config.validation_fraction,
         skip_bad_images=config.skip_bad_images,
         bad_images=bad_images,
+        labels_per_class=config.labels_per_class,
+        labelled_fraction=config.labelled_fraction,
     )
 
 
@@ -96,6 +112,7 @@ def _open_folder(
     def split(examples):
         return folder_split(path, examples, class_names)
 
+    unlabelled = splits.get(folder.UNLABELED_FOLDER)
     return ImageDataset(
         name=name,
         class_names=tuple(class_names),
@@ -105,6 +122,8 @@ def _open_folder(
         image_size_px=image_size_px or DEFAULT_IMAGE_SIZE_PX,
         bad_images=tuple(bad),
         validation=split(splits["validation"]) if validation_fraction else None,
+        unlabelled=unlabelled and split(unlabelled),
+        with_unlabelled=unlabelled and split([*splits["train"], *unlabelled]),
     )
 
 
@@ -115,10 +134,10 @@ def folder_split(
 
     Args:
         path: the folder that the files' names are relative to.
-        examples: file name and class name of each.
+        examples: file name and class name of each; '' for a class that is not known.
         class_names: name of each label.
     """
-    index_of = {label: index for index, label in enumerate(class_names)}
+    index_of = {"": UNLABELED, **{label: index for index, label in enumerate(class_names)}}
     paths = [str(Path(path) / file) for file, _ in examples]
     labels = [index_of[label] for _, label in examples]
     return Split(

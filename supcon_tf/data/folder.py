@@ -1,4 +1,7 @@
-"""A user's own images: one subfolder a class, with or without train/ and test/ above them."""
+"""A user's own images: one subfolder per class, with or without train/ and test/ above them.
+
+A subfolder unlabeled/ beside them holds training images, at any depth, whose class is not known.
+"""
 
 import concurrent.futures
 import hashlib
@@ -16,6 +19,7 @@ from supcon_tf.core.errors import UserError
 from supcon_tf.data.images import EXTENSIONS, is_readable
 
 DEFAULT_HOLDOUT = 0.2
+UNLABELED_FOLDER = "unlabeled"
 
 Example = tuple[str, str]  # File name relative to the root, class name.
 
@@ -30,7 +34,8 @@ def read_folder(
     """Lists, checks and splits a folder data set.
 
     Args:
-        path: folder with one subfolder a class, or with train/ and test/ that hold those.
+        path: folder with one subfolder a class, or with train/ and test/ that hold those; perhaps
+            with unlabeled/ beside them.
         holdout_fraction: share of each class that becomes the test split where there is no test/;
             None for 0.2.
         seed: seed of that split.
@@ -38,7 +43,8 @@ def read_folder(
         bad_images: the files that an earlier check found unreadable; None decodes every image.
 
     Returns:
-        The class names in order; the examples of "train" and "test"; the files left out.
+        The class names in order; the examples of "train", "test" and, where there are some,
+        "unlabeled" (of class ''); the files left out.
 
     Raises:
         UserError: if the folder or one of its images cannot be used.
@@ -48,6 +54,7 @@ def read_folder(
         raise UserError(f"folder data set not found. Received: {path!r}. Check the path.")
     splits = _list_splits(path, root, holdout_fraction)
     class_names = _check_classes(path, splits)
+    splits |= _list_unlabeled(root)
     examples = [example for split in splits.values() for example in split]
     bad = list(check_images(root, examples) if bad_images is None else bad_images)
     if bad and not skip_bad_images:
@@ -63,10 +70,17 @@ def read_folder(
     }
     if "all" in splits:
         fraction = DEFAULT_HOLDOUT if holdout_fraction is None else holdout_fraction
-        train, test = hold_out(path, splits["all"], fraction, seed)
-        splits = {"train": train, "test": test}
-    _check_classes(path, splits)
+        splits["train"], splits["test"] = hold_out(path, splits.pop("all"), fraction, seed)
+    _check_classes(path, {name: splits[name] for name in ("train", "test")})
     return class_names, splits, bad
+
+
+def _list_unlabeled(root):
+    """The examples of the subfolder unlabeled/, if there is one."""
+    folder = root / UNLABELED_FOLDER
+    if not folder.is_dir():
+        return {}
+    return {UNLABELED_FOLDER: [(file, "") for file in _list_images(root, folder)]}
 
 
 def _list_splits(path: str, root: Path, holdout_fraction: float | None):
@@ -94,17 +108,22 @@ def list_classes(root: Path, split: str = "") -> list[Example]:
     """The image files under each class folder of `root / split`, at any depth, in a fixed order.
 
     Raises:
-        UserError: if a class folder holds none.
+        UserError: if one of them holds none.
     """
     examples = []
     for folder in sorted((root / split).iterdir()):
-        if not folder.is_dir() or folder.name.startswith("."):
-            continue
-        files = sorted(file for file in folder.rglob("*") if _is_image(file, folder))
-        if not files:
-            raise UserError(f"class folder {folder} holds no image ({', '.join(EXTENSIONS)}).")
-        examples += [(file.relative_to(root).as_posix(), folder.name) for file in files]
+        hidden = folder.name.startswith(".") or folder == root / UNLABELED_FOLDER
+        if folder.is_dir() and not hidden:
+            examples += [(file, folder.name) for file in _list_images(root, folder)]
     return examples
+
+
+def _list_images(root: Path, folder: Path) -> list[str]:
+    """The image files in a folder at any depth, relative to the root, in a fixed order."""
+    files = sorted(file for file in folder.rglob("*") if _is_image(file, folder))
+    if not files:
+        raise UserError(f"folder {folder} holds no image ({', '.join(EXTENSIONS)}).")
+    return [file.relative_to(root).as_posix() for file in files]
 
 
 def _is_image(file: Path, folder: Path) -> bool:

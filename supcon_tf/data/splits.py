@@ -6,6 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
+from supcon_tf.core.errors import UserError
 from supcon_tf.data.images import decode, preprocess
 
 # The label of an image whose class is not known.
@@ -134,12 +135,15 @@ class ImageDataset:
     Attributes:
         name: as the user gave it.
         class_names: name of each label.
-        train: split to learn from.
+        train: split to learn from, with labels.
         test: held-out split.
         native_size_px: side of its square images, or None where sizes differ.
         image_size_px: side of the square images that are made of them.
         bad_images: files left out because they could not be read.
         validation: split taken from the training images to watch the training on; None for none.
+        unlabelled: training images whose labels are not to be used; None for none. The label of
+            such an image is its class where that is known, for monitors, else `UNLABELED`.
+        with_unlabelled: all training images; None where there are no others than `train`.
     """
 
     name: str
@@ -150,34 +154,74 @@ class ImageDataset:
     image_size_px: int
     bad_images: tuple[str, ...] = ()
     validation: Split | None = None
+    unlabelled: Split | None = None
+    with_unlabelled: Split | None = None
+
+    @property
+    def all_images(self) -> Split:
+        """All training images, with and without labels, for methods that use none."""
+        return self.with_unlabelled or self.train
 
     def describe(self) -> dict:
         """The entry of the data set in a run's manifest."""
+        splits = {"train": self.train, "test": self.test}
+        splits |= {} if self.unlabelled is None else {"unlabelled": self.unlabelled}
         return {
             "name": self.name,
             "class_names": list(self.class_names),
-            "train": {"examples": self.train.num_examples, "fingerprint": self.train.fingerprint},
-            "test": {"examples": self.test.num_examples, "fingerprint": self.test.fingerprint},
+            **{
+                name: {"examples": split.num_examples, "fingerprint": split.fingerprint}
+                for name, split in splits.items()
+            },
             "bad_images": list(self.bad_images),
         }
 
 
-def labelled_share(split: Split, fraction: float, seed: int) -> Split:
-    """A share of each class, for methods that may see so many labels.
+def hide_labels(
+    dataset: ImageDataset, labels_per_class: int | None, labelled_fraction: float | None, seed: int
+) -> ImageDataset:
+    """Keeps the labels of some images of each class; the other training images become unlabelled.
 
     Args:
-        split: labelled images.
-        fraction: share in (0, 1] of each class, rounded, at least one image.
-        seed: which images are taken.
+        dataset: the data.
+        labels_per_class: images of each class that keep their label; None for no such number.
+        labelled_fraction: share in (0, 1] of each class, rounded, at least one image; or None.
+        seed: which images they are.
 
     Raises:
-        ValueError: if the fraction is out of range.
+        UserError: if both are given, the fraction is out of range, or a class has fewer images.
     """
-    if not 0 < fraction <= 1:
-        raise ValueError(f"labelled_fraction must be above 0 and at most 1. Received: {fraction}.")
-    if fraction == 1:
-        return split
-    labels, rng = split.labels(), np.random.default_rng(seed)
-    members = [np.flatnonzero(labels == label) for label in np.unique(labels[labels != UNLABELED])]
-    taken = [rng.permutation(own)[: max(1, round(fraction * len(own)))] for own in members]
-    return split.subset(np.sort(np.concatenate(taken)), f"{split.fingerprint} {fraction} {seed}")
+    if labels_per_class is None and labelled_fraction is None:
+        return dataset
+    if labels_per_class is not None and labelled_fraction is not None:
+        raise UserError(
+            "labels_per_class and labelled_fraction exclude each other. Received: "
+            f"{labels_per_class} and {labelled_fraction}. Give one of them."
+        )
+    labels = dataset.train.labels()
+    members = [np.flatnonzero(labels == label) for label in range(len(dataset.class_names))]
+    if labels_per_class is None:
+        counts = [max(1, round(labelled_fraction * len(own))) for own in members]
+    else:
+        counts = [labels_per_class] * len(members)
+    for name, own, count in zip(dataset.class_names, members, counts, strict=True):
+        if count > len(own):
+            raise UserError(
+                f"class {name!r} has {len(own)} training images, fewer than are to be labelled. "
+                f"Received: labels_per_class={count}. Lower it."
+            )
+    rng = np.random.default_rng(seed)
+    taken = np.sort(
+        np.concatenate(
+            [rng.permutation(own)[:count] for own, count in zip(members, counts, strict=True)]
+        )
+    )
+    whole = dataset.all_images
+    rest = np.setdiff1d(np.arange(whole.num_examples), taken)
+    key = f"{whole.fingerprint} {labels_per_class} {labelled_fraction} {seed}"
+    return dataclasses.replace(
+        dataset,
+        train=dataset.train.subset(taken, f"{key} labelled"),
+        unlabelled=whole.subset(rest, f"{key} unlabelled") if len(rest) else None,
+        with_unlabelled=whole,
+    )

@@ -105,6 +105,40 @@ def views(
     return views_of_records(records, split.native_size_px, kinds, batch_size, position)
 
 
+def repeated(
+    split: Split, kinds: Views | Sequence[Views], *, batch_size: int, position: Position
+) -> tf.data.Dataset:
+    """Endless batches of views that run on from one epoch into the next.
+
+    As `views`, but no image is left out of an epoch, and a batch may be larger than the split: then
+    images are repeated in it.
+
+    Args:
+        split: the images.
+        kinds: as in `views`.
+        batch_size: images of each batch.
+        position: where the stream begins.
+
+    Raises:
+        ValueError: if the batch is not a multiple of the shares.
+    """
+    size, share = position.split(batch_size), position.share
+    first = position.first_step * batch_size
+    records = chain_epochs(
+        split.records,
+        seed=position.seed,
+        first_step=first,
+        steps_per_epoch=split.num_examples,
+        number=position.number,
+    )
+    if share.count > 1:
+        numbered = records.enumerate().filter(
+            lambda place, record: (place % batch_size) // size == share.index
+        )
+        records = numbered.map(lambda place, record: record)
+    return views_of_records(records, split.native_size_px, kinds, batch_size, position)
+
+
 def balanced(
     split: Split,
     kinds: Views | Sequence[Views],

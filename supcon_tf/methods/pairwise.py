@@ -8,7 +8,12 @@ import tensorflow as tf
 
 from supcon_tf.engine.method import Method, encode_views
 from supcon_tf.losses import metrics
-from supcon_tf.methods.spec import MethodSpec, Parts
+from supcon_tf.methods.spec import (
+    MethodSpec,
+    Parts,
+    given_settings,
+    views_of_training_images,
+)
 from supcon_tf.networks.copies import frozen_copy
 from supcon_tf.networks.heads import project_views
 from supcon_tf.networks.queue import MemoryQueue
@@ -125,7 +130,8 @@ class PairwiseModel(Method):
 def pairwise(loss: Callable[..., keras.losses.Loss]) -> MethodSpec:
     """The method that trains with a pairwise loss; the loss's arguments are its settings.
 
-    A loss that does not scale embeddings to unit norm gets them from the head as they are.
+    A loss that does not scale embeddings to unit norm gets them from the head as they are; one that
+    uses no labels trains on the images without labels too.
     """
 
     def build(parts: Parts, **settings):
@@ -135,4 +141,14 @@ def pairwise(loss: Callable[..., keras.losses.Loss]) -> MethodSpec:
         queue_size = parts.queue_size() if takes_queue else 0
         return PairwiseModel(parts.encoder, head, made, queue_size=queue_size, **parts.engine)
 
-    return MethodSpec(build, settings=(loss,))
+    def split(dataset, config):
+        labels = getattr(loss(**given_settings(config)), "uses_labels", True)
+        return dataset.train if labels else dataset.all_images
+
+    def stream(dataset, config, first_step, share):
+        return views_of_training_images(dataset, config, first_step, share, split(dataset, config))
+
+    def steps_per_epoch(dataset, config):
+        return split(dataset, config).num_examples // config.batch_size
+
+    return MethodSpec(build, stream, steps_per_epoch, settings=(loss,))

@@ -11,7 +11,7 @@ import tensorflow as tf
 from supcon_tf.config import PretrainConfig
 from supcon_tf.core.errors import UserError
 from supcon_tf.data.augment import AUGMENTATIONS, WHOLE, Share
-from supcon_tf.data.splits import ImageDataset
+from supcon_tf.data.splits import ImageDataset, Split
 from supcon_tf.data.streams import views
 from supcon_tf.data.views import Position, Views
 from supcon_tf.engine.method import Method
@@ -95,17 +95,34 @@ class Parts:
 
 
 def views_of_training_images(
-    dataset: ImageDataset, config: PretrainConfig, first_step: int, share: Share
+    dataset: ImageDataset,
+    config: PretrainConfig,
+    first_step: int,
+    share: Share,
+    split: Split | None = None,
 ) -> tf.data.Dataset:
-    """The usual stream: `(views [B, V, S, S, 3], labels [B])` of the training images."""
+    """The usual stream: `(views [B, V, S, S, 3], labels [B])` of the labelled training images.
+
+    Args:
+        dataset: the data.
+        config: the settings.
+        first_step: step to begin with.
+        share: which images of each batch to make.
+        split: the images, where they are others.
+    """
     kind = Views(AUGMENTATIONS[config.augmentation], config.num_views, dataset.image_size_px)
     position = Position(config.seed, first_step, share)
-    return views(dataset.train, kind, batch_size=config.batch_size, position=position)
+    return views(split or dataset.train, kind, batch_size=config.batch_size, position=position)
 
 
 def one_pass_over_training_images(dataset: ImageDataset, config: PretrainConfig) -> int:
-    """Whole batches of the training images."""
+    """Whole batches of the labelled training images."""
     return dataset.train.num_examples // config.batch_size
+
+
+def one_pass_over_all_images(dataset: ImageDataset, config: PretrainConfig) -> int:
+    """Whole batches of the training images, with and without labels."""
+    return dataset.all_images.num_examples // config.batch_size
 
 
 @dataclasses.dataclass(frozen=True)

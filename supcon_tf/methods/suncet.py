@@ -10,7 +10,6 @@ import keras
 import tensorflow as tf
 
 from supcon_tf.data.augment import AUGMENTATIONS
-from supcon_tf.data.splits import labelled_share
 from supcon_tf.data.streams import balanced, views, zipped
 from supcon_tf.data.views import Position, Views
 from supcon_tf.engine.method import Method, encode_views
@@ -22,7 +21,7 @@ from supcon_tf.losses.pairs import (
     masked_logsumexp,
 )
 from supcon_tf.losses.simclr import SimCLRLoss
-from supcon_tf.methods.spec import MethodSpec, Parts
+from supcon_tf.methods.spec import MethodSpec, Parts, one_pass_over_all_images
 from supcon_tf.networks.heads import project_views
 
 
@@ -226,24 +225,22 @@ def _stream(
     first_step,
     share,
     *,
-    labelled_fraction=0.1,
     classes_per_batch=None,
     images_per_class=2,
 ):
-    """The training images without labels, and beside them some of them with labels."""
+    """All training images without labels, and beside them those with labels."""
     how, side = AUGMENTATIONS[config.augmentation], dataset.image_size_px
     if config.num_views < 2:
         raise ValueError(f"two views of an image or more are needed. Received: {config.num_views}.")
-    labelled = labelled_share(dataset.train, labelled_fraction, config.seed)
     return zipped(
         unlabelled=views(
-            dataset.train,
+            dataset.all_images,
             Views(how, config.num_views, side),
             batch_size=config.batch_size,
             position=Position(config.seed, first_step, share),
         ),
         labelled=balanced(
-            labelled,
+            dataset.train,
             Views(how, 1, side),
             classes_per_batch=classes_per_batch or len(dataset.class_names),
             images_per_class=images_per_class,
@@ -252,4 +249,4 @@ def _stream(
     )
 
 
-SPEC = MethodSpec(_build, _stream)
+SPEC = MethodSpec(_build, _stream, one_pass_over_all_images)

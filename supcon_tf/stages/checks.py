@@ -59,11 +59,6 @@ def checked_batch(config: PretrainConfig, dataset: ImageDataset, replicas: int):
         UserError: if there is no such batch.
     """
     model = _small_method(config, len(dataset.class_names))
-    if not steps_per_epoch_of(config, dataset):
-        raise UserError(
-            f"batch_size must be at most the {dataset.train.num_examples} training images of "
-            f"{config.dataset}. Received: {config.batch_size}. Lower it."
-        )
     if config.batch_size % replicas:
         raise UserError(
             f"batch_size must be a multiple of the {replicas} replicas. Received: "
@@ -76,6 +71,8 @@ def checked_batch(config: PretrainConfig, dataset: ImageDataset, replicas: int):
         if config.micro_batch_size is not None:
             micro_batch_count(_share_of(batch, replicas), config.micro_batch_size)
         _trace(model, batch)
+        if not steps_per_epoch_of(config, dataset):
+            raise ValueError(f"an epoch has no step. Received: batch_size={config.batch_size}.")
     except (ValueError, TypeError) as error:
         raise UserError(f"method {config.method}: {error}") from error
     return batch

@@ -35,10 +35,13 @@ def add_data(sheet: Sheet, dataset: ImageDataset) -> None:
     """The splits."""
     sizes = {
         "train_images": dataset.train.num_examples,
+        "unlabelled_images": dataset.unlabelled.num_examples if dataset.unlabelled else 0,
         "validation_images": dataset.validation.num_examples if dataset.validation else 0,
         "test_images": dataset.test.num_examples,
     }
-    text = "{train_images:,} training, {validation_images:,} validation, {test_images:,} test"
+    text = "{train_images:,} training, "
+    text += "{unlabelled_images:,} unlabelled, " * (dataset.unlabelled is not None)
+    text += "{validation_images:,} validation, {test_images:,} test"
     side, bad = dataset.image_size_px, len(dataset.bad_images)
     left_out = f"; {bad} unreadable left out" * bool(bad)
     value = f"{text.format(**sizes)} images of {side} x {side} pixels{left_out}"
@@ -58,12 +61,11 @@ def add_devices(sheet: Sheet, config: PretrainConfig, replicas: int, names: list
     sheet.add("train step", f"{how} (compile={config.compile})", compiled=compiled)
 
 
-def add_steps(sheet: Sheet, config: PretrainConfig, schedule, images: int, steps: int) -> None:
+def add_steps(sheet: Sheet, config: PretrainConfig, schedule, steps: int) -> None:
     """Steps and learning rate."""
-    left_over = images % config.batch_size
     total, warmup, peak = schedule.total_steps, schedule.warmup_steps, schedule.peak
-    value = f"{config.epochs:,} epochs of {steps:,}; {left_over:,} images of each left over"
-    sheet.add("steps", f"{total:,}: {value}", steps_per_epoch=steps, total_steps=total)
+    value = f"{total:,}: {config.epochs:,} epochs of {steps:,}"
+    sheet.add("steps", value, steps_per_epoch=steps, total_steps=total)
     epochs = round(warmup / steps, 2)
     rise = f"rises from 0 in {warmup:,} steps ({epochs:,g} epochs) to " * bool(warmup)
     sheet.add("learning rate", f"{rise}{peak:g}", warmup_steps=warmup, peak_rate=peak)

@@ -137,7 +137,7 @@ class _Planner:
         optimizer = self.attempt(_built_optimizer, config, steps) if steps else None
         if optimizer:
             schedule = building.schedule_of(config, steps)
-            add_steps(sheet, config, schedule, dataset.train.num_examples, steps)
+            add_steps(sheet, config, schedule, steps)
             add_optimizer(sheet, config, optimizer)
         size = dataset.image_size_px if dataset else config.image_size_px
         classes = len(dataset.class_names) if dataset else 2

@@ -114,7 +114,7 @@ def _break(kind, root):
     if kind == "no images":
         shutil.rmtree(root / "light")
         (root / "light").mkdir()
-        return root, "class folder .*light holds no image"
+        return root, "folder .*light holds no image"
     if kind == "too few":
         for file in sorted((root / "light").iterdir())[4:]:
             file.unlink()

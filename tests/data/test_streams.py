@@ -8,8 +8,7 @@ import tensorflow as tf
 
 from supcon_tf.data.augment import AUGMENTATIONS, WHOLE, Share
 from supcon_tf.data.balance import balanced_order
-from supcon_tf.data.splits import labelled_share
-from supcon_tf.data.streams import balanced, views, zipped
+from supcon_tf.data.streams import balanced, repeated, views, zipped
 from supcon_tf.data.views import Position, Views
 
 HOW = AUGMENTATIONS["symbols"]
@@ -116,33 +115,26 @@ def test_a_stream_continues_where_it_was_broken_off_and_shares_make_up_the_batch
     assert (other["labelled"][0] != whole[0]["labelled"][0]).any()
 
 
-def test_a_labelled_share_is_stratified_and_depends_on_the_seed(digits):
-    part = labelled_share(digits.train, 0.1, seed=0)
-    counts, whole = np.bincount(part.labels()), np.bincount(digits.train.labels())
-    np.testing.assert_array_equal(counts, np.round(0.1 * whole))
-    images = [image.numpy() for image, _ in part.records()]
-    other = [image.numpy() for image, _ in labelled_share(digits.train, 0.1, seed=1).records()]
-    assert len(images) == part.num_examples
-    assert set(images) != set(other)
-    assert set(images) <= {image.numpy() for image, _ in digits.train.records()}
-    with pytest.raises(ValueError, match="labelled_fraction must be above 0 .* Received: 0"):
-        labelled_share(digits.train, 0, seed=0)
+def test_repeated_batches_use_every_image_as_often_even_where_they_are_larger_than_the_split(
+    digits,
+):
+    split = digits.train.subset(np.arange(10), "ten")
 
+    def stream(first_step=0, share=WHOLE):
+        return repeated(
+            split, Views(HOW, 1, 8), batch_size=16, position=Position(0, first_step, share)
+        )
 
-def test_the_validation_set_is_stratified_and_depends_on_the_seed(data_dir):
-    import supcon_tf
-
-    opened = [
-        supcon_tf.open_dataset("digits", data_dir, validation_fraction=0.2, seed=seed)
-        for seed in (0, 0, 1)
-    ]
-    held = [{i.numpy() for i, _ in dataset.validation.records()} for dataset in opened]
-    rest = [{i.numpy() for i, _ in dataset.train.records()} for dataset in opened]
-    assert held[0] == held[1] != held[2]
-    assert opened[0].describe() == opened[1].describe() != opened[2].describe()
-    for dataset, left, right in zip(opened, held, rest, strict=True):
-        assert not left & right
-        assert dataset.validation.num_examples == 269
-        counts = np.bincount(dataset.validation.labels())
-        whole = counts + np.bincount(dataset.train.labels())
-        np.testing.assert_allclose(counts / whole, 0.2, atol=0.01)
+    whole = taken(stream(), 6)
+    labels = np.concatenate([labels for _, labels in whole])
+    for epoch in range(9):
+        np.testing.assert_array_equal(
+            sorted(labels[epoch * 10 :][:10]), sorted(split.labels().tolist())
+        )
+    (again,) = taken(stream(4), 1)
+    np.testing.assert_array_equal(again[0], whole[4][0])
+    np.testing.assert_array_equal(again[1], whole[4][1])
+    halves = [taken(stream(3, Share(index, 2)), 1)[0] for index in (0, 1)]
+    np.testing.assert_array_equal(np.concatenate([labels for _, labels in halves]), whole[3][1])
+    joined = np.concatenate([views for views, _ in halves])
+    np.testing.assert_allclose(joined, whole[3][0], atol=1e-6)

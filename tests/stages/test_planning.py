@@ -242,5 +242,5 @@ def test_the_script_prints_only_the_plan(scripts, data_dir, tmp_path):
     assert status == 2
     assert error == "pretrain.py: nothing written; 2 checks would fail\n"
     assert "would fail: encoder must be one of" in output
-    assert "would fail: batch_size must be at most the 1347" in output
+    assert "would fail: method supcon_out: batch_size must be at most the 1347" in output
     assert list(tmp_path.iterdir()) == []
