@@ -125,7 +125,7 @@ def repeated(
     size, share = position.split(batch_size), position.share
     first = position.first_step * batch_size
     records = chain_epochs(
-        split.records,
+        lambda seed, skipped: split.records(seed, tf.cast(skipped, tf.int64)),
         seed=position.seed,
         first_step=first,
         steps_per_epoch=split.num_examples,

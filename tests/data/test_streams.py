@@ -115,7 +115,7 @@ def test_a_stream_continues_where_it_was_broken_off_and_shares_make_up_the_batch
     assert (other["labelled"][0] != whole[0]["labelled"][0]).any()
 
 
-def test_repeated_batches_use_every_image_as_often_even_where_they_are_larger_than_the_split(
+def test_repeated_batches_may_be_larger_than_the_split_and_use_every_image_as_often(
     digits,
 ):
     split = digits.train.subset(np.arange(10), "ten")
