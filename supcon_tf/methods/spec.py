@@ -32,6 +32,7 @@ class Parts:
 
     Attributes:
         encoder, num_classes, steps_per_epoch: the arguments.
+        batch_size: images of a step, as configured.
         engine: what every `Method` takes: `name`, `micro_batch_size` and `ema_momentum`.
     """
 
@@ -44,6 +45,7 @@ class Parts:
         dtype: str = "float32",
     ):
         self.encoder, self.num_classes, self.steps_per_epoch = encoder, num_classes, steps_per_epoch
+        self.batch_size = config.batch_size
         self.engine = {
             "name": config.method,
             "micro_batch_size": config.micro_batch_size,

@@ -1,0 +1,375 @@
+"""CoMatch: pseudo-labels and embeddings that regularize each other.
+
+Li, Xiong and Hoi 2021, "CoMatch: Semi-supervised Learning with Contrastive Graph Regularization".
+"""
+
+import dataclasses
+
+import keras
+import tensorflow as tf
+
+from supcon_tf.data.augment import AUGMENTATIONS, check_augmentation
+from supcon_tf.data.streams import repeated, views, zipped
+from supcon_tf.data.views import Position, Views
+from supcon_tf.engine.method import encode_views
+from supcon_tf.losses.pairs import check_temperature
+from supcon_tf.losses.pseudo_labels import (
+    align_distribution,
+    graph_loss,
+    pseudo_label_graph,
+    smooth_pseudo_labels,
+)
+from supcon_tf.methods.classifying import ClassifyingMethod
+from supcon_tf.methods.spec import MethodSpec, Parts, given_settings
+from supcon_tf.networks.copies import frozen_copy
+from supcon_tf.networks.heads import project_views
+from supcon_tf.networks.queue import MemoryQueue
+
+_RATIO, _BANK_BATCHES = 7, 5
+
+
+@dataclasses.dataclass(frozen=True)
+class CoMatchSettings:
+    """Settings of CoMatch.
+
+    Attributes:
+        temperature: t, of the bank's vote and of the graph of embeddings.
+        alpha: weight of an image's own probabilities in its pseudo-label; 1 for no smoothing.
+        confidence: tau, the least largest probability of a pseudo-label that is learned from.
+        graph_threshold: T, the least similarity of two pseudo-labels that joins their images.
+        pseudo_label_weight: lambda_u, weight of the cross entropy with pseudo-labels.
+        graph_weight: lambda_c, weight of the contrastive graph loss.
+        graph_ramp: whether that weight grows by 1 per epoch, from 1 on, up to `graph_weight`.
+        history: batches that the average of class probabilities is taken over.
+        teacher: whether pseudo-labels, the bank and the contrasts come from the moving average of
+            the networks, with a queue of contrasts (the form for ImageNet).
+
+    Raises:
+        ValueError: if one is out of range.
+    """
+
+    temperature: float = 0.2
+    alpha: float = 0.9
+    confidence: float = 0.95
+    graph_threshold: float = 0.8
+    pseudo_label_weight: float = 1.0
+    graph_weight: float = 1.0
+    graph_ramp: bool = False
+    history: int = 32
+    teacher: bool = False
+
+    def __post_init__(self):
+        check_temperature(self.temperature)
+        for name in ("alpha", "confidence"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be in [0, 1]. Received: {getattr(self, name)}.")
+        for name in ("graph_threshold", "pseudo_label_weight", "graph_weight"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(
+                    f"{name} must be at least 0 and finite. Received: {getattr(self, name)}."
+                )
+        if not isinstance(self.history, int) or self.history < 1:
+            raise ValueError(f"history must be an int >= 1. Received: {self.history!r}.")
+        for name in ("graph_ramp", "teacher"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(
+                    f"{name} must be true or false. Received: {getattr(self, name)!r}."
+                )
+
+
+class _AnchorMean(keras.losses.Loss):
+    """The mean of one value per anchor that is given as the prediction."""
+
+    def call(self, y_true, y_pred):
+        return y_pred
+
+
+@keras.saving.register_keras_serializable("supcon_tf")
+class CoMatch(ClassifyingMethod):
+    """Cross entropy, cross entropy with smoothed pseudo-labels, and a contrastive graph loss.
+
+        L = L_x + lambda_u L_u + lambda_c L_c
+
+    L_x is the cross entropy of weakly augmented labelled images; L_u that of the first strong view
+    of unlabelled images with the pseudo-labels q of their weak view, where max q is at least the
+    confidence; L_c is `graph_loss` between their two strong views. FixMatch, with soft and aligned
+    pseudo-labels, is alpha 1 and graph_weight 0.
+
+    Batches are `{"labelled": (views [B, 1, H, W, C], labels [B]), "unlabelled": ((weak, strong,
+    contrast), labels)}` with weak, strong and contrast [n, 1, H, W, C]; the labels of the
+    unlabelled images are used by the monitors alone, and `UNLABELED` where they are not known.
+
+    Args:
+        encoder: a built model from images [N, H, W, C] to features [N, F].
+        projection_head: a layer from features [N, F] to unit-norm embeddings [N, D].
+        num_classes: int >= 2.
+        settings: `CoMatchSettings`, or a dict of its attributes.
+        bank_size: rows of the memory bank; it smooths once it is full.
+        steps_per_epoch: for `graph_ramp`.
+        **kwargs: as `Method`.
+
+    Reference:
+        Li et al. 2021, algorithm 1. Differs: smoothing begins when the bank is full, in the authors'
+        code after six steps, or after the first epoch for ImageNet; the average of class
+        probabilities starts with the first batch; the projection head has ReLU, not LeakyReLU; the
+        teacher's batch norm uses its moving statistics.
+    """
+
+    def __init__(
+        self,
+        encoder,
+        projection_head,
+        num_classes,
+        settings,
+        bank_size,
+        steps_per_epoch=1,
+        **kwargs,
+    ):
+        names = "supervised", "pseudo_label", "graph"
+        super().__init__(encoder, names, num_classes, 0.0, **kwargs)
+        if isinstance(settings, dict):
+            settings = CoMatchSettings(**settings)
+        if settings.teacher and self.ema_momentum is None:
+            raise ValueError("teacher needs a moving average. Received: ema_momentum=None.")
+        self.projection_head, self.settings = projection_head, settings
+        self.bank_size, self.steps_per_epoch = bank_size, steps_per_epoch
+        if not projection_head.built:
+            projection_head.build(encoder.output_shape)
+        dim = projection_head.compute_output_shape(encoder.output_shape)[-1]
+        self.bank = self.contrast_queue = None
+        if settings.alpha < 1:
+            self.bank = MemoryQueue(bank_size, dim + num_classes, name="bank")
+        if settings.teacher:
+            self.ema_projection = frozen_copy(projection_head, encoder.output_shape)
+            self.contrast_queue = MemoryQueue(bank_size, dim + num_classes, name="contrast_queue")
+        alike = {"trainable": False, "aggregation": "only_first_replica", "initializer": "zeros"}
+        self.history = self.add_weight((settings.history, num_classes), name="history", **alike)
+        self.steps = self.add_weight((), dtype="int64", name="steps", **alike)
+        self.mean = _AnchorMean(name="graph")
+        monitors = "pseudo_label_top1", "smoothed_top1", "confident", "graph_degree"
+        self.monitors = {name: keras.metrics.Mean(name=name) for name in monitors}
+
+    def averaged_networks(self):
+        """As the base's, and the projection head of the teacher."""
+        pairs = super().averaged_networks()
+        return (
+            [*pairs, (self.projection_head, self.ema_projection)]
+            if self.settings.teacher
+            else pairs
+        )
+
+    def forward(self, batch, training=True):
+        """Logits and embeddings of each part of the batch, and the labels."""
+        labelled, labels = batch["labelled"]
+        (weak, strong, contrast), hidden = batch["unlabelled"]
+        parts = {"labelled": labelled, "weak": weak, "strong": strong, "contrast": contrast}
+        if self.settings.teacher:
+            student = {name: parts[name] for name in ("labelled", "strong")}
+            logits, embeddings = self._apply(student, training, *self._networks())
+            del parts["strong"]
+            found = self._apply(parts, False, self.ema_encoder, self.ema_head, self.ema_projection)
+            found = tf.nest.map_structure(tf.stop_gradient, found)
+            logits, embeddings = {**found[0], **logits}, {**embeddings, **found[1]}
+        else:
+            logits, embeddings = self._apply(parts, training, *self._networks())
+        return {
+            "logits": logits["labelled"],
+            "labels": labels,
+            "weak_logits": tf.stop_gradient(logits["weak"][:, 0]),
+            "strong_logits": logits["strong"][:, 0],
+            "embeddings": {name: rows[:, 0] for name, rows in embeddings.items()},
+            "hidden": hidden,
+        }
+
+    def _networks(self):
+        return self.encoder, self.classification_head, self.projection_head
+
+    def _apply(self, parts, training, encoder, classifier, projection):
+        """Logits and embeddings [n, 1, ...] of all parts, from one pass of the encoder."""
+        sizes = [part.shape[0] for part in parts.values()]
+        features = encode_views(encoder, tf.concat([*parts.values()], axis=0), training)
+        return [
+            dict(zip(parts, tf.split(project_views(head, features), sizes), strict=True))
+            for head in (classifier, projection)
+        ]
+
+    def _history(self, probabilities):
+        """The history with this batch in the place of the oldest, and how many batches it holds."""
+        rows, steps = self.settings.history, tf.convert_to_tensor(self.steps)
+        place = tf.cast(steps % rows, tf.int32)
+        mean = tf.reduce_mean(probabilities, axis=0)
+        history = tf.convert_to_tensor(self.history)
+        history = tf.tensor_scatter_nd_update(history, [[place]], mean[None])
+        return history, tf.cast(tf.minimum(steps + 1, rows), tf.float32)
+
+    def _pseudo_labels(self, outputs):
+        """Aligned probabilities p and smoothed pseudo-labels q, float32 [n, C]; no gradient."""
+        probabilities = tf.nn.softmax(outputs["weak_logits"])
+        history, count = self._history(probabilities)
+        aligned = align_distribution(probabilities, tf.reduce_sum(history, axis=0) / count)
+        if self.bank is None:
+            return aligned, aligned
+        rows, classes, filled = self._contents(self.bank)
+        smoothed = smooth_pseudo_labels(
+            aligned,
+            tf.stop_gradient(outputs["embeddings"]["weak"]),
+            (rows, classes, filled),
+            temperature=self.settings.temperature,
+            alpha=self.settings.alpha,
+        )
+        return aligned, tf.where(tf.reduce_all(filled), smoothed, aligned)
+
+    def _contents(self, queue):
+        """Embeddings [Q, D], class probabilities [Q, C] and which rows are filled [Q]."""
+        _, rows, filled = queue.contents()
+        return rows[:, : -self.num_classes], rows[:, -self.num_classes :], filled
+
+    def _graph(self, pseudo_labels):
+        queued = self.contrast_queue and self._contents(self.contrast_queue)[1]
+        return pseudo_label_graph(pseudo_labels, self.settings.graph_threshold, queued)
+
+    def compute_losses(self, outputs):
+        """The three weighted terms."""
+        settings, embeddings = self.settings, outputs["embeddings"]
+        _, pseudo_labels = self._pseudo_labels(outputs)
+        confident = tf.cast(self._confident(pseudo_labels), tf.float32)
+        contrasts, filled = embeddings["contrast"], None
+        if self.contrast_queue is not None:
+            rows, _, queued = self._contents(self.contrast_queue)
+            contrasts = tf.concat([contrasts, rows], axis=0)
+            filled = tf.concat([tf.ones(tf.shape(confident), tf.bool), queued], axis=0)
+        pairs = graph_loss(
+            self._graph(pseudo_labels),
+            embeddings["strong"],
+            contrasts,
+            temperature=settings.temperature,
+            filled=filled,
+        )
+        consistency = self.cross_entropy(pseudo_labels, outputs["strong_logits"], confident)
+        return {
+            "supervised": self.cross_entropy_of_views(outputs),
+            "pseudo_label": settings.pseudo_label_weight * consistency,
+            "graph": self._graph_weight() * self.mean(pairs, pairs),
+        }
+
+    def _confident(self, pseudo_labels):
+        return tf.reduce_max(pseudo_labels, axis=1) >= self.settings.confidence
+
+    def _graph_weight(self):
+        weight = self.settings.graph_weight
+        if not self.settings.graph_ramp:
+            return weight
+        epoch = tf.cast(tf.convert_to_tensor(self.steps) // self.steps_per_epoch, tf.float32)
+        return tf.minimum(epoch + 1.0, weight)
+
+    def after_step(self, outputs):
+        """Puts this batch into the history, the bank and the queue of contrasts."""
+        aligned, pseudo_labels = self._pseudo_labels(outputs)
+        embeddings = outputs["embeddings"]
+        if self.bank is not None:
+            known = tf.one_hot(tf.reshape(outputs["labels"], [-1]), self.num_classes)
+            rows = tf.concat([embeddings["weak"], embeddings["labelled"]], axis=0)
+            _push(self.bank, rows, tf.concat([aligned, known], axis=0))
+        if self.contrast_queue is not None:
+            _push(self.contrast_queue, embeddings["contrast"], pseudo_labels)
+        history, _ = self._history(tf.nn.softmax(outputs["weak_logits"]))
+        self.history.assign(history)
+        self.steps.assign_add(1)
+
+    def measure(self, outputs):
+        """How good, how confident and how connected the pseudo-labels are."""
+        aligned, pseudo_labels = self._pseudo_labels(outputs)
+        hidden = tf.cast(tf.reshape(outputs["hidden"], [-1]), tf.int64)
+        known = tf.cast(hidden >= 0, tf.float32)
+        found = {"pseudo_label_top1": aligned, "smoothed_top1": pseudo_labels}
+        for name, rows in found.items():
+            self.monitors[name].update_state(tf.argmax(rows, axis=1) == hidden, known)
+        self.monitors["confident"].update_state(self._confident(pseudo_labels))
+        edges = tf.math.count_nonzero(self._graph(pseudo_labels), axis=1) - 1
+        self.monitors["graph_degree"].update_state(edges)
+
+    @property
+    def metrics(self):
+        """The losses; accuracy of the pseudo-labels; confident share; edges beside the loop."""
+        return [*super().metrics, *self.monitors.values()]
+
+    def get_config(self):
+        """The constructor's arguments."""
+        config = super().get_config()
+        del config["label_smoothing"]
+        return {
+            **config,
+            "projection_head": keras.saving.serialize_keras_object(self.projection_head),
+            "settings": dataclasses.asdict(self.settings),
+            "bank_size": self.bank_size,
+            "steps_per_epoch": self.steps_per_epoch,
+        }
+
+
+def _push(queue, embeddings, classes):
+    queue.push(
+        tf.zeros(tf.shape(embeddings)[:1], tf.int64), tf.concat([embeddings, classes], axis=1)
+    )
+
+
+def _check_ratio(ratio):
+    if not isinstance(ratio, int) or ratio < 1:
+        raise ValueError(f"unlabelled_ratio must be an int >= 1. Received: {ratio!r}.")
+
+
+def _build(parts: Parts, *, unlabelled_ratio=_RATIO, **settings):
+    _check_ratio(unlabelled_ratio)
+    settings = CoMatchSettings(**settings)
+    images, bank_size = (unlabelled_ratio + 1) * parts.batch_size, 0
+    if settings.alpha < 1 or settings.teacher:
+        bank_size = parts.queue_size() or _BANK_BATCHES * images
+    return CoMatch(
+        parts.encoder,
+        parts.projection_head(),
+        parts.num_classes,
+        settings,
+        bank_size,
+        parts.steps_per_epoch,
+        **parts.engine,
+    )
+
+
+def _stream(
+    dataset, config, first_step, share, *, unlabelled_ratio=_RATIO, weak="weak", strong="strong"
+):
+    """Labelled images, and so many times as many unlabelled ones in three views."""
+    if dataset.unlabelled is None:
+        raise ValueError(
+            f"images without labels are needed. Received: {dataset.name}, where all have labels. "
+            "Pass --labels_per_class or --labelled_fraction, or add a folder unlabeled/."
+        )
+    _check_ratio(unlabelled_ratio)
+    if config.num_views != 2:
+        raise ValueError(f"num_views must be 2, the strong views. Received: {config.num_views}.")
+    for name in (weak, strong):
+        check_augmentation(name)
+    side = dataset.image_size_px
+    kinds = [Views(AUGMENTATIONS[name], 1, side) for name in (weak, strong, config.augmentation)]
+    return zipped(
+        labelled=repeated(
+            dataset.train,
+            kinds[0],
+            batch_size=config.batch_size,
+            position=Position(config.seed, first_step, share),
+        ),
+        unlabelled=views(
+            dataset.unlabelled,
+            kinds,
+            batch_size=unlabelled_ratio * config.batch_size,
+            position=Position(config.seed, first_step, share, number=1),
+        ),
+    )
+
+
+def _steps_per_epoch(dataset, config):
+    """One pass over the unlabelled images."""
+    size = given_settings(config).get("unlabelled_ratio", _RATIO) * config.batch_size
+    return dataset.unlabelled.num_examples // size if dataset.unlabelled else 0
+
+
+SPEC = MethodSpec(_build, _stream, _steps_per_epoch, settings=(CoMatchSettings,))
