@@ -13,17 +13,12 @@ from supcon_tf.data.streams import repeated, views, zipped
 from supcon_tf.data.views import Position, Views
 from supcon_tf.engine.method import encode_views
 from supcon_tf.losses.pairs import check_temperature
-from supcon_tf.losses.pseudo_labels import (
-    align_distribution,
-    graph_loss,
-    pseudo_label_graph,
-    smooth_pseudo_labels,
-)
+from supcon_tf.losses.pseudo_labels import graph_loss, pseudo_label_graph
 from supcon_tf.methods.classifying import ClassifyingMethod
 from supcon_tf.methods.spec import MethodSpec, Parts, given_settings
 from supcon_tf.networks.copies import frozen_copy
 from supcon_tf.networks.heads import project_views
-from supcon_tf.networks.queue import MemoryQueue
+from supcon_tf.networks.pseudo_labels import ClassQueue, PseudoLabeler
 
 _RATIO, _BANK_BATCHES = 7, 5
 
@@ -105,58 +100,43 @@ class CoMatch(ClassifyingMethod):
         num_classes: int >= 2.
         settings: `CoMatchSettings`, or a dict of its attributes.
         bank_size: rows of the memory bank; it smooths once it is full.
-        steps_per_epoch: for `graph_ramp`.
+        ramp_steps: steps per epoch, for `graph_ramp`.
         **kwargs: as `Method`.
 
     Reference:
-        Li et al. 2021, algorithm 1. Differs: smoothing begins when the bank is full, in the authors'
-        code after six steps, or after the first epoch for ImageNet; the average of class
-        probabilities starts with the first batch; the projection head has ReLU, not LeakyReLU; the
-        teacher's batch norm uses its moving statistics.
+        Li et al. 2021, algorithm 1. Differs: smoothing begins once the bank is full, and in the
+        authors' code after six steps or, for ImageNet, one epoch; the projection head has ReLU, not
+        LeakyReLU; the teacher's batch norm uses its moving statistics.
     """
 
     def __init__(
-        self,
-        encoder,
-        projection_head,
-        num_classes,
-        settings,
-        bank_size,
-        steps_per_epoch=1,
-        **kwargs,
+        self, encoder, projection_head, num_classes, settings, bank_size=0, ramp_steps=1, **kwargs
     ):
         names = "supervised", "pseudo_label", "graph"
         super().__init__(encoder, names, num_classes, 0.0, **kwargs)
-        if isinstance(settings, dict):
-            settings = CoMatchSettings(**settings)
-        if settings.teacher and self.ema_momentum is None:
+        made = CoMatchSettings(**settings) if isinstance(settings, dict) else settings
+        if made.teacher and self.ema_momentum is None:
             raise ValueError("teacher needs a moving average. Received: ema_momentum=None.")
-        self.projection_head, self.settings = projection_head, settings
-        self.bank_size, self.steps_per_epoch = bank_size, steps_per_epoch
+        self.projection_head, self.settings = projection_head, made
+        self.bank_size, self.ramp_steps = bank_size, ramp_steps
         if not projection_head.built:
             projection_head.build(encoder.output_shape)
         dim = projection_head.compute_output_shape(encoder.output_shape)[-1]
-        self.bank = self.contrast_queue = None
-        if settings.alpha < 1:
-            self.bank = MemoryQueue(bank_size, dim + num_classes, name="bank")
-        if settings.teacher:
+        bank = bank_size if made.alpha < 1 else 0
+        smoothing = made.temperature, made.alpha
+        self.pseudo_labels = PseudoLabeler(dim, num_classes, made.history, bank, *smoothing)
+        self.contrast_queue = None
+        if made.teacher:
             self.ema_projection = frozen_copy(projection_head, encoder.output_shape)
-            self.contrast_queue = MemoryQueue(bank_size, dim + num_classes, name="contrast_queue")
-        alike = {"trainable": False, "aggregation": "only_first_replica", "initializer": "zeros"}
-        self.history = self.add_weight((settings.history, num_classes), name="history", **alike)
-        self.steps = self.add_weight((), dtype="int64", name="steps", **alike)
+            self.contrast_queue = ClassQueue(bank_size, dim, num_classes, name="contrast_queue")
         self.mean = _AnchorMean(name="graph")
         monitors = "pseudo_label_top1", "smoothed_top1", "confident", "graph_degree"
         self.monitors = {name: keras.metrics.Mean(name=name) for name in monitors}
 
     def averaged_networks(self):
         """As the base's, and the projection head of the teacher."""
-        pairs = super().averaged_networks()
-        return (
-            [*pairs, (self.projection_head, self.ema_projection)]
-            if self.settings.teacher
-            else pairs
-        )
+        teacher = [(self.projection_head, self.ema_projection)] if self.settings.teacher else []
+        return [*super().averaged_networks(), *teacher]
 
     def forward(self, batch, training=True):
         """Logits and embeddings of each part of the batch, and the labels."""
@@ -193,49 +173,22 @@ class CoMatch(ClassifyingMethod):
             for head in (classifier, projection)
         ]
 
-    def _history(self, probabilities):
-        """The history with this batch in the place of the oldest, and how many batches it holds."""
-        rows, steps = self.settings.history, tf.convert_to_tensor(self.steps)
-        place = tf.cast(steps % rows, tf.int32)
-        mean = tf.reduce_mean(probabilities, axis=0)
-        history = tf.convert_to_tensor(self.history)
-        history = tf.tensor_scatter_nd_update(history, [[place]], mean[None])
-        return history, tf.cast(tf.minimum(steps + 1, rows), tf.float32)
-
-    def _pseudo_labels(self, outputs):
-        """Aligned probabilities p and smoothed pseudo-labels q, float32 [n, C]; no gradient."""
-        probabilities = tf.nn.softmax(outputs["weak_logits"])
-        history, count = self._history(probabilities)
-        aligned = align_distribution(probabilities, tf.reduce_sum(history, axis=0) / count)
-        if self.bank is None:
-            return aligned, aligned
-        rows, classes, filled = self._contents(self.bank)
-        smoothed = smooth_pseudo_labels(
-            aligned,
-            tf.stop_gradient(outputs["embeddings"]["weak"]),
-            (rows, classes, filled),
-            temperature=self.settings.temperature,
-            alpha=self.settings.alpha,
-        )
-        return aligned, tf.where(tf.reduce_all(filled), smoothed, aligned)
-
-    def _contents(self, queue):
-        """Embeddings [Q, D], class probabilities [Q, C] and which rows are filled [Q]."""
-        _, rows, filled = queue.contents()
-        return rows[:, : -self.num_classes], rows[:, -self.num_classes :], filled
+    def _label(self, outputs):
+        """Aligned probabilities and smoothed pseudo-labels of the unlabelled images."""
+        return self.pseudo_labels(outputs["weak_logits"], outputs["embeddings"]["weak"])
 
     def _graph(self, pseudo_labels):
-        queued = self.contrast_queue and self._contents(self.contrast_queue)[1]
+        queued = self.contrast_queue and self.contrast_queue.contents()[1]
         return pseudo_label_graph(pseudo_labels, self.settings.graph_threshold, queued)
 
     def compute_losses(self, outputs):
         """The three weighted terms."""
         settings, embeddings = self.settings, outputs["embeddings"]
-        _, pseudo_labels = self._pseudo_labels(outputs)
+        _, pseudo_labels = self._label(outputs)
         confident = tf.cast(self._confident(pseudo_labels), tf.float32)
         contrasts, filled = embeddings["contrast"], None
         if self.contrast_queue is not None:
-            rows, _, queued = self._contents(self.contrast_queue)
+            rows, _, queued = self.contrast_queue.contents()
             contrasts = tf.concat([contrasts, rows], axis=0)
             filled = tf.concat([tf.ones(tf.shape(confident), tf.bool), queued], axis=0)
         pairs = graph_loss(
@@ -259,26 +212,27 @@ class CoMatch(ClassifyingMethod):
         weight = self.settings.graph_weight
         if not self.settings.graph_ramp:
             return weight
-        epoch = tf.cast(tf.convert_to_tensor(self.steps) // self.steps_per_epoch, tf.float32)
+        epoch = tf.cast(
+            tf.convert_to_tensor(self.pseudo_labels.batches) // self.ramp_steps, tf.float32
+        )
         return tf.minimum(epoch + 1.0, weight)
 
     def after_step(self, outputs):
         """Puts this batch into the history, the bank and the queue of contrasts."""
-        aligned, pseudo_labels = self._pseudo_labels(outputs)
+        aligned, pseudo_labels = self._label(outputs)
         embeddings = outputs["embeddings"]
-        if self.bank is not None:
-            known = tf.one_hot(tf.reshape(outputs["labels"], [-1]), self.num_classes)
-            rows = tf.concat([embeddings["weak"], embeddings["labelled"]], axis=0)
-            _push(self.bank, rows, tf.concat([aligned, known], axis=0))
+        known = tf.one_hot(tf.reshape(outputs["labels"], [-1]), self.num_classes)
+        self.pseudo_labels.push(
+            outputs["weak_logits"],
+            tf.concat([embeddings["weak"], embeddings["labelled"]], axis=0),
+            tf.concat([aligned, known], axis=0),
+        )
         if self.contrast_queue is not None:
-            _push(self.contrast_queue, embeddings["contrast"], pseudo_labels)
-        history, _ = self._history(tf.nn.softmax(outputs["weak_logits"]))
-        self.history.assign(history)
-        self.steps.assign_add(1)
+            self.contrast_queue.push(embeddings["contrast"], pseudo_labels)
 
     def measure(self, outputs):
         """How good, how confident and how connected the pseudo-labels are."""
-        aligned, pseudo_labels = self._pseudo_labels(outputs)
+        aligned, pseudo_labels = self._label(outputs)
         hidden = tf.cast(tf.reshape(outputs["hidden"], [-1]), tf.int64)
         known = tf.cast(hidden >= 0, tf.float32)
         found = {"pseudo_label_top1": aligned, "smoothed_top1": pseudo_labels}
@@ -302,14 +256,8 @@ class CoMatch(ClassifyingMethod):
             "projection_head": keras.saving.serialize_keras_object(self.projection_head),
             "settings": dataclasses.asdict(self.settings),
             "bank_size": self.bank_size,
-            "steps_per_epoch": self.steps_per_epoch,
+            "ramp_steps": self.ramp_steps,
         }
-
-
-def _push(queue, embeddings, classes):
-    queue.push(
-        tf.zeros(tf.shape(embeddings)[:1], tf.int64), tf.concat([embeddings, classes], axis=1)
-    )
 
 
 def _check_ratio(ratio):
