@@ -108,7 +108,7 @@ def _is_finished(file, name, setting):
 
 
 def summarize(finals):
-    """By arm and measure, `mean`, `least` and `most` over the seeds; None where one has no value."""
+    """By arm and measure, `mean`, `least` and `most` of the seeds; None if one has no value."""
     found = {}
     for arm in dict.fromkeys(one["arm"] for one in finals):
         own = [one for one in finals if one["arm"] == arm]
@@ -143,6 +143,8 @@ def table(summary):
 def _cell(spread):
     if spread is None:
         return "undefined"
+    if spread["least"] == spread["most"]:
+        return f"{spread['mean']:.3f}"
     return f"{spread['mean']:.3f} ({spread['least']:.3f} to {spread['most']:.3f})"
 
 
