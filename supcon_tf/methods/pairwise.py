@@ -122,14 +122,18 @@ class PairwiseModel(Method):
         }
 
 
-def pairwise(loss: Callable[..., keras.losses.Loss]) -> MethodSpec:
+def pairwise(loss: Callable[..., keras.losses.Loss], **defaults) -> MethodSpec:
     """The method that trains with a pairwise loss; the loss's arguments are its settings.
 
     A loss that does not scale embeddings to unit norm gets them from the head as they are.
+
+    Args:
+        loss: makes the loss from its settings; what a `partial` fixes is no setting.
+        **defaults: settings whose defaults are others than the loss's.
     """
 
     def build(parts: Parts, **settings):
-        made = loss(**settings)
+        made = loss(**{**defaults, **settings})
         head = parts.projection_head(normalize=made.get_config().get("normalize", True))
         takes_queue = "queue" in inspect.signature(made.call).parameters
         queue_size = parts.queue_size() if takes_queue else 0
