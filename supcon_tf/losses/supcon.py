@@ -17,8 +17,8 @@ from supcon_tf.losses.pairs import (
     check_temperature,
     choice,
     flatten_views,
-    masked_logsumexp,
 )
+from supcon_tf.losses.rows import losses_from_pairs
 
 # Below it exp(-2 / temperature) leaves float32.
 _SYMMETRIC_TEMPERATURE = 0.025
@@ -34,6 +34,7 @@ def supcon_loss(
     summation_location="out",
     contrast_mode="all",
     denominator_mode="all",
+    margin=0.0,
     positives_cap=None,
     positives_cap_seed=None,
     scale_by_temperature=False,
@@ -68,7 +69,11 @@ def supcon_loss(
         summation_location: "out" (eq. 2) or "in" (eq. 3), where the sum over positives stands.
         contrast_mode: "all" rows are anchors, or only those of the first view, "one".
         denominator_mode: the sum of the denominator runs over "all" other rows; or over the
-            negatives and the "one_positive" of the numerator; or over "only_negatives".
+            negatives and the "one_positive" of the numerator (SINCERE); or over "only_negatives".
+        margin: float >= 0, epsilon, in nats; needs denominator_mode "one_positive". With it
+            (epsilon-SupInfoNCE) a positive's term is -log(exp s_ip / (exp(s_ip - margin) +
+            sum_{n in N(i)} exp s_in)), at least -margin: its gradient stays large until s_ip is
+            that much further above the negatives. As a similarity it is margin * temperature.
         positives_cap: keep at most so many positives beside the anchor's own views, a multiple
             of V; a dropped positive is no negative either. None for no cap.
         positives_cap_seed: the images kept are the first of the class in the batch, or, with
@@ -92,10 +97,12 @@ def supcon_loss(
     Reference:
         Khosla et al. 2020, eq. 2 and 3. Differs: the paper does not say what becomes of anchors
         without positives, and the public implementations multiply by a second temperature.
+        "one_positive": Feeney and Hughes 2023. `margin`: Barbano et al. 2023; as in the authors'
+        code it acts on logits, after the division by the temperature.
     """
     check_temperature(temperature)
     _check_modes(summation_location, contrast_mode, denominator_mode, anchors_without_positives)
-    _check_limits(positives_cap, positives_cap_seed, block_size)
+    _check_limits(margin, denominator_mode, positives_cap, positives_cap_seed, block_size)
     _check_combination(labels, positive_weights, queue, positives_cap)
     ids, rows = flatten_views(labels, embeddings, normalize)
     views = 1 if len(embeddings.shape) == 2 else embeddings.shape[1]
@@ -108,11 +115,8 @@ def supcon_loss(
         cap = positives_cap, positives_cap_seed
         pairs_of = pairs_of_batch(ids, batch, views, positive_weights, *cap, queue, labels is None)
         rows = _followed_by_queue(rows, queue, normalize)
-
-        def block_losses(indices, anchors, rows):
-            logits = tf.matmul(anchors, rows, transpose_b=True) / temperature
-            return row_losses(logits, *pairs_of(indices), summation_location, denominator_mode)
-
+        modes = summation_location, denominator_mode, margin
+        block_losses = losses_from_pairs(pairs_of, temperature, *modes)
         anchors = batch if contrast_mode == "one" else batch * views
         losses, counted = evaluate_anchors(block_losses, rows, anchors, block_size, outputs=2)
     if anchors_without_positives == "exclude":
@@ -127,8 +131,14 @@ def _check_modes(summation_location, contrast_mode, denominator_mode, anchors_wi
     choice("anchors_without_positives", anchors_without_positives, ("exclude", "zero"))
 
 
-def _check_limits(cap, seed, block_size):
+def _check_limits(margin, denominator_mode, cap, seed, block_size):
     check_block_size(block_size)
+    if not 0 <= margin < float("inf"):
+        raise ValueError(f"margin must be at least 0 and finite. Received: {margin}.")
+    if margin and denominator_mode != "one_positive":
+        raise ValueError(
+            f'margin needs denominator_mode "one_positive". Received: {denominator_mode!r}.'
+        )
     if cap is not None and (not isinstance(cap, int) or cap < 0):
         raise ValueError(f"positives_cap must be None or an int >= 0. Received: {cap!r}.")
     if seed is not None and cap is None:
@@ -184,45 +194,6 @@ def _symmetric_losses(ids, rows, temperature, summation_location):
     return tf.where(counted, log_all - log_numerator, 0.0), tf.cast(counted, tf.float32)
 
 
-def row_losses(logits, weights, negative, summation_location, denominator_mode):
-    """The losses of some anchors from their complete rows of logits.
-
-    Args:
-        logits: float32 [R, N], similarities over the temperature.
-        weights: float32 [R, N], positive weights, 0 where a row is no positive.
-        negative: bool [R, N]; a row that is no positive either takes no part.
-        summation_location: as in `supcon_loss`.
-        denominator_mode: as in `supcon_loss`.
-
-    Returns:
-        Losses float32 [R], and float32 [R]: 1 for an anchor with a positive and, where the
-        denominator consists of them, a negative. The loss of the others is 0.
-    """
-    total = tf.reduce_sum(weights, axis=1)
-    counted = total > 0
-    divisor = tf.where(counted, total, 1.0)
-    if denominator_mode == "only_negatives":
-        counted &= tf.reduce_any(negative, axis=1)
-    if denominator_mode == "one_positive":
-        # Each positive against the negatives: -log(e^s / (e^s + sum e^n)) = softplus(log sum - s).
-        logits = -tf.nn.softplus(masked_logsumexp(logits, negative)[:, None] - logits)  # [R, N]
-        log_denominator = 0.0
-    else:
-        mask = negative if denominator_mode == "only_negatives" else negative | (weights > 0)
-        log_denominator = masked_logsumexp(logits, mask)
-    if summation_location == "out":
-        log_numerator = tf.reduce_sum(weights * logits, axis=1) / divisor
-    else:
-        log_numerator = _weighted_logsumexp(logits, weights) - tf.math.log(divisor)
-    losses = tf.where(counted, log_denominator - log_numerator, 0.0)
-    return losses, tf.cast(counted, tf.float32)
-
-
-def _weighted_logsumexp(logits, weights):
-    positive = weights > 0
-    return masked_logsumexp(logits + tf.math.log(tf.where(positive, weights, 1.0)), positive)
-
-
 @keras.saving.register_keras_serializable("supcon_tf")
 @dataclasses.dataclass(eq=False)
 class SupConLoss(AnchorLoss):
@@ -241,7 +212,7 @@ class SupConLoss(AnchorLoss):
         ValueError: if an argument is out of range.
 
     Reference:
-        Khosla et al. 2020, eq. 2 and 3.
+        As `supcon_loss`.
 
     Example:
         >>> loss = SupConLoss(temperature=0.1)
@@ -253,6 +224,7 @@ class SupConLoss(AnchorLoss):
     summation_location: str = "out"
     contrast_mode: str = "all"
     denominator_mode: str = "all"
+    margin: float = 0.0
     positives_cap: int | None = None
     positives_cap_seed: int | None = None
     scale_by_temperature: bool = False
@@ -271,7 +243,8 @@ class SupConLoss(AnchorLoss):
             self.denominator_mode,
             self.anchors_without_positives,
         )
-        _check_limits(self.positives_cap, self.positives_cap_seed, self.block_size)
+        caps = self.positives_cap, self.positives_cap_seed
+        _check_limits(self.margin, self.denominator_mode, *caps, self.block_size)
 
     def call(self, y_true, y_pred, positive_weights=None, queue=None):
         """Labels int [B] or None and embeddings float [B, V, D] in, float32 [anchors] out."""

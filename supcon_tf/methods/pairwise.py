@@ -127,23 +127,27 @@ class PairwiseModel(Method):
         }
 
 
-def pairwise(loss: Callable[..., keras.losses.Loss]) -> MethodSpec:
+def pairwise(loss: Callable[..., keras.losses.Loss], **defaults) -> MethodSpec:
     """The method that trains with a pairwise loss; the loss's arguments are its settings.
 
     A loss that does not scale embeddings to unit norm gets them from the head as they are; one that
     uses no labels trains on the images without labels too.
+
+    Args:
+        loss: makes the loss from its settings; what a `partial` fixes is no setting.
+        **defaults: settings whose defaults are others than the loss's.
     """
 
     def build(parts: Parts, **settings):
-        made = loss(**settings)
+        made = loss(**{**defaults, **settings})
         head = parts.projection_head(normalize=made.get_config().get("normalize", True))
         takes_queue = "queue" in inspect.signature(made.call).parameters
         queue_size = parts.queue_size() if takes_queue else 0
         return PairwiseModel(parts.encoder, head, made, queue_size=queue_size, **parts.engine)
 
     def split(dataset, config):
-        labels = getattr(loss(**given_settings(config)), "uses_labels", True)
-        return dataset.train if labels else dataset.all_images
+        made = loss(**{**defaults, **given_settings(config)})
+        return dataset.train if getattr(made, "uses_labels", True) else dataset.all_images
 
     def stream(dataset, config, first_step, share):
         return views_of_training_images(dataset, config, first_step, share, split(dataset, config))

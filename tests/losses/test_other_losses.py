@@ -19,6 +19,7 @@ LOSSES = [
     SupConLoss(),
     SupConLoss(summation_location="in"),
     SupConLoss(denominator_mode="one_positive"),
+    SupConLoss(denominator_mode="one_positive", margin=0.25),
     SupConLoss(summation_location="in", denominator_mode="one_positive"),
     SupConLoss(denominator_mode="only_negatives"),
     SupConLoss(positives_cap=0, contrast_mode="one"),

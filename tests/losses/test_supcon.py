@@ -174,6 +174,7 @@ def test_serialization_round_trip():
         "summation_location": "in",
         "contrast_mode": "one",
         "denominator_mode": "one_positive",
+        "margin": 0.2,
         "positives_cap": 2,
         "positives_cap_seed": 5,
         "scale_by_temperature": True,

@@ -20,6 +20,14 @@ def test_temperature_and_arguments_reach_the_loss():
     assert config["anchors_without_positives"] == "zero"
 
 
+def test_a_method_may_have_a_default_of_its_own():
+    built = model("epsilon_supinfonce", temperature=0.3).pairwise_loss
+    assert (built.temperature, built.margin, built.denominator_mode) == (0.3, 0.25, "one_positive")
+    built = model("epsilon_supinfonce", method_args={"margin": 0.5}).pairwise_loss
+    assert built.margin == 0.5
+    assert model("sincere").pairwise_loss.margin == 0.0
+
+
 def test_cross_entropy_takes_its_own_arguments():
     built = model("cross_entropy", method_args={"label_smoothing": 0.1})
     assert built.cross_entropy.label_smoothing == 0.1
@@ -30,7 +38,9 @@ def test_cross_entropy_takes_its_own_arguments():
     ("method", "temperature", "arguments", "message"),
     [
         ("supcom", None, {}, "method must be one of supcon_out, .*Received: 'supcom'"),
-        ("supcon_out", None, {"margin": 1}, "no argument 'margin'; it takes temperature"),
+        ("simclr", None, {"margin": 1}, "no argument 'margin'; it takes temperature"),
+        ("supcon_out", None, {"margin": 1}, 'margin needs denominator_mode "one_positive"'),
+        ("sincere", None, {"margin": 1}, "no argument 'margin'; it takes temperature"),
         ("supcon_out", None, {"summation_location": "in"}, "no argument 'summation_location'"),
         ("supcon_out", None, {"anchors_without_positives": 3}, "Received: 3"),
         ("cross_entropy", 0.1, {}, "cross_entropy has no argument 'temperature'"),

@@ -1,0 +1,72 @@
+"""Methods that train a linear classifier beside their encoder, with cross entropy."""
+
+import abc
+
+import keras
+import tensorflow as tf
+
+from supcon_tf.engine.method import Method
+from supcon_tf.networks.copies import frozen_copy
+from supcon_tf.networks.heads import build_classifier, classification_head
+
+
+class ClassifyingMethod(Method, abc.ABC):
+    """A `Method` with a linear classifier of the encoder's features, which the run keeps.
+
+    Its subclasses return `logits` [b, V, C], `labels` [b] and perhaps `sample_weight` [b] from
+    `forward`, among others, and `cross_entropy_of_views` from `compute_losses`.
+
+    Args:
+        encoder: a built model from images [N, H, W, C] to features [N, F].
+        loss_names: as `Method`.
+        num_classes: int >= 2.
+        label_smoothing: float in [0, 1).
+        **kwargs: as `Method`.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+
+    def __init__(self, encoder, loss_names, num_classes, label_smoothing, **kwargs):
+        super().__init__(encoder, loss_names, **kwargs)
+        if not isinstance(label_smoothing, int | float) or not 0 <= label_smoothing < 1:
+            raise ValueError(f"label_smoothing must be in [0, 1). Received: {label_smoothing!r}.")
+        if num_classes < 2:
+            raise ValueError(f"num_classes must be at least 2. Received: {num_classes}.")
+        self.num_classes, self.label_smoothing = num_classes, label_smoothing
+        self.classification_head = classification_head(num_classes)
+        self.classification_head.build(encoder.output_shape)
+        if self.ema_momentum is not None:
+            self.ema_head = frozen_copy(self.classification_head, encoder.output_shape)
+        self.cross_entropy = keras.losses.CategoricalCrossentropy(
+            from_logits=True, label_smoothing=label_smoothing
+        )
+
+    def averaged_networks(self):
+        """As the base's, and the classifier."""
+        pairs = super().averaged_networks()
+        return [*pairs, (self.classification_head, self.ema_head)] if pairs else []
+
+    @property
+    def evaluation_head(self):
+        """The classifier to evaluate and keep: the moving average where there is one."""
+        return self.classification_head if self.ema_momentum is None else self.ema_head
+
+    def cross_entropy_of_views(self, outputs):
+        """The reduced cross entropy of every view's logits."""
+        logits, weights = outputs["logits"], outputs.get("sample_weight")
+        _, num_views, num_classes = logits.shape
+        targets = tf.one_hot(tf.repeat(tf.reshape(outputs["labels"], [-1]), num_views), num_classes)
+        weights = None if weights is None else tf.repeat(tf.reshape(weights, [-1]), num_views)
+        return self.cross_entropy(targets, tf.reshape(logits, [-1, num_classes]), weights)
+
+    def kept(self):
+        """The encoder, and the classifier that was trained with it."""
+        # A copy of its own, as the classifier freezes its encoder.
+        classifier = build_classifier(super().kept()["encoder"], self.evaluation_head)
+        return {**super().kept(), "classifier": classifier}
+
+    def get_config(self):
+        """The constructor's arguments."""
+        own = {"num_classes": self.num_classes, "label_smoothing": self.label_smoothing}
+        return {**super().get_config(), **own}
