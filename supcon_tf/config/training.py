@@ -103,7 +103,7 @@ class PretrainConfig(RunConfig):
     schedule: str = setting(
         "cosine",
         "What the rate does after the warm-up.",
-        choices=("cosine", "step", "exponential", "constant"),
+        choices=("cosine", "partial_cosine", "step", "exponential", "constant"),
     )
     warmup_epochs: float | None = setting(
         None, "Epochs of linear warm-up (none: epochs / 16).", kind=float, at_least=0
