@@ -58,7 +58,9 @@ class PretrainConfig(RunConfig):
         at_most=4096,
     )
     encoder: str = setting(
-        "resnet8", "resnet8 to resnet200, applications:NAME of Keras, or a .keras file."
+        "resnet8",
+        "resnet8 to resnet200, wide_resnet28_2 or 28_8, applications:NAME of Keras, or a .keras "
+        "file.",
     )
     encoder_weights: str = setting("", "Weights file for the encoder to begin with ('': random).")
     width_multiplier: float = setting(
