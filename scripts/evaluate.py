@@ -13,7 +13,7 @@ def main(config):
     from supcon_tf.stages.tables import format_table
 
     metrics = evaluate(config)
-    for name in ("top1", "top5", "knn_top1"):
+    for name in ("top1", "top5", "knn_top1", "soft_neighbors_top1"):
         if name in metrics:
             print(f"{name} {100 * metrics[name]:.2f} %")
     if "nll" in metrics:

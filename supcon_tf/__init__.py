@@ -71,6 +71,7 @@ if TYPE_CHECKING:  # For editors and type checkers.
     from supcon_tf.stages.planning import plan as plan
     from supcon_tf.stages.pretraining import pretrain as pretrain
     from supcon_tf.stages.scores import knn_predict as knn_predict
+    from supcon_tf.stages.scores import soft_neighbor_predict as soft_neighbor_predict
 
 _PUBLIC = {
     "AUGMENTATIONS": "data.augment",
@@ -126,6 +127,7 @@ _PUBLIC = {
     "positives_per_anchor": "losses.metrics",
     "predict": "exporting.prediction",
     "pretrain": "stages.pretraining",
+    "soft_neighbor_predict": "stages.scores",
     "supcon_loss": "losses.supcon",
     "train_classifier": "stages.classification",
     "training_copy": "networks.copies",

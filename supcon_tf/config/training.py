@@ -71,7 +71,9 @@ class PretrainConfig(RunConfig):
         at_most=4096,
     )
     encoder: str = setting(
-        "resnet8", "resnet8 to resnet200, applications:NAME of Keras, or a .keras file."
+        "resnet8",
+        "resnet8 to resnet200, wide_resnet28_2 or 28_8, applications:NAME of Keras, or a .keras "
+        "file.",
     )
     encoder_weights: str = setting("", "Weights file for the encoder to begin with ('': random).")
     width_multiplier: float = setting(
@@ -116,7 +118,7 @@ class PretrainConfig(RunConfig):
     schedule: str = setting(
         "cosine",
         "What the rate does after the warm-up.",
-        choices=("cosine", "step", "exponential", "constant"),
+        choices=("cosine", "partial_cosine", "step", "exponential", "constant"),
     )
     warmup_epochs: float | None = setting(
         None, "Epochs of linear warm-up (none: epochs / 16).", kind=float, at_least=0
@@ -234,6 +236,13 @@ class EvaluateConfig(Config):
     run_dir: str = setting("runs/run", "Directory of the run.", identity=False)
     batch_size: int = setting(256, "Images a step.", at_least=1, at_most=2**20)
     knn_neighbors: int = setting(10, "Neighbours that vote in the k-NN score.", at_least=1)
+    soft_neighbors_temperature: float | None = setting(
+        None,
+        "Also score soft nearest neighbours at this temperature (none: do not).",
+        kind=float,
+        at_least=1e-3,
+        at_most=1e4,
+    )
     split: str = setting(
         "test",
         "Images to score on: held out, or the validation set of the run.",

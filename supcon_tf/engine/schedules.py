@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import keras
 from keras import ops
 
-SCHEDULES = ("cosine", "step", "exponential", "constant")
+SCHEDULES = ("cosine", "partial_cosine", "step", "exponential", "constant")
 _DECAY_RATE, _FLOOR = 0.1, 1e-3
 
 
@@ -23,15 +23,17 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
 
     With s the updates made so far, W the warm-up's and T all of them, the rate is peak times
 
-        s < W        warmup_from + (1 - warmup_from) s / W
-        cosine       floor + (1 - floor) (1 + cos(pi (s - W) / (T - W))) / 2
-        step         decay_rate ** (how many of decay_steps are <= s)
-        exponential  decay_rate ** floor((s - W) / decay_steps[0])
-        constant     1
+        s < W           warmup_from + (1 - warmup_from) s / W
+        cosine          floor + (1 - floor) (1 + cos(pi (s - W) / (T - W))) / 2
+        partial_cosine  cos(7 pi (s - W) / (16 (T - W)))
+        step            decay_rate ** (how many of decay_steps are <= s)
+        exponential     decay_rate ** floor((s - W) / decay_steps[0])
+        constant        1
 
     and after T what it was at T. "exponential" is a staircase, as in the reference implementation:
     a smooth curve through its upper corners would be lower by a factor of decay_rate at the end of
     each stair. "step" counts from the start of the run, warm-up included, as SupContrast does.
+    "partial_cosine" ends at 0.195 of the peak.
 
     Steps are compared and subtracted as integers, so that a long run loses no precision; the rate
     is float32.
@@ -52,8 +54,10 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
         ValueError: if an argument is out of range, or would have no effect on this kind.
 
     Reference:
-        As `warmup_cosine`; Khosla et al. 2020, section 4 (exponential, for stage 2). Differs from
-        SupContrast's warm-up, which ends where a cosine over the whole run has come to by then.
+        As `warmup_cosine`; Sohn et al. 2020, "FixMatch: Simplifying Semi-Supervised Learning
+        with Consistency and Confidence" (partial_cosine); Khosla et al. 2020, section 4
+        (exponential, for stage 2). Differs from SupContrast's warm-up, which ends where a cosine
+        over the whole run has come to by then.
     """
 
     kind: str
@@ -95,6 +99,9 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
             remaining = _ratio(self.total_steps - step, self.total_steps - self.warmup_steps)
             sine = ops.sin(math.pi / 2 * remaining)
             return self.peak * (self.floor + (1 - self.floor) * ops.square(sine))
+        if self.kind == "partial_cosine":
+            done = _ratio(step - self.warmup_steps, self.total_steps - self.warmup_steps)
+            return self.peak * ops.cos(7 / 16 * math.pi * done)
         if self.kind == "exponential":
             stair = ops.maximum(step - self.warmup_steps, 0) // self.decay_steps[0]
             # Not a power of decay_rate, which float32 would round before it is raised.

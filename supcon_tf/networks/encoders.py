@@ -17,8 +17,14 @@ import numpy as np
 from keras import layers
 
 from supcon_tf.core.errors import UserError
-from supcon_tf.networks.resnet import ENCODERS, build_resnet
+from supcon_tf.networks import resnet
+from supcon_tf.networks.wide_resnet import WIDE_ENCODERS, build_wide_resnet
 
+# What builds them, by name.
+ENCODERS = {
+    **dict.fromkeys(resnet.ENCODERS, resnet.build_resnet),
+    **dict.fromkeys(WIDE_ENCODERS, build_wide_resnet),
+}
 _APPLICATION, _LIST = "applications:", "https://keras.io/api/applications"
 
 
@@ -60,7 +66,8 @@ def build_encoder(
     Args:
         name: one of
 
-            * a key of `ENCODERS`, such as `resnet50`: see `build_resnet` for its form;
+            * a key of `ENCODERS`, such as `resnet50` or `wide_resnet28_2`: see `build_resnet` and
+              `build_wide_resnet` for their form;
             * `applications:NAME`, such as `applications:MobileNetV2`: a model of
               `keras.applications`, in any case of letters, with global average pooling and
               without its classifier. It maps the images to what that application expects.
@@ -85,14 +92,15 @@ def build_encoder(
             does not fit, or a setting would have no effect.
 
     Reference:
-        https://keras.io/api/applications; He et al. 2016 for the residual networks.
+        https://keras.io/api/applications; He et al. 2016, and Zagoruyko and Komodakis 2016,
+        for the residual networks.
     """
     check_encoder(name, width_multiplier, weights)
     if name.startswith(_APPLICATION):
         return _build_application(name, image_size_px, weights)
     if name.endswith(".keras"):
         return _load_encoder(name, image_size_px)
-    encoder = build_resnet(name, image_size_px, width_multiplier)
+    encoder = ENCODERS[name](name, image_size_px, width_multiplier)
     _load_weights(encoder, name, weights)
     return encoder
 

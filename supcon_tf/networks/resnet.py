@@ -120,13 +120,7 @@ def _stage_functions(name, image_size_px, width_multiplier) -> list[Callable]:
         )
     architecture = ENCODERS[name]
     num_stages = len(architecture.blocks)
-    if image_size_px < 2 ** (num_stages - 1):
-        raise UserError(
-            f"{name} needs images of {2 ** (num_stages - 1)} pixels or more. "
-            f"Received: image_size_px={image_size_px}."
-        )
-    if not width_multiplier > 0:
-        raise UserError(f"width_multiplier must be positive. Received: {width_multiplier}.")
+    check_sizes(name, num_stages, image_size_px, width_multiplier)
     imagenet = num_stages == 4 and image_size_px >= IMAGENET_STEM_FROM_PX
     return [
         functools.partial(
@@ -143,10 +137,32 @@ def _stage_functions(name, image_size_px, width_multiplier) -> list[Callable]:
     ]
 
 
+def check_sizes(name: str, num_stages: int, image_size_px: int, width_multiplier: float) -> None:
+    """Raises `UserError` unless the image is large enough for the strides and the width positive.
+
+    Args:
+        name: of the network, for the message.
+        num_stages: stages, each but the first of which halves the sides.
+        image_size_px: side of the square input.
+        width_multiplier: factor on all channels.
+    """
+    if image_size_px < 2 ** (num_stages - 1):
+        raise UserError(
+            f"{name} needs images of {2 ** (num_stages - 1)} pixels or more. "
+            f"Received: image_size_px={image_size_px}."
+        )
+    if not width_multiplier > 0:
+        raise UserError(f"width_multiplier must be positive. Received: {width_multiplier}.")
+
+
+def standardize(images):
+    """Images in [0, 1] near zero mean and unit variance."""
+    return layers.Rescaling(_SCALE, _OFFSET, name="standardize")(images)
+
+
 def _stage(x, number, num_blocks, width, block, stem):
     if number == 1:
-        x = layers.Rescaling(_SCALE, _OFFSET, name="standardize")(x)
-        x = stem(x, width)
+        x = stem(standardize(x), width)
     for index in range(1, num_blocks + 1):
         stride = 2 if number > 1 and index == 1 else 1
         x = block(x, width, stride, name=f"stage{number}_block{index}")

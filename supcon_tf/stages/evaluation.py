@@ -11,11 +11,12 @@ from supcon_tf.stages.scores import (
     classification_scores,
     knn_predict,
     negative_log_likelihood,
+    soft_neighbor_predict,
 )
 
 
 def evaluate(config: EvaluateConfig) -> dict:
-    """Scores a run on a split: k-NN, and the classifier where there is one.
+    """Scores a run on a split: neighbours' votes, and the classifier where there is one.
 
     Writes the scores to metrics.json under "test" or "validation", and the confusion matrix as a
     picture.
@@ -24,8 +25,9 @@ def evaluate(config: EvaluateConfig) -> dict:
         config: the settings.
 
     Returns:
-        `images`, `knn_top1`, `knn_neighbors` and, with a classifier, `top1`, `top5` (from ten
-        classes on), `per_class`, `confusion_matrix` and `nll`. Shares in [0, 1]; nats.
+        `images`, `knn_top1`, `knn_neighbors`; where asked for `soft_neighbors_top1` and
+        `soft_neighbors_temperature`; and with a classifier `top1`, `top5` (from ten classes on),
+        `per_class`, `confusion_matrix` and `nll`. Shares in [0, 1]; nats.
 
     Raises:
         UserError: if the run has no encoder, its data changed, or it set no validation images
@@ -51,14 +53,10 @@ def evaluate(config: EvaluateConfig) -> dict:
     def features(split, title):
         return extract_features(encoder, split, batch_size=config.batch_size, progress=title)
 
-    train_features, train_labels = features(dataset.train, "training features")
+    gallery, known = features(dataset.train, "training features")
     split_features, labels = features(split, f"{config.split} features")
-    voted = knn_predict(train_features, train_labels, split_features, config.knn_neighbors)
-    metrics = {
-        "images": len(labels),
-        "knn_top1": float(np.mean(voted == labels)),
-        "knn_neighbors": config.knn_neighbors,
-    }
+    metrics = {"images": len(labels)}
+    metrics |= _neighbor_scores(config, gallery, known, split_features, labels)
     if model is not None:
         logits = model.get_layer("logits")(split_features).numpy()
         metrics |= classification_scores(logits, labels, dataset.class_names)
@@ -71,3 +69,18 @@ def evaluate(config: EvaluateConfig) -> dict:
         )
     run.record(config.split, metrics)
     return metrics
+
+
+def _neighbor_scores(config, gallery, known, features, labels):
+    """Top-1 of the votes of the gallery, whose labels are known, and the settings of each vote."""
+    voted = knn_predict(gallery, known, features, config.knn_neighbors)
+    scores = {
+        "knn_top1": float(np.mean(voted == labels)),
+        "knn_neighbors": config.knn_neighbors,
+    }
+    temperature = config.soft_neighbors_temperature
+    if temperature is not None:
+        voted = soft_neighbor_predict(gallery, known, features, temperature)
+        scores["soft_neighbors_top1"] = float(np.mean(voted == labels))
+        scores["soft_neighbors_temperature"] = temperature
+    return scores

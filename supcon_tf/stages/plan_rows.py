@@ -71,8 +71,10 @@ def add_steps(sheet: Sheet, config: PretrainConfig, schedule, steps: int) -> Non
     sheet.add("learning rate", f"{rise}{peak:g}", warmup_steps=warmup, peak_rate=peak)
     last = float(schedule(total - 1))
     at = ", ".join(f"{step:,}" for step in schedule.decay_steps)
+    falls = f"falls along a cosine to {float(schedule(total)):g} at step {total:,}"
     then = {
-        "cosine": f"falls along a cosine to {schedule.floor * peak:g} at step {total:,}",
+        "cosine": falls,
+        "partial_cosine": falls,
         "step": f"is multiplied by {schedule.decay_rate:g} at step {at}",
         "exponential": f"is multiplied by {schedule.decay_rate:g} every {at} steps",
         "constant": "stays there",

@@ -1,4 +1,7 @@
-"""Scores of predictions: k-NN, top-k, per class, likelihood."""
+"""Scores of predictions: k-NN, soft nearest neighbours, top-k, per class, likelihood."""
+
+import functools
+from collections.abc import Callable
 
 import numpy as np
 from scipy.special import log_softmax
@@ -35,17 +38,57 @@ def knn_predict(
     """
     if not 1 <= neighbors <= len(train_labels):
         raise ValueError(f"neighbors must be from 1 to {len(train_labels)}. Received: {neighbors}.")
-    gallery = unit_rows(train_features)
-    ids, places = np.unique(train_labels, return_inverse=True)  # Ascending ids, and their places.
+    vote = functools.partial(_nearest_vote, neighbors=neighbors)
+    return _classify(train_features, train_labels, features, vote)
+
+
+def soft_neighbor_predict(
+    gallery: np.ndarray, labels: np.ndarray, queries: np.ndarray, temperature: float
+) -> np.ndarray:
+    """Classifies by soft nearest neighbours: all of the gallery votes.
+
+    With unit rows g_i of the gallery and q of the queries, the most probable class c in
+
+        p(c | q) = sum_{i: y_i = c} exp(q . g_i / temperature) / sum_i exp(q . g_i / temperature)
+
+    Takes about 100 MiB beside a float32 copy of the gallery, whatever the number of classes.
+
+    Args:
+        gallery: float [N, F].
+        labels: int [N]; any ids.
+        queries: float [M, F].
+        temperature: float > 0, dimensionless.
+
+    Returns:
+        int [M], the most probable class; the lowest id where classes tie.
+
+    Raises:
+        ValueError: if `temperature` is not above 0.
+
+    Reference:
+        Assran et al. 2020, "Supervision Accelerates Pre-training in Contrastive Semi-Supervised
+        Learning of Visual Representations" (the non-parametric classifier whose likelihood SuNCEt
+        is).
+    """
+    if not temperature > 0:
+        raise ValueError(f"temperature must be above 0. Received: {temperature}.")
+    vote = functools.partial(_soft_vote, temperature=temperature)
+    return _classify(gallery, labels, queries, vote)
+
+
+def _classify(gallery, labels, queries, vote: Callable):
+    """The class int [M] that wins the vote of the gallery for each query, in blocks of queries."""
+    gallery = unit_rows(gallery)
+    ids, places = np.unique(labels, return_inverse=True)  # Ascending ids, and their places.
     block = max(1, _BLOCK_ELEMENTS // len(gallery))
     winners = [
-        _vote(unit_rows(features[start : start + block]), gallery, places, len(ids), neighbors)
-        for start in range(0, len(features), block)
+        vote(unit_rows(queries[start : start + block]), gallery, places, len(ids))
+        for start in range(0, len(queries), block)
     ]
     return ids[np.concatenate(winners)]
 
 
-def _vote(queries, gallery, places, num_classes, neighbors):
+def _nearest_vote(queries, gallery, places, num_classes, neighbors):
     """The place int [m] of the class with the most weight, of unit-norm queries [m, F]."""
     opposite = -queries @ gallery.T  # [m, N]; negative cosines, of which the least are the nearest.
     nearest = np.argpartition(opposite, neighbors - 1, axis=1)[:, :neighbors]
@@ -54,6 +97,13 @@ def _vote(queries, gallery, places, num_classes, neighbors):
     votes = np.zeros((len(queries), num_classes), np.float32)
     np.add.at(votes, (np.arange(len(queries))[:, None], places[nearest]), weights)
     return votes.argmax(axis=1)
+
+
+def _soft_vote(queries, gallery, places, num_classes, temperature):
+    """As `_nearest_vote`, of the whole gallery; the common denominator is left out."""
+    similarities = queries @ gallery.T  # [m, N]
+    weights = np.exp((similarities - similarities.max(axis=1, keepdims=True)) / temperature)
+    return np.array([np.bincount(places, row, num_classes).argmax() for row in weights])
 
 
 def unit_rows(rows: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ TOTAL, WARMUP = 1000, 100
 # One set of arguments a kind, each of which acts.
 ARGUMENTS = {
     "cosine": {"floor": 0.02},
+    "partial_cosine": {},
     "step": {"decay_steps": (600, 750, 900), "decay_rate": 0.2},
     "exponential": {"decay_steps": (40,), "decay_rate": 0.97},
     "constant": {},
@@ -33,6 +34,8 @@ def expected(kind, step, peak=3.0, total=TOTAL, warmup=WARMUP, start=0.0, argume
         done = min((step - warmup) / (total - warmup), 1)
         floor = arguments["floor"]
         return peak * (floor + (1 - floor) * (1 + math.cos(math.pi * done)) / 2)
+    if kind == "partial_cosine":
+        return peak * math.cos(7 * math.pi * min((step - warmup) / (total - warmup), 1) / 16)
     if kind == "step":
         falls = len([at for at in arguments["decay_steps"] if at <= step])
         return peak * arguments["decay_rate"] ** falls
@@ -64,7 +67,7 @@ def test_warmup_may_start_above_zero_and_ends_at_the_peak(kind):
     )
 
 
-@pytest.mark.parametrize("kind", ["cosine", "constant"])
+@pytest.mark.parametrize("kind", ["cosine", "partial_cosine", "constant"])
 def test_stays_where_it_ended(kind):
     schedule = build(kind)
     assert float(schedule(TOTAL)) == float(schedule(TOTAL + 1)) == float(schedule(10 * TOTAL))
@@ -95,6 +98,12 @@ def test_long_runs_lose_no_precision():
     np.testing.assert_allclose([stairs(boundary - 1), stairs(boundary)], [3.0, 0.3], rtol=1e-6)
     halving = make_schedule("exponential", 3.0, 2**26, 2, decay_steps=(2**25 - 1,), decay_rate=0.5)
     np.testing.assert_allclose([halving(2**25), halving(2**25 + 1)], [3.0, 1.5], rtol=1e-6)
+
+
+def test_partial_cosine_at_quarters_of_the_training():
+    schedule = make_schedule("partial_cosine", 0.03, 512 * 1024)
+    factors = [float(schedule(share * 1024)) / 0.03 for share in (0, 128, 256, 512)]
+    np.testing.assert_allclose(factors, [1, 0.941544, 0.773010, 0.195090], atol=5e-7)
 
 
 def test_cosine_is_warmup_cosine():
@@ -137,7 +146,7 @@ def test_supcontrast_linear_stage():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("linear", 1.0, 10), "kind must be one of cosine, step.* Received: 'linear'"),
+        (("linear", 1.0, 10), "kind must be one of cosine, partial_cosine.* Received: 'linear'"),
         (("cosine", 0.0, 10), "peak must be above 0. Received: 0.0"),
         (("cosine", math.nan, 10), "peak must be above 0. Received: nan"),
         (("cosine", math.inf, 10), "peak must be above 0. Received: inf"),
@@ -181,9 +190,12 @@ def test_refuses_what_is_out_of_range(kind, changes, message):
     ("kind", "name", "value"),
     [
         ("cosine", "decay_steps", (300,)),
+        ("partial_cosine", "decay_steps", (300,)),
         ("constant", "decay_steps", (300,)),
         ("cosine", "decay_rate", 0.5),
+        ("partial_cosine", "decay_rate", 0.5),
         ("constant", "decay_rate", 0.5),
+        ("partial_cosine", "floor", 0.5),
         ("step", "floor", 0.5),
         ("exponential", "floor", 0.5),
         ("constant", "floor", 0.5),

@@ -1,4 +1,5 @@
 import json
+import shutil
 import tracemalloc
 
 import numpy as np
@@ -8,7 +9,7 @@ from sklearn.metrics import confusion_matrix as reference_confusion
 from sklearn.neighbors import KNeighborsClassifier
 
 import supcon_tf
-from supcon_tf import UserError, knn_predict
+from supcon_tf import UserError, knn_predict, soft_neighbor_predict
 from supcon_tf.stages.features import extract_features
 from supcon_tf.stages.run_directory import RunDirectory
 from supcon_tf.stages.scores import classification_scores, confusion_matrix, top_k_accuracy
@@ -57,6 +58,53 @@ def test_knn_refuses_impossible_neighbors(neighbors):
         knn_predict(np.eye(3), np.arange(3), np.eye(3), neighbors)
 
 
+def soft_posterior(gallery, labels, query, temperature):
+    """The class posterior of one query, entry by entry in float64."""
+    weights = dict.fromkeys(sorted(set(labels)), 0.0)
+    for row, label in zip(gallery.astype(np.float64), labels, strict=True):
+        cosine = sum(row * query) / (np.sqrt(sum(row**2)) * np.sqrt(sum(query**2)))
+        weights[label] += np.exp(cosine / temperature)
+    total = sum(weights.values())
+    return {label: weight / total for label, weight in weights.items()}
+
+
+@pytest.mark.parametrize("temperature", [0.02, 0.1, 0.5])
+def test_soft_neighbors_equal_loops_over_the_gallery(temperature, monkeypatch):
+    monkeypatch.setattr("supcon_tf.stages.scores._BLOCK_ELEMENTS", 200)  # Blocks of 6 queries.
+    rng = np.random.default_rng(0)
+    gallery, queries = rng.normal(size=(33, 4)), rng.normal(size=(200, 4))
+    labels = np.array([9, 2**40, -1, 4, 7])[np.arange(33) % 5]
+    posteriors = [soft_posterior(gallery, labels, query, temperature) for query in queries]
+    expected = [max(posterior, key=posterior.get) for posterior in posteriors]
+    found = soft_neighbor_predict(gallery, labels, queries, temperature)
+    np.testing.assert_array_equal(found, expected)
+    assert len(set(expected)) >= 4
+
+
+def test_soft_neighbors_between_the_nearest_and_the_largest_class():
+    gallery = np.array([[1.0, 0.0], [0.8, 0.6], [0.8, -0.6]])
+    labels, query = np.array([1, 0, 0]), np.array([[5.0, 0.0]])
+    # Class 1 has exp(1 / t), class 0 has 2 exp(0.8 / t): equal at t = 0.2 / log(2) = 0.289.
+    assert [soft_neighbor_predict(gallery, labels, query, t)[0] for t in (0.28, 0.3)] == [1, 0]
+
+
+def test_soft_neighbors_at_extreme_temperatures():
+    gallery, labels = np.eye(4), np.array([3, 1, 1, 0])
+    for temperature in (1e-6, 0.1):
+        found = soft_neighbor_predict(gallery, labels, np.eye(4) + 0.1, temperature)
+        np.testing.assert_array_equal(found, labels)
+    np.testing.assert_array_equal(soft_neighbor_predict(gallery, labels, np.eye(4), 1e6), 4 * [1])
+    # Of classes with the same posterior the lowest id.
+    assert soft_neighbor_predict(gallery, labels, np.zeros((1, 4)), 0.1) == [1]
+    assert soft_neighbor_predict(gallery[[0, 3]], labels[[0, 3]], np.ones((1, 4)), 0.1) == [0]
+
+
+@pytest.mark.parametrize("temperature", [0.0, -0.1, float("nan")])
+def test_soft_neighbors_refuse_a_temperature_not_above_0(temperature):
+    with pytest.raises(ValueError, match=f"temperature must be above 0. Received: {temperature}"):
+        soft_neighbor_predict(np.eye(3), np.arange(3), np.eye(3), temperature)
+
+
 def test_top_k_counts_ranks_and_gives_nothing_for_ties():
     scores = np.array([[0.1, 0.5, 0.4], [0.2, 0.3, 0.5], [0.3, 0.3, 0.3]])
     labels = np.array([1, 0, 1])
@@ -91,6 +139,24 @@ def test_evaluation_of_a_run(finished_run):
     assert test["top5"] >= test["top1"]
     for name in ("learning_curves", "embeddings", "confusion_matrix"):
         assert (finished_run / "pictures" / f"{name}.png").stat().st_size > 5000
+
+
+def test_soft_neighbors_of_a_run_where_asked_for(finished_run, tmp_path):
+    run_dir = shutil.copytree(finished_run, tmp_path / "run")
+    before = json.loads((run_dir / "metrics.json").read_text())["test"]
+    assert "soft_neighbors_top1" not in before
+    config = supcon_tf.EvaluateConfig(run_dir=str(run_dir), soft_neighbors_temperature=0.1)
+    found = supcon_tf.evaluate(config)
+    assert found["knn_top1"] == before["knn_top1"]
+    assert found["soft_neighbors_temperature"] == 0.1
+    assert found == json.loads((run_dir / "metrics.json").read_text())["test"]
+    run = RunDirectory(str(run_dir))
+    dataset, encoder = run.open_dataset(), run.load_model("encoder")
+    (gallery, known), (features, labels) = (
+        extract_features(encoder, split) for split in (dataset.train, dataset.test)
+    )
+    predicted = soft_neighbor_predict(gallery, known, features, 0.1)
+    assert found["soft_neighbors_top1"] == np.mean(predicted == labels) > 0.6
 
 
 def test_too_many_neighbors_are_refused(finished_run):

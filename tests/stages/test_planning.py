@@ -105,6 +105,14 @@ def test_steps_and_schedule(planned):
     assert "clipped to norm 2" in shown["optimizer"]
 
 
+@pytest.mark.parametrize(
+    ("schedule", "end"), [("cosine", "0.0002"), ("partial_cosine", "0.0390181")]
+)
+def test_where_a_cosine_ends(planned, schedule, end):
+    found = planned(schedule=schedule, learning_rate=0.2)
+    assert f"to {end} at step {10 * (1347 // 128)};" in dict(found.rows)["  after that"]
+
+
 def test_positives_of_each_method(planned, digits):
     counts = np.bincount(digits.train.labels())
     expected = np.average(expected_positives(counts, 128, 2), weights=counts)
