@@ -39,6 +39,8 @@ if TYPE_CHECKING:  # For editors and type checkers.
     from supcon_tf.exporting.calibration import fit_temperature as fit_temperature
     from supcon_tf.exporting.export import export as export
     from supcon_tf.exporting.prediction import predict as predict
+    from supcon_tf.losses.cacr import CACRLoss as CACRLoss
+    from supcon_tf.losses.cacr import cacr_loss as cacr_loss
     from supcon_tf.losses.max_margin import MaxMarginLoss as MaxMarginLoss
     from supcon_tf.losses.max_margin import max_margin_loss as max_margin_loss
     from supcon_tf.losses.metrics import Alignment as Alignment
@@ -80,6 +82,7 @@ _PUBLIC = {
     "AnchorsWithoutPositives": "losses.metrics",
     "Augmentation": "data.augment",
     "Bundle": "exporting.bundle",
+    "CACRLoss": "losses.cacr",
     "ClassifierConfig": "config",
     "ContrastiveModel": "engine.method",
     "CrossEntropyModel": "methods.cross_entropy",
@@ -109,6 +112,7 @@ _PUBLIC = {
     "build_classifier": "networks.heads",
     "build_encoder": "networks.encoders",
     "build_stages": "networks.resnet",
+    "cacr_loss": "losses.cacr",
     "evaluate": "stages.evaluation",
     "expected_calibration_error": "exporting.calibration",
     "export": "exporting.export",

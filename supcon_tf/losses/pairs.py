@@ -10,7 +10,7 @@ from keras import ops
 from supcon_tf.losses.labels import class_ids, static_or_dynamic
 
 # exp(-1e30 - x) is exactly 0 in float32 and, unlike -inf, leaves no NaN in a gradient.
-_MASKED = -1e30
+MASKED = -1e30
 
 
 def unit_norm(rows):
@@ -105,7 +105,7 @@ def masked_logsumexp(logits, mask):
     Returns:
         float32 [A]; about -1e30 for a row that keeps nothing.
     """
-    logits = tf.where(mask, logits, _MASKED)
+    logits = tf.where(mask, logits, MASKED)
     largest = tf.stop_gradient(tf.reduce_max(logits, axis=1, keepdims=True))
     # A row that keeps nothing has exp(0) everywhere; its gradient is stopped by the mask.
     total = tf.reduce_sum(tf.exp(logits - largest), axis=1)

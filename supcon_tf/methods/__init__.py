@@ -2,6 +2,7 @@
 
 from functools import partial
 
+from supcon_tf.losses.cacr import CACRLoss
 from supcon_tf.losses.max_margin import MaxMarginLoss
 from supcon_tf.losses.npairs import NPairsLoss
 from supcon_tf.losses.simclr import SimCLRLoss
@@ -23,6 +24,7 @@ METHODS: dict[str, MethodSpec] = {
     "triplet": pairwise(TripletLoss),
     "npairs": pairwise(NPairsLoss),
     "max_margin": pairwise(MaxMarginLoss),
+    "cacr": pairwise(CACRLoss),
     "cross_entropy": cross_entropy.SPEC,
     "joint": joint.SPEC,
     "suncet": suncet.SPEC,

@@ -27,7 +27,8 @@ class PairwiseModel(Method):
     labels may be missing where the loss does not use them. Views of several sizes come as a tuple.
 
     With a queue, earlier embeddings are further contrasts; with `ema_momentum` as well, what is
-    queued are the embeddings of the averaged networks (a momentum encoder).
+    queued are the embeddings of the averaged networks (a momentum encoder). A loss whose `call` has
+    a parameter `keys` is then given those of the batch, [B, V, D], in training.
 
     Args:
         encoder: a built model from images [N, H, W, C] to features [N, F].
@@ -83,9 +84,13 @@ class PairwiseModel(Method):
             raise ValueError(
                 f"{self.pairwise_loss.name} needs two views of an image or more. Received: 1."
             )
-        queue = {} if self.queue is None else {"queue": self.queue.contents()}
+        contrasts = {} if self.queue is None else {"queue": self.queue.contents()}
+        if "keys" in outputs and _takes(self.pairwise_loss, "keys"):
+            contrasts["keys"] = outputs["keys"]
         weights = outputs.get("sample_weight")
-        loss = self.pairwise_loss(outputs.get("labels"), embeddings, sample_weight=weights, **queue)
+        loss = self.pairwise_loss(
+            outputs.get("labels"), embeddings, sample_weight=weights, **contrasts
+        )
         return {self.pairwise_loss.name: loss}
 
     def after_step(self, outputs):
@@ -127,6 +132,11 @@ class PairwiseModel(Method):
         }
 
 
+def _takes(loss: keras.losses.Loss, name: str) -> bool:
+    """Whether the loss's `call` has a parameter of that name."""
+    return name in inspect.signature(loss.call).parameters
+
+
 def pairwise(loss: Callable[..., keras.losses.Loss], **defaults) -> MethodSpec:
     """The method that trains with a pairwise loss; the loss's arguments are its settings.
 
@@ -141,8 +151,7 @@ def pairwise(loss: Callable[..., keras.losses.Loss], **defaults) -> MethodSpec:
     def build(parts: Parts, **settings):
         made = loss(**{**defaults, **settings})
         head = parts.projection_head(normalize=made.get_config().get("normalize", True))
-        takes_queue = "queue" in inspect.signature(made.call).parameters
-        queue_size = parts.queue_size() if takes_queue else 0
+        queue_size = parts.queue_size() if _takes(made, "queue") else 0
         return PairwiseModel(parts.encoder, head, made, queue_size=queue_size, **parts.engine)
 
     def split(dataset, config):
