@@ -1,0 +1,53 @@
+"""The table and the figure of a comparison."""
+
+import statistics
+
+from matplotlib.figure import Figure
+
+from supcon_tf.stages.pictures import save
+from supcon_tf.stages.tables import format_table
+
+
+def spread(values):
+    """Mean, and least and most, of shares, as percentages."""
+    mean, least, most = statistics.fmean(values), min(values), max(values)
+    return f"{100 * mean:.1f} ({100 * least:.1f} to {100 * most:.1f})"
+
+
+def table(study, report):
+    """Mean, least and most of each score over the seeds, in per cent."""
+    rows = [
+        [title]
+        + [spread([run["scores"][name] for run in arm["runs"]]) for name in study.scores]
+        + [f"{statistics.fmean(run['seconds'] for run in arm['runs']):.0f} s"]
+        for title, arm in report["arms"].items()
+    ]
+    return format_table(["held-out split", *study.scores, "training"], rows)
+
+
+def draw(study, report, path):
+    """Scores of every seed by arm, and the curves over the epochs.
+
+    Args:
+        study: a `Study`.
+        report: as from `run_study`.
+        path: the PNG file.
+    """
+    figure = Figure(figsize=(5 * (1 + len(study.curves)), 4), layout="constrained")
+    axes = figure.subplots(1, 1 + len(study.curves), squeeze=False)[0]
+    figure.suptitle(report["title"])
+    for place, arm in enumerate(report["arms"].values()):
+        values = [100 * run["scores"][study.scores[0]] for run in arm["runs"]]
+        (line,) = axes[0].plot(values, [place] * len(values), "o", alpha=0.6)
+        axes[0].plot([statistics.fmean(values)], [place], "|", ms=18, color=line.get_color())
+        for number, name in enumerate(study.curves, start=1):
+            curves = [run["history"][name] for run in arm["runs"] if name in run["history"]]
+            means = [statistics.fmean(epoch) for epoch in zip(*curves, strict=True)]
+            axes[number].plot(range(1, len(means) + 1), means, color=line.get_color())
+    axes[0].set_yticks(range(len(report["arms"])), list(report["arms"]))
+    axes[0].invert_yaxis()
+    axes[0].set_xlabel(f"{study.scores[0]} of each seed, held-out split, %")
+    for axis, name in zip(axes[1:], study.curves, strict=True):
+        axis.set(xlabel="epoch", ylabel=f"{name}, mean of the seeds")
+        axis.grid(alpha=0.3)
+    save(figure, path)

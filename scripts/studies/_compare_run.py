@@ -1,0 +1,50 @@
+"""Trains the arms of a comparison over seeds; what is finished is not trained again."""
+
+import sys
+
+from supcon_tf import (
+    ClassifierConfig,
+    EvaluateConfig,
+    PretrainConfig,
+    evaluate,
+    pretrain,
+    train_classifier,
+)
+from supcon_tf.core.provenance import hardware, resumption
+from supcon_tf.stages.run_directory import RunDirectory
+
+
+def run_study(study, seeds, folder):
+    """Runs every arm with every seed.
+
+    Args:
+        study: a `Study`.
+        seeds: how many, from 0 on.
+        folder: where the runs lie.
+
+    Returns:
+        Of each arm its settings and, for each seed, the held-out scores, the curve of the online
+        k-NN and the seconds of training; the code and the hardware.
+    """
+    arms = {}
+    for title, arm in study.arms.items():
+        runs = []
+        for seed in range(seeds):
+            print(f"{title}, seed {seed}", file=sys.stderr)
+            run = RunDirectory(str(folder / title.replace(" ", "_") / str(seed)))
+            runs.append({"seed": seed, **_run(study, arm, seed, run)})
+        arms[title] = {"settings": {**study.base, **arm}, "runs": runs}
+    return {"title": study.title, "arms": arms, "hardware": hardware(), **resumption()}
+
+
+def _run(study, arm, seed, run):
+    path = str(run.path)
+    if "test" not in run.metrics():
+        config = PretrainConfig(**{**study.base, **arm, "seed": seed, "run_dir": path})
+        pretrain(config.replace(resume=run.path.exists()), maps=False)
+        if not run.has_finished("classifier"):
+            train_classifier(ClassifierConfig(run_dir=path, **study.classifier))
+        evaluate(EvaluateConfig(run_dir=path, **study.evaluation))
+    metrics, history = run.metrics(), run.history()["pretrain"]
+    kept = {name: history[name] for name in ("loss", *study.curves) if name in history}
+    return {"scores": metrics["test"], "seconds": metrics["pretrain"]["seconds"], "history": kept}

@@ -1,0 +1,101 @@
+"""The comparisons, as data: for each study the shared settings and those of every arm."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """Arms that differ in a few settings.
+
+    Attributes:
+        title: of the figure.
+        base: settings of `PretrainConfig` that all arms share.
+        arms: title to the settings in which an arm differs.
+        scores: of the held-out split, in the order of the table; the first is drawn.
+        curves: of the history, drawn over the epochs.
+        classifier: settings of `ClassifierConfig`.
+        evaluation: settings of `EvaluateConfig`.
+    """
+
+    title: str
+    base: dict
+    arms: dict[str, dict]
+    scores: tuple[str, ...] = ("top1", "knn_top1")
+    curves: tuple[str, ...] = ()
+    classifier: dict = dataclasses.field(default_factory=dict)
+    evaluation: dict = dataclasses.field(default_factory=dict)
+
+
+_DIGITS = {"dataset": "digits", "encoder": "resnet8", "augmentation": "symbols"}
+
+STUDIES = {
+    "suncet": Study(
+        title="Digits, labels of a tenth of the images: SimCLR with and without SuNCEt",
+        base={
+            **_DIGITS,
+            "labelled_fraction": 0.1,
+            "validation_fraction": 0.2,
+            "batch_size": 256,
+            "epochs": 60,
+            "temperature": 0.1,
+            "learning_rate": 0.2,
+        },
+        arms={
+            "SimCLR": {"method": "simclr"},
+            "SimCLR + SuNCEt": {"method": "suncet", "method_args": {"images_per_class": 4}},
+        },
+        scores=("soft_neighbors_top1", "knn_top1", "top1"),
+        curves=("knn_top1",),
+        evaluation={"soft_neighbors_temperature": 0.1},
+    ),
+    "comatch": Study(
+        title="Digits, four labels per class: supervised, FixMatch, CoMatch",
+        base={
+            **_DIGITS,
+            "method": "comatch",
+            "labels_per_class": 4,
+            "batch_size": 32,
+            "epochs": 120,
+            "learning_rate": 0.05,
+            "nesterov": True,
+            "weight_decay": 5e-4,
+            "schedule": "partial_cosine",
+            "warmup_epochs": 0.0,
+            "ema_momentum": 0.99,
+            "embedding_dim": 64,
+        },
+        arms={
+            "supervised alone": {
+                "method_args": {"alpha": 1.0, "graph_weight": 0.0, "pseudo_label_weight": 0.0}
+            },
+            "FixMatch": {"method_args": {"alpha": 1.0, "graph_weight": 0.0}},
+            "CoMatch": {"method_args": {}},
+        },
+        curves=("pseudo_label_top1", "smoothed_top1", "confident"),
+    ),
+    "joint": Study(
+        title="Digits: SupCon and cross entropy, one after the other or together",
+        base={**_DIGITS, "batch_size": 256, "epochs": 60, "learning_rate": 0.2},
+        arms={
+            "SupCon, then a linear head": {"method": "supcon_out", "temperature": 0.1},
+            "cross entropy": {"method": "cross_entropy"},
+            "joint, weight 0.1": {
+                "method": "joint",
+                "temperature": 0.1,
+                "method_args": {"cross_entropy_weight": 0.1},
+            },
+            "joint, weight 1": {
+                "method": "joint",
+                "temperature": 0.1,
+                "method_args": {"cross_entropy_weight": 1.0},
+            },
+        },
+    ),
+}
+
+for _arm in STUDIES["comatch"].arms.values():
+    _arm["method_args"] |= {
+        "unlabelled_ratio": 4,
+        "weak": "weak_symbols",
+        "strong": "strong_symbols",
+    }
