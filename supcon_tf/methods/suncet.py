@@ -230,6 +230,11 @@ def _stream(
 ):
     """All training images without labels, and beside them those with labels."""
     how, side = AUGMENTATIONS[config.augmentation], dataset.image_size_px
+    if images_per_class == 1:
+        raise ValueError(
+            "images_per_class must be at least 2: an image alone of its class has no neighbour. "
+            "Received: 1."
+        )
     if config.num_views < 2:
         raise ValueError(f"two views of an image or more are needed. Received: {config.num_views}.")
     return zipped(
