@@ -51,12 +51,12 @@ def run_study(name, setting, seeds, study_dir):
     Returns:
         The content of the JSON file: the setting, every seed's measures, `summary` (mean, least and
         most of each arm), `claims` of the demonstration, and when, with which code and on which
-        hardware it was run.
+        hardware this call began.
 
     Raises:
         UserError: if the directory holds results of a setting of the same name that differs.
     """
-    place = Path(study_dir)
+    place, origin = Path(study_dir), {**resumption(), "hardware": hardware()}
     runs = _runs(name, setting, seeds, place / "results" / name)
     finals = [{**{key: run[key] for key in ("arm", "seed")}, **run["final"]} for run in runs]
     report = {
@@ -65,8 +65,7 @@ def run_study(name, setting, seeds, study_dir):
         "runs": finals,
         "summary": summarize(finals),
         "claims": check_claims(finals) if name == DEMONSTRATION else [],
-        **resumption(),
-        "hardware": hardware(),
+        **origin,
     }
     write_json(place / f"{name}.json", report)
     with writing(place / f"{name}.md") as temporary:
@@ -171,5 +170,5 @@ def draw(runs, setting, path):
         axis.set(title=MEASURES[measure], xlabel="step", ylim=(0, 1))
     axis.legend(loc="lower right")
     seeds = len({run["seed"] for run in runs})
-    figure.suptitle(f"{seeds} seeds, mean and range; dotted: thresholds begin and end to rise")
+    figure.suptitle(f"{seeds} seeds, mean and range; thresholds rise between the dotted lines")
     save(figure, path)
