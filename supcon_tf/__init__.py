@@ -66,7 +66,6 @@ if TYPE_CHECKING:  # For editors and type checkers.
     from supcon_tf.networks.heads import ProjectionHead as ProjectionHead
     from supcon_tf.networks.heads import build_classifier as build_classifier
     from supcon_tf.networks.queue import MemoryQueue as MemoryQueue
-    from supcon_tf.networks.resnet import build_stages as build_stages
     from supcon_tf.search.tuning import tune as tune
     from supcon_tf.stages.classification import train_classifier as train_classifier
     from supcon_tf.stages.evaluation import evaluate as evaluate
@@ -111,7 +110,6 @@ _PUBLIC = {
     "alignment": "losses.metrics",
     "build_classifier": "networks.heads",
     "build_encoder": "networks.encoders",
-    "build_stages": "networks.resnet",
     "cacr_loss": "losses.cacr",
     "evaluate": "stages.evaluation",
     "expected_calibration_error": "exporting.calibration",

@@ -5,6 +5,7 @@ import abc
 import keras
 import tensorflow as tf
 
+from supcon_tf.engine.local_terms import grouped_losses, local_variables, summed_gradients
 from supcon_tf.engine.micro_batches import micro_batch_gradients
 from supcon_tf.engine.workers import gather_batch, num_replicas
 from supcon_tf.networks.copies import frozen_copy, portable_copy
@@ -16,9 +17,10 @@ class Method(keras.Model, abc.ABC):
 
     A subclass implements `forward`, whatever is computed image by image, and `compute_losses`,
     which compares what came of the whole batch. Where it has more, it adds `after_step` (state of
-    its own, such as a queue), `measure` (metrics), `kept` (more models than the encoder) and
-    `get_config`. The batch is whatever its stream yields: any structure of tensors, whose sizes may
-    differ. Everything that changes during training is a weight, so that it is in the checkpoint.
+    its own, such as a queue), `measure` (metrics), `kept` (more models than the encoder),
+    `trained_by` (terms of the loss that train some variables only) and `get_config`. The batch is
+    whatever its stream yields: any structure of tensors, whose sizes may differ. Everything that
+    changes during training is a weight, so that it is in the checkpoint.
 
     In Keras's hands it is an ordinary model: `fit`, `evaluate` and `train_on_batch` take such
     batches, and `model(images)` gives features.
@@ -88,6 +90,20 @@ class Method(keras.Model, abc.ABC):
             `keras.losses.Loss` whose `call` returns one value per anchor: the mean over the global
             batch, divided by the number of replicas.
         """
+
+    def trained_by(self, name):
+        """The variables that a term of the loss trains; None, the default, for all of them.
+
+        The gradient of a variable is the sum over the terms that train it, and 0 where none does.
+        Losses of layers, such as weight decay, train all variables.
+
+        Args:
+            name: one of the names given to the constructor.
+
+        Returns:
+            A list of variables, or None.
+        """
+        return None
 
     def after_step(self, outputs):
         """Updates a method's own state once the weights have been updated.
@@ -184,11 +200,13 @@ class Method(keras.Model, abc.ABC):
 
     def _gradients(self, batch):
         """The terms of the loss, the gradients of their (scaled) sum, and the outputs."""
-        with tf.GradientTape() as tape:
+        local = local_variables(self)
+        with tf.GradientTape(persistent=bool(local)) as tape:
             outputs = gather_outputs(self.forward(batch))
             terms = {**self.compute_losses(outputs), **self._regularization()}
-            scaled = self.optimizer.scale_loss(sum(terms.values()))
-        return terms, tape.gradient(scaled, self.trainable_variables), outputs
+            groups = grouped_losses(self, terms)
+        found = [(variables, tape.gradient(loss, variables)) for variables, loss in groups]
+        return terms, summed_gradients(found) if local else found[0][1], outputs
 
     def _regularization(self):
         """The losses of layers. Every replica adds the same: divided, they count once."""
@@ -239,6 +257,8 @@ ContrastiveModel = Method  # The name that the package offers.
 
 
 def _deserialized(value):
+    if isinstance(value, list):
+        return [_deserialized(one) for one in value]
     is_object = isinstance(value, dict) and "class_name" in value
     return keras.saving.deserialize_keras_object(value) if is_object else value
 
@@ -252,21 +272,26 @@ def encode_views(encoder, views, training=True):
     """Encodes all views of a batch in one pass for each size of view.
 
     Args:
-        encoder: a model from images [N, H, W, C] to features [N, F].
+        encoder: from images [N, H, W, C] to features [N, F], or to a structure of such.
         views: float [B, V, H, W, C]; [B, H, W, C] is taken as one view; or a tuple of such, of
             different sizes, whose views follow one another.
         training: passed on to the encoder.
 
     Returns:
-        float32 [B, V, F], V in all.
+        float32 [B, V, F], V in all; or a structure of such.
     """
     if isinstance(views, tuple | list):
-        return tf.concat([encode_views(encoder, one, training) for one in views], axis=1)
+        parts = [encode_views(encoder, one, training) for one in views]
+        return tf.nest.map_structure(lambda *sizes: tf.concat(sizes, axis=1), *parts)
     if views.shape.rank == 4:
         views = views[:, None]
-    _, num_views, *size = views.shape
-    features = tf.cast(encoder(tf.reshape(views, [-1, *size]), training=training), tf.float32)
-    return tf.reshape(features, [views.shape[0] or -1, num_views, features.shape[-1]])
+    batch, num_views, *size = views.shape
+    return tf.nest.map_structure(
+        lambda features: tf.reshape(
+            tf.cast(features, tf.float32), [batch or -1, num_views, features.shape[-1]]
+        ),
+        encoder(tf.reshape(views, [-1, *size]), training=training),
+    )
 
 
 def shown(metric):

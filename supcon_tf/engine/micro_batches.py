@@ -7,6 +7,7 @@ embedding, the encoder's gradient is a sum over micro-batches.
 
 import tensorflow as tf
 
+from supcon_tf.engine.local_terms import grouped_losses, local_variables, summed_gradients
 from supcon_tf.engine.workers import gather_batch, num_replicas
 from supcon_tf.networks.queue import MemoryQueue
 
@@ -47,8 +48,7 @@ def micro_batch_gradients(model, batch):
     for variable, value in zip(state, before, strict=True):
         variable.assign(value)
 
-    terms, gathered, wanted = _gradients_of_outputs(model, outputs)
-    wanted = [tf.reshape(one, [count, -1, *one.shape[1:]]) for one in wanted]
+    terms, gathered, wanted = _gradients_of_outputs(model, outputs, count)
     regularization, gradients = _carry_back(model, part, wanted, count, repeat)
     if model.losses:
         terms = {**terms, "regularization": regularization}
@@ -85,15 +85,27 @@ def _floats(outputs):
     return [tensor for tensor in tf.nest.flatten(outputs) if tensor.dtype.is_floating]
 
 
-def _gradients_of_outputs(model, outputs):
-    """The terms of the loss, the outputs of all replicas, and the gradients of this one's."""
+def _gradients_of_outputs(model, outputs, count):
+    """The terms of the loss, the outputs of all replicas, and the gradients of this one's.
+
+    The gradients are a list of `(variables, gradients)`: of the loss that trains these variables
+    with respect to each output [count, n, ...], None where it does not depend on it.
+    """
     watched = _floats(outputs)
-    with tf.GradientTape() as tape:
+    with tf.GradientTape(persistent=bool(local_variables(model))) as tape:
         tape.watch(watched)
         gathered = tf.nest.map_structure(gather_batch, outputs)
         terms = model.compute_losses(gathered)
-        scaled = model.optimizer.scale_loss(sum(terms.values()))
-    return terms, gathered, tape.gradient(scaled, watched, unconnected_gradients="zero")
+        groups = grouped_losses(model, terms)
+
+    def of_parts(gradient):
+        return None if gradient is None else tf.reshape(gradient, [count, -1, *gradient.shape[1:]])
+
+    wanted = [
+        (variables, [of_parts(gradient) for gradient in tape.gradient(loss, watched)])
+        for variables, loss in groups
+    ]
+    return terms, gathered, wanted
 
 
 def _loop(step, start, stop, state):
@@ -155,20 +167,24 @@ def _encode_all(model, part, count, repeat):
 def _carry_back(model, part, wanted, count, repeat):
     """The regularization's value and all gradients, summed over the micro-batches."""
     variables, shares = model.trainable_variables, num_replicas() * count
+    # The losses of layers train all variables, as the first group's do.
+    wanted = [(some, [*upstream, None]) for some, upstream in wanted]
+    wanted[0][1][-1] = tf.ones([count])
 
     def step(index, regularization, totals):
-        with tf.GradientTape() as tape:
+        with tf.GradientTape(persistent=len(wanted) > 1) as tape:
             outputs = _floats(model.forward(part(index)))
             # Each micro-batch carries its share of what layers add to the loss.
             extra = tf.cast(sum(model.losses) / shares, tf.float32)
-            scaled = model.optimizer.scale_loss(extra)
-        upstream = [gradient[index] for gradient in wanted]
-        gradients = tape.gradient(
-            [*outputs, scaled],
-            variables,
-            [*upstream, tf.ones_like(scaled)],
-            unconnected_gradients="zero",
-        )
+            outputs.append(model.optimizer.scale_loss(extra))
+
+        def of_group(some, upstream):
+            reached = [place for place, one in enumerate(upstream) if one is not None]
+            targets = [outputs[place] for place in reached]
+            given = [upstream[place][index] for place in reached]
+            return tape.gradient(targets, some, given)
+
+        gradients = summed_gradients([(some, of_group(some, one)) for some, one in wanted])
         totals = [total + gradient for total, gradient in zip(totals, gradients, strict=True)]
         return regularization + extra, totals
 

@@ -16,6 +16,7 @@ from supcon_tf.data.streams import views
 from supcon_tf.data.views import Position, Views
 from supcon_tf.engine.method import Method
 from supcon_tf.networks.heads import ProjectionHead
+from supcon_tf.networks.stages import Stages, num_stages, split_into_stages
 
 HEAD_DIM = 128
 
@@ -31,7 +32,7 @@ class Parts:
         dtype: dtype policy of the heads.
 
     Attributes:
-        encoder, num_classes, steps_per_epoch: the arguments.
+        encoder, num_classes, steps_per_epoch, dtype: the arguments.
         batch_size: images of a step, as configured.
         engine: what every `Method` takes: `name`, `micro_batch_size` and `ema_momentum`.
     """
@@ -51,10 +52,30 @@ class Parts:
             "micro_batch_size": config.micro_batch_size,
             "ema_momentum": config.ema_momentum,
         }
-        self._config, self._dtype, self._asked = config, dtype, set()
+        self._config, self.dtype, self._asked = config, dtype, set()
 
-    def projection_head(self, normalize: bool = True) -> ProjectionHead:
-        """A new projection head, built, with or without unit norm."""
+    def stages(self) -> Stages:
+        """The stages of the encoder.
+
+        Raises:
+            ValueError: if it is not a residual network.
+        """
+        if not num_stages(self._config.encoder):
+            raise ValueError(
+                "encoder must be a residual network, such as resnet50, which has stages. "
+                f"Received: {self._config.encoder!r}."
+            )
+        return split_into_stages(self.encoder)
+
+    def projection_head(
+        self, normalize: bool = True, num_features: int | None = None
+    ) -> ProjectionHead:
+        """A new projection head, built.
+
+        Args:
+            normalize: whether the embeddings are scaled to unit norm.
+            num_features: F of the features [N, F] that it takes; None for the encoder's.
+        """
         self._asked.add("projection head")
         hidden = self._config.projection_hidden_dim
         hidden = HEAD_DIM if hidden is None else hidden
@@ -62,9 +83,9 @@ class Parts:
             self._config.embedding_dim or HEAD_DIM,
             (hidden,) if hidden else (),
             normalize=normalize,
-            dtype=self._dtype,
+            dtype=self.dtype,
         )
-        head.build(self.encoder.output_shape)
+        head.build((None, num_features or self.encoder.output_shape[-1]))
         return head
 
     def queue_size(self, least: int = 0) -> int:

@@ -1,4 +1,4 @@
-"""Residual networks, whole or as a list of stages, built from Keras's own layers only.
+"""Residual networks, built from Keras's own layers only.
 
 He et al. 2016, "Deep Residual Learning for Image Recognition", sections 3.3, 4.1 and 4.2; strides
 and parameters are torchvision's (a bottleneck's stride is in its 3x3 convolution). ResNet-200 has
@@ -6,8 +6,6 @@ the blocks of He et al. 2016, "Identity Mappings in Deep Residual Networks", in 
 """
 
 import dataclasses
-import functools
-from collections.abc import Callable
 
 import keras
 from keras import layers
@@ -69,72 +67,24 @@ def build_resnet(name: str, image_size_px: int, width_multiplier: float = 1.0) -
         UserError: if `name` is unknown, the image too small for the strides, or
             `width_multiplier` <= 0.
     """
-    images = keras.Input((image_size_px, image_size_px, 3), name="images")
-    x = images
-    for stage in _stage_functions(name, image_size_px, width_multiplier):
-        x = stage(x)
-    features = layers.GlobalAveragePooling2D(dtype="float32", name="features")(x)
-    return keras.Model(images, features, name=name)
-
-
-def build_stages(name: str, image_size_px: int, width_multiplier: float = 1.0) -> list[keras.Model]:
-    """Builds the same network as `build_resnet`, in pieces that can be trained one by one.
-
-    Args:
-        name: a key of `ENCODERS`.
-        image_size_px: side of the square input.
-        width_multiplier: factor > 0 on all channels, rounded to at least one.
-
-    Returns:
-        One functional model per stage. The first takes images float32 [B, S, S, 3] in [0, 1] and
-        holds standardization, stem and stage 1; each next one takes the feature map
-        [B, H, W, C] that the one before puts out, and halves its sides. Global average pooling of
-        the last map is all that is left to do for the features of `build_resnet`. Layers, their
-        names and the order of all weights are those of the whole, so that
-        `whole.set_weights([w for stage in stages for w in stage.get_weights()])` joins them.
-
-    Raises:
-        UserError: if `name` is not a residual network, the image too small for the strides, or
-            `width_multiplier` <= 0.
-
-    Reference:
-        Xiong et al. 2020, "LoCo: Local Contrastive Representation Learning", trains such stages
-        with a loss each.
-    """
-    stages = []
-    shape = (image_size_px, image_size_px, 3)
-    functions = _stage_functions(name, image_size_px, width_multiplier)
-    for number, function in enumerate(functions, start=1):
-        inputs = keras.Input(shape, name="images" if number == 1 else "feature_map")
-        stages.append(keras.Model(inputs, function(inputs), name=f"{name}_stage{number}"))
-        shape = stages[-1].output_shape[1:]
-    return stages
-
-
-def _stage_functions(name, image_size_px, width_multiplier) -> list[Callable]:
-    """One function from feature map to feature map per stage; the first takes images."""
     if name not in ENCODERS:
         raise UserError(
-            f"only a residual network has stages; choose one of {', '.join(ENCODERS)}. "
-            f"Received: {name!r}."
+            f"a residual network must be one of {', '.join(ENCODERS)}. Received: {name!r}."
         )
     architecture = ENCODERS[name]
     num_stages = len(architecture.blocks)
     check_sizes(name, num_stages, image_size_px, width_multiplier)
+    widths = [max(1, round(width_multiplier * channels)) for channels in architecture.channels]
     imagenet = num_stages == 4 and image_size_px >= IMAGENET_STEM_FROM_PX
-    return [
-        functools.partial(
-            _stage,
-            number=number,
-            num_blocks=num_blocks,
-            width=max(1, round(width_multiplier * channels)),
-            block=_bottleneck_block if architecture.bottleneck else _basic_block,
-            stem=_imagenet_stem if imagenet else _cifar_stem,
-        )
-        for number, (num_blocks, channels) in enumerate(
-            zip(architecture.blocks, architecture.channels, strict=True), start=1
-        )
-    ]
+    stem = _imagenet_stem if imagenet else _cifar_stem
+    images = keras.Input((image_size_px, image_size_px, 3), name="images")
+    x = stem(standardize(images), widths[0])
+    block = _bottleneck_block if architecture.bottleneck else _basic_block
+    stages = zip(architecture.blocks, widths, strict=True)
+    for number, (num_blocks, width) in enumerate(stages, start=1):
+        x = _stage(x, number, num_blocks, width, block)
+    features = layers.GlobalAveragePooling2D(dtype="float32", name="features")(x)
+    return keras.Model(images, features, name=name)
 
 
 def check_sizes(name: str, num_stages: int, image_size_px: int, width_multiplier: float) -> None:
@@ -160,9 +110,7 @@ def standardize(images):
     return layers.Rescaling(_SCALE, _OFFSET, name="standardize")(images)
 
 
-def _stage(x, number, num_blocks, width, block, stem):
-    if number == 1:
-        x = stem(standardize(x), width)
+def _stage(x, number, num_blocks, width, block):
     for index in range(1, num_blocks + 1):
         stride = 2 if number > 1 and index == 1 else 1
         x = block(x, width, stride, name=f"stage{number}_block{index}")

@@ -13,6 +13,7 @@ from supcon_tf.engine.micro_batches import micro_batch_count
 from supcon_tf.engine.saving import BEST_METRICS
 from supcon_tf.networks.encoders import check_encoder
 from supcon_tf.networks.initial import initial_weights
+from supcon_tf.networks.stages import num_stages
 from supcon_tf.stages.building import (
     method_of,
     optimizer_of,
@@ -47,8 +48,11 @@ def data_checks(
 def _small_method(config, num_classes):
     """The method around an encoder as small as can be, of images of any size."""
     with initial_weights(config.seed):  # Leaves Python's random numbers as they are.
-        images = keras.Input((None, None, 3))
-        encoder = keras.Model(images, keras.layers.GlobalAveragePooling2D()(images))
+        images = x = keras.Input((None, None, 3))
+        # A residual network's stages, which a method may ask for.
+        for number in range(1, num_stages(config.encoder) + 1):
+            x = keras.layers.ReLU(name=f"stage{number}_block1_relu")(x)
+        encoder = keras.Model(images, keras.layers.GlobalAveragePooling2D()(x))
         return method_of(config, encoder, num_classes, steps_per_epoch=1)
 
 

@@ -1,11 +1,9 @@
-import itertools
-
 import keras
 import numpy as np
 import pytest
 
 from supcon_tf import UserError, build_encoder
-from supcon_tf.networks.resnet import ENCODERS, build_stages
+from supcon_tf.networks.resnet import ENCODERS
 
 _IMAGES = np.random.default_rng(0).random((2, 8, 8, 3), dtype="float32")
 
@@ -75,21 +73,6 @@ def test_small_stem_has_fewer_parameters():
     assert _trainable([build_encoder("resnet18", 32)]) == _arithmetic(*_DEPTHS["resnet18"], 3)
 
 
-@pytest.mark.parametrize(
-    ("name", "size", "sides"),
-    [
-        ("resnet18", 64, (64, 32, 16, 8)),
-        ("resnet18", 127, (127, 64, 32, 16)),
-        ("resnet18", 128, (32, 16, 8, 4)),
-        ("resnet50", 224, (56, 28, 14, 7)),
-        ("resnet8", 128, (128, 64, 32)),
-    ],
-)
-def test_sides_of_the_stages(name, size, sides):
-    shapes = [stage.output_shape for stage in build_stages(name, size, 0.125)]
-    assert [shape[1:3] for shape in shapes] == [(side, side) for side in sides]
-
-
 def test_width_multiplier_scales_channels():
     assert build_encoder("resnet8", 8, 0.25).output_shape == (None, 16)
     assert build_encoder("resnet50", 32, 0.5).output_shape == (None, 1024)
@@ -107,60 +90,6 @@ def test_blocks_start_as_the_identity():
 
 
 @pytest.mark.parametrize(
-    ("name", "size", "width"),
-    [("resnet14", 8, 0.25), ("resnet18", 128, 0.0625), ("resnet50", 16, 0.0625)],
-)
-def test_stages_make_up_the_whole(name, size, width):
-    rng = np.random.default_rng(1)
-    whole, stages = build_encoder(name, size, width), build_stages(name, size, width)
-    assert len(stages) == len(ENCODERS[name].blocks)
-    paths = [weight.path for stage in stages for weight in stage.weights]
-    assert paths == [weight.path for weight in whole.weights]
-    # Batch norms as if trained, so that blocks are no longer the identity.
-    for weight in whole.weights:
-        if len(weight.shape) == 1:
-            weight.assign(rng.uniform(0.5, 1.5, weight.shape))
-    values = iter(whole.get_weights())
-    for stage in stages:
-        stage.set_weights([next(values) for _ in stage.weights])
-    images = rng.random((2, size, size, 3), dtype="float32")
-    x = images
-    for stage in stages:
-        x = stage(x)
-    features = keras.layers.GlobalAveragePooling2D()(x)
-    np.testing.assert_array_equal(features, whole(images))
-    assert np.isfinite(features).all()
-    assert np.ptp(features, axis=0).max() > 0  # The two images are told apart.
-
-
-def test_stages_take_the_previous_ones_output():
-    stages = build_stages("resnet50", 16, 0.125)
-    assert stages[0].input_shape == (None, 16, 16, 3)
-    for before, after in itertools.pairwise(stages):
-        assert after.input_shape == before.output_shape
-    assert stages[0].get_layer("standardize")
-    assert stages[0].get_layer("stage1_block3_add")
-
-
-def test_mixed_precision_stages_give_the_features_of_the_whole():
-    keras.config.set_dtype_policy("mixed_bfloat16")
-    try:
-        whole, stages = build_encoder("resnet8", 8, 0.25), build_stages("resnet8", 8, 0.25)
-    finally:
-        keras.config.set_dtype_policy("float32")
-    values = iter(whole.get_weights())
-    for stage in stages:
-        stage.set_weights([next(values) for _ in stage.weights])
-    x = _IMAGES
-    for stage in stages:
-        x = stage(x)
-    features = keras.layers.GlobalAveragePooling2D(dtype="float32")(x)
-    assert whole.output.dtype == "float32"
-    np.testing.assert_array_equal(features, whole(_IMAGES))
-
-
-@pytest.mark.parametrize("build", [build_encoder, build_stages])
-@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("resnet9", 32), "one of resnet8, .*Received: 'resnet9'"),
@@ -170,11 +99,6 @@ def test_mixed_precision_stages_give_the_features_of_the_whole():
         (("resnet8", 8, float("nan")), "width_multiplier must be positive. Received: nan"),
     ],
 )
-def test_refuses_wrong_networks(build, arguments, message):
+def test_refuses_wrong_networks(arguments, message):
     with pytest.raises(UserError, match=message):
-        build(*arguments)
-
-
-def test_only_residual_networks_have_stages():
-    with pytest.raises(UserError, match="only a residual network .*'applications:VGG16'"):
-        build_stages("applications:VGG16", 32)
+        build_encoder(*arguments)

@@ -1,0 +1,71 @@
+"""The stages of an encoder, found in it by the names of its layers."""
+
+import dataclasses
+import re
+
+import keras
+
+from supcon_tf.networks.resnet import ENCODERS
+
+
+@dataclasses.dataclass(frozen=True)
+class Stages:
+    """The stages of an encoder, whose layers and weights they share.
+
+    Attributes:
+        maps: a functional model from images [B, H, W, C] to the list of the feature maps that the
+            stages put out, [B, H_s, W_s, C_s] each, in one forward pass. The encoder's features are
+            the mean of the last one over its positions.
+        variables: the trainable variables of each stage. What comes before the first stage belongs
+            to it (standardization, stem), and what follows the last stage to the last (a norm).
+    """
+
+    maps: keras.Model
+    variables: list[list[keras.Variable]]
+
+
+def num_stages(name: str) -> int:
+    """The stages of an encoder by name; 0 for what is no residual network.
+
+    Args:
+        name: as for `build_encoder`.
+    """
+    return len(ENCODERS[name].blocks) if name in ENCODERS else 0
+
+
+def split_into_stages(encoder: keras.Model) -> Stages:
+    """Finds the stages of an encoder whose layers are named `stage1_...`, `stage2_...` and so on.
+
+    Args:
+        encoder: a functional model that ends in global average pooling, such as a residual network
+            of `build_encoder`, or its `training_copy`.
+
+    Raises:
+        ValueError: if it has no such layers.
+    """
+    *layers, last = encoder.layers
+    stages = {}
+    for number, layer in zip(_stage_numbers(layers), layers, strict=True):
+        stages.setdefault(number, []).append(layer)
+    if not any(stages) or not isinstance(last, keras.layers.GlobalAveragePooling2D):
+        raise ValueError(
+            "only a residual network has stages, layers named stage1_... and so on before global "
+            f"average pooling. Received: the encoder {encoder.name!r}."
+        )
+    # Layers come in the order of computation, so that a stage's last one puts out its map.
+    outputs = [stage[-1].output for stage in stages.values()]
+    return Stages(
+        keras.Model(encoder.input, outputs, name="stages"),
+        [[v for layer in stage for v in layer.trainable_variables] for stage in stages.values()],
+    )
+
+
+def _stage_numbers(layers):
+    """The stage of each layer; 0 for all if there is none. Others go with the layer before."""
+    found = [re.match(r"stage(\d+)_", layer.name) for layer in layers]
+    number = 1 if any(found) else 0
+    numbers = []
+    for match in found:
+        number = int(match[1]) if match else number
+        numbers.append(number)
+    return numbers
