@@ -66,7 +66,7 @@ class BenchmarkConfig(Config):
     image_size_px: int | None = setting(
         None, "Side of the square image (none: the data set's, or 64).", kind=int
     )
-    augmentation: str = setting("cifar", "How views are made: symbols, cifar or imagenet.")
+    augmentation: str = setting("cifar", "How views are made, as in pretrain.py.")
     batch_size: int = setting(64, "Images a step.")
     num_views: int = setting(2, "Views of each image.")
     precision: str = setting("float32", "Arithmetic of the encoder, as for pretraining.")

@@ -94,7 +94,10 @@ class PretrainConfig(RunConfig):
     projection_hidden_dim: int | None = setting(
         None, "Its hidden units (0: linear; none: 128).", kind=int, at_least=0, at_most=65536
     )
-    augmentation: str = setting("symbols", "How views are made: symbols, cifar or imagenet.")
+    augmentation: str = setting(
+        "symbols",
+        "How views are made: symbols, cifar, imagenet, weak, weak_symbols, strong, strong_symbols.",
+    )
     num_views: int = setting(2, "Augmented views of each image.", at_least=1, at_most=64)
     batch_size: int = setting(256, "Images a step, over all replicas.", at_least=2, at_most=2**20)
     epochs: int = setting(80, "Passes over the training split.", at_least=1, at_most=10**6)

@@ -8,6 +8,7 @@ import dataclasses
 import tensorflow as tf
 
 from supcon_tf.core.errors import UserError
+from supcon_tf.data.rand_augment import cut_out, grey, rand_augment
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +27,13 @@ class Augmentation:
         jitter_probability: share of the views whose colours change.
         grey_probability: share of the views that become grey.
         blur_probability: share of the views that are blurred.
+        shift: a view is moved by up to this share of its side, either way, over its reflection;
+            at most 0.5, and only where `min_area` is 1.
+        rand_augment: random operations on each view, after all but the cutout; see the function of
+            this name for the operations and their ranges.
+        rand_augment_magnitude: share of its range that each operation takes.
+        rand_augment_probability: with which each of them is applied.
+        cutout: side of a grey square at a random place, as a share of the view's.
 
     Raises:
         ValueError: if a value is out of range.
@@ -45,6 +53,11 @@ class Augmentation:
     jitter_probability: float = 0.8
     grey_probability: float = 0.0
     blur_probability: float = 0.0
+    shift: float = 0.0
+    rand_augment: int = 0
+    rand_augment_magnitude: float = 1 / 3
+    rand_augment_probability: float = 0.5
+    cutout: float = 0.0
 
     def __post_init__(self):
         if not 0 < self.min_area <= 1 or not self.aspect >= 1:
@@ -52,11 +65,22 @@ class Augmentation:
                 f"min_area must be in (0, 1] and aspect at least 1. Received: {self.min_area} and "
                 f"{self.aspect}."
             )
+        if not 0 <= self.shift <= (0.5 if self.min_area == 1 else 0):
+            raise ValueError(
+                f"shift must be in [0, 0.5], and 0 unless min_area is 1. Received: {self.shift}."
+            )
+        if not isinstance(self.rand_augment, int) or self.rand_augment < 0:
+            raise ValueError(
+                f"rand_augment must be a whole number, at least 0. Received: {self.rand_augment}."
+            )
         shares = dataclasses.asdict(self)
-        for name in shares.keys() - {"min_area", "aspect", "flip"}:
+        for name in shares.keys() - {"min_area", "aspect", "flip", "shift", "rand_augment"}:
             if not 0 <= shares[name] <= 1:
                 raise ValueError(f"{name} must be in [0, 1]. Received: {shares[name]}.")
 
+
+_WEAK = Augmentation(aspect=1.0, shift=1 / 8)
+_STRONG = dataclasses.replace(_WEAK, rand_augment=2, rand_augment_magnitude=1.0, cutout=0.5)
 
 AUGMENTATIONS = {
     # Digits, letters, signs: mirrored or recoloured they may be something else.
@@ -74,10 +98,16 @@ AUGMENTATIONS = {
         grey_probability=0.2,
         blur_probability=0.5,
     ),
+    # As FixMatch and CoMatch treat CIFAR.
+    "weak": dataclasses.replace(_WEAK, flip=True),
+    "strong": dataclasses.replace(_STRONG, flip=True),
+    # Symbols often fill the image: less of them is turned or moved out of it.
+    "weak_symbols": _WEAK,
+    "strong_symbols": dataclasses.replace(_STRONG, rand_augment_magnitude=0.5),
 }
 
-# Rec. 601 luma.
-_GREY = (0.299, 0.587, 0.114)
+# Far from the small numbers that kinds of views fold in.
+_SHIFT_SEED, _OPERATIONS_SEED, _CUTOUT_SEED = 10**6, 10**6 + 1, 10**6 + 2
 
 
 def check_augmentation(name: str) -> None:
@@ -111,7 +141,7 @@ WHOLE = Share()
 
 
 def random_crops(images, num_views, image_size_px, augmentation, seed, share=WHOLE):
-    """Random resized crops, placed uniformly; one that does not fit the image is made smaller.
+    """Random resized crops, placed uniformly, and then shifted.
 
     Args:
         images: float32 [B, H, W, 3] in [0, 1].
@@ -142,11 +172,23 @@ def random_crops(images, num_views, image_size_px, augmentation, seed, share=WHO
     owners = tf.repeat(tf.range(tf.shape(images)[0]), num_views)
     crops = tf.image.crop_and_resize(images, boxes, owners, [image_size_px, image_size_px])
     crops.set_shape([None, image_size_px, image_size_px, 3])
+    if augmentation.shift:
+        crops = _shift(crops, augmentation.shift, tf.random.fold_in(seed, _SHIFT_SEED), share)
     return crops
 
 
+def _shift(images, shift, seed, share):
+    """Moves images [n, S, S, 3] by whole pixels; a reflection fills what is left free."""
+    side = images.shape[1]
+    limit = round(shift * side)
+    padded = tf.pad(images, [[0, 0], [limit, limit], [limit, limit], [0, 0]], "REFLECT")
+    firsts = tf.cast(share.uniform([tf.shape(images)[0], 2], seed, 0, 2 * limit + 1), tf.int32)
+    rows, columns = tf.unstack(firsts[..., None] + tf.range(side), axis=1)
+    return tf.gather(tf.gather(padded, rows, axis=1, batch_dims=1), columns, axis=2, batch_dims=1)
+
+
 def recolor(images, augmentation, seed, share=WHOLE):
-    """Flip, colour jitter, grey and blur, drawn for each image on its own.
+    """Flip, colour jitter, grey, blur, operations and cutout, drawn for each image on its own.
 
     The order of the colour changes is drawn once for the batch.
 
@@ -162,25 +204,34 @@ def recolor(images, augmentation, seed, share=WHOLE):
 
     def chosen(probability, seed):
         """Bool [B, 1, 1, 1], true with the given probability."""
-        return share.uniform([tf.shape(images)[0], 1, 1, 1], seed) < probability
+        return share.uniform([count, 1, 1, 1], seed) < probability
 
+    count = tf.shape(images)[0]
     flip_seed, jitter_seed, grey_seed, blur_seed = tf.unstack(tf.random.split(seed, 4))
     if augmentation.flip:
         images = tf.where(chosen(0.5, flip_seed), images[:, :, ::-1], images)
     jittered, chosen_seed = _jitter(images, augmentation, jitter_seed, share)
     images = tf.where(chosen(augmentation.jitter_probability, chosen_seed), jittered, images)
     if augmentation.grey_probability:
-        grey = _grey(images) + tf.zeros_like(images)
-        images = tf.where(chosen(augmentation.grey_probability, grey_seed), grey, images)
+        greyed = grey(images) + tf.zeros_like(images)
+        images = tf.where(chosen(augmentation.grey_probability, grey_seed), greyed, images)
     if augmentation.blur_probability:
         chosen_seed, sigma_seed = tf.unstack(tf.random.split(blur_seed, 2))
         blurred = _blur(images, sigma_seed, share)
         images = tf.where(chosen(augmentation.blur_probability, chosen_seed), blurred, images)
-    return tf.clip_by_value(images, 0.0, 1.0)
-
-
-def _grey(images):
-    return tf.reduce_sum(images * tf.constant(_GREY), axis=-1, keepdims=True)
+    images = tf.clip_by_value(images, 0.0, 1.0)
+    if augmentation.rand_augment:
+        operations_seed = tf.random.fold_in(seed, _OPERATIONS_SEED)
+        images = rand_augment(
+            images,
+            share.uniform([count, augmentation.rand_augment, 3], operations_seed),
+            augmentation.rand_augment_magnitude,
+            augmentation.rand_augment_probability,
+        )
+    if augmentation.cutout:
+        centers = share.uniform([count, 2], tf.random.fold_in(seed, _CUTOUT_SEED))
+        images = cut_out(images, centers, augmentation.cutout)
+    return images
 
 
 def _jitter(images, augmentation, seed, share):
@@ -190,7 +241,7 @@ def _jitter(images, augmentation, seed, share):
         for change, strength in (
             (lambda x, u: x * (1 + u), augmentation.brightness),
             (_change_contrast, augmentation.contrast),
-            (lambda x, u: _grey(x) + (x - _grey(x)) * (1 + u), augmentation.saturation),
+            (lambda x, u: grey(x) + (x - grey(x)) * (1 + u), augmentation.saturation),
             (_turn_hue, augmentation.hue),
         )
         if strength
@@ -217,7 +268,7 @@ def _jitter(images, augmentation, seed, share):
 
 
 def _change_contrast(images, amount):
-    mean = tf.reduce_mean(_grey(images), axis=[1, 2], keepdims=True)
+    mean = tf.reduce_mean(grey(images), axis=[1, 2], keepdims=True)
     return mean + (images - mean) * (1 + amount)
 
 
