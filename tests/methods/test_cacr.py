@@ -1,0 +1,110 @@
+"""CACR as a method: with and without a momentum encoder and its queue."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import supcon_tf
+from supcon_tf import CACRLoss, PairwiseModel, PretrainConfig, ProjectionHead, UserError, cacr_loss
+from supcon_tf.networks.initial import initial_weights
+from supcon_tf.stages.run_directory import RunDirectory
+
+MOMENTUM = {"queue_size": 512, "ema_momentum": 0.9}
+
+
+def small_model(**settings):
+    with initial_weights(0):
+        images = keras.Input((8, 8, 3))
+        x = keras.layers.Conv2D(4, 3, activation="relu")(images)
+        encoder = keras.Model(images, keras.layers.GlobalAveragePooling2D()(x))
+        model = PairwiseModel(encoder, ProjectionHead(6, ()), CACRLoss(), **settings)
+    model.compile(optimizer=keras.optimizers.SGD(0.1), jit_compile=False)
+    return model
+
+
+def views(seed):
+    images = np.random.default_rng(seed).random((5, 3, 8, 8, 3))
+    return tf.constant(images, tf.float32)
+
+
+def embedded(encoder, head, images):
+    rows = head(encoder(tf.reshape(images, [-1, 8, 8, 3])))
+    return tf.reshape(rows, [*images.shape[:2], 6])
+
+
+def test_the_momentum_variant_is_given_its_keys_in_training_alone():
+    model = small_model(queue_size=32, ema_momentum=0.5)
+    model.train_step((views(0),))
+    queue = [tf.identity(one) for one in model.queue.contents()]
+    assert int(np.sum(queue[2])) == 15
+    rows = embedded(model.encoder, model.projection_head, views(1))
+    keys = embedded(model.ema_encoder, model.ema_head, views(1))
+    with_keys = float(np.mean(cacr_loss(None, rows, queue=queue, keys=keys)))
+    without = float(np.mean(cacr_loss(None, rows, queue=queue)))
+    assert with_keys != pytest.approx(without, rel=1e-4)
+    model.reset_metrics()
+    assert float(model.test_step((views(1),))["loss"]) == pytest.approx(without, rel=1e-5)
+    model.reset_metrics()
+    assert float(model.train_step((views(1),))["loss"]) == pytest.approx(with_keys, rel=1e-5)
+
+
+def test_without_a_queue_it_is_the_loss_of_the_batch():
+    model = small_model()
+    expected = float(CACRLoss()(None, embedded(model.encoder, model.projection_head, views(0))))
+    assert float(model.train_step((views(0),))["loss"]) == pytest.approx(expected, rel=1e-5)
+
+
+def config(small_config, run_dir, **changes):
+    settings = {"epochs": 3, "method": "cacr", "num_views": 3, "micro_batch_size": 64}
+    return PretrainConfig(run_dir=str(run_dir), **{**small_config, **settings, **changes})
+
+
+def test_it_trains_resumes_and_is_evaluated_like_every_method(small_config, tmp_path):
+    whole, parts = (config(small_config, tmp_path / name, **MOMENTUM) for name in ("a", "b"))
+    supcon_tf.pretrain(whole, maps=False)
+    supcon_tf.pretrain(parts, stop_when=lambda history: len(history["loss"]) == 1)
+    supcon_tf.pretrain(parts.replace(resume=True), maps=False)
+    histories = [RunDirectory(one.run_dir).history()["pretrain"] for one in (whole, parts)]
+    for history in histories:
+        del history["seconds"]
+    assert histories[0] == histories[1]
+    assert histories[0]["positives_per_anchor"] == [2.0, 2.0, 2.0]
+    encoders = [keras.saving.load_model(f"{one.run_dir}/encoder.keras") for one in (whole, parts)]
+    for one, other in zip(*(encoder.get_weights() for encoder in encoders), strict=True):
+        np.testing.assert_array_equal(one, other)
+    found = supcon_tf.evaluate(supcon_tf.EvaluateConfig(run_dir=whole.run_dir))
+    assert found["knn_top1"] > 0.5
+
+
+@pytest.mark.multi_device
+@pytest.mark.parametrize("variant", [MOMENTUM, {"method_args": {"supervised": True}}])
+def test_two_replicas_train_like_one(variant, small_config, tmp_path):
+    """Without micro-batches, whose batch norm would see other images."""
+    changes = {"micro_batch_size": None, "epochs": 1, "warmup_epochs": 0, "learning_rate": 0.02}
+    losses = []
+    for strategy in ("one_device", "mirrored"):
+        settings = config(
+            small_config, tmp_path / strategy, strategy=strategy, **changes, **variant
+        )
+        supcon_tf.pretrain(settings, maps=False)
+        losses.append(RunDirectory(settings.run_dir).history()["pretrain"]["loss"])
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"temperature": 0.1}, "method cacr has no argument 'temperature'; it takes alpha, beta"),
+        ({"num_views": 1}, "cacr needs two views of an image or more. Received: 1"),
+        ({"method_args": {"t_negative": -1}}, "t_negative must be at least 0 and finite"),
+        ({"method_args": {"supervised": True, "positive_prior": 0.1}}, "positive_prior cannot be"),
+        ({"queue_size": 128}, "a queue of 128 rows must hold a whole batch. Received: 384"),
+    ],
+)
+def test_bad_settings_are_refused_before_anything_is_written(
+    changes, message, small_config, tmp_path
+):
+    with pytest.raises(UserError, match=message):
+        supcon_tf.pretrain(config(small_config, tmp_path / "run", **changes))
+    assert not (tmp_path / "run").exists()
