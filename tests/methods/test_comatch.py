@@ -254,10 +254,10 @@ def test_it_trains_resumes_and_keeps_its_classifier(whole_run, small_config, tmp
     supcon_tf.pretrain(settings.replace(resume=True), maps=False)
     assert_equal_runs(whole_run, tmp_path / "run")
     history = RunDirectory(str(whole_run)).history()["pretrain"]
-    assert history["smoothed_top1"][-1] > 0.3
+    assert history["smoothed_top1"][-1] > 0.2  # Chance is 0.1.
     assert history["confident"][-1] > 0
     found = supcon_tf.evaluate(supcon_tf.EvaluateConfig(run_dir=str(whole_run)))
-    assert found["top1"] > 0.3
+    assert found["top1"] > 0.2
     assert (whole_run / "classifier.keras").exists()
 
 
