@@ -16,13 +16,25 @@ def spread(values):
 
 def table(study, report):
     """Mean, least and most of each score over the seeds, in per cent."""
-    rows = [
-        [title]
-        + [spread([run["scores"][name] for run in arm["runs"]]) for name in study.scores]
-        + [f"{statistics.fmean(run['seconds'] for run in arm['runs']):.0f} s"]
-        for title, arm in report["arms"].items()
-    ]
-    return format_table(["held-out split", *study.scores, "training"], rows)
+    header, rows = ["held-out split", *study.scores, "training"], []
+    for title, arm in report["arms"].items():
+        scores = [spread([run["scores"][name] for run in arm["runs"]]) for name in study.scores]
+        seconds = statistics.fmean(run["seconds"] for run in arm["runs"])
+        rows.append([title, *scores, f"{seconds:.0f} s"])
+    if study.reached:
+        curves = [mean_curve(arm["runs"], study.reached) for arm in report["arms"].values()]
+        first = next(iter(report["arms"]))
+        header.append(f"{study.reached} as {first} at the end")
+        for row, curve in zip(rows, curves, strict=True):
+            epoch = next((n for n, one in enumerate(curve, 1) if one >= curves[0][-1]), None)
+            row.append(f"epoch {epoch}" if epoch else "never")
+    return format_table(header, rows)
+
+
+def mean_curve(runs, name):
+    """The mean over the seeds in each epoch; [] where there is no such curve."""
+    curves = [run["history"][name] for run in runs if name in run["history"]]
+    return [statistics.fmean(epoch) for epoch in zip(*curves, strict=True)]
 
 
 def draw(study, report, path):
@@ -41,8 +53,7 @@ def draw(study, report, path):
         (line,) = axes[0].plot(values, [place] * len(values), "o", alpha=0.6)
         axes[0].plot([statistics.fmean(values)], [place], "|", ms=18, color=line.get_color())
         for number, name in enumerate(study.curves, start=1):
-            curves = [run["history"][name] for run in arm["runs"] if name in run["history"]]
-            means = [statistics.fmean(epoch) for epoch in zip(*curves, strict=True)]
+            means = mean_curve(arm["runs"], name)
             axes[number].plot(range(1, len(means) + 1), means, color=line.get_color())
     axes[0].set_yticks(range(len(report["arms"])), list(report["arms"]))
     axes[0].invert_yaxis()

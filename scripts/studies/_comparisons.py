@@ -15,6 +15,8 @@ class Study:
         curves: of the history, drawn over the epochs.
         classifier: settings of `ClassifierConfig`.
         evaluation: settings of `EvaluateConfig`.
+        reached: a curve: the table says in which epoch its mean over the seeds first reaches what
+            the first arm ends with; '' for none.
     """
 
     title: str
@@ -24,9 +26,33 @@ class Study:
     curves: tuple[str, ...] = ()
     classifier: dict = dataclasses.field(default_factory=dict)
     evaluation: dict = dataclasses.field(default_factory=dict)
+    reached: str = ""
 
 
 _DIGITS = {"dataset": "digits", "encoder": "resnet8", "augmentation": "symbols"}
+# Folders that write_fashion_mnist.py writes, of 5,000 and, imbalanced exponentially, 800 images.
+_FASHION = {"dataset": "folder:runs/fashion", "image_size_px": 16, "augmentation": "symbols"}
+_RARE = {"dataset": "folder:runs/fashion_rare"}
+_CACR = {
+    "tuned": {"t_positive": 1.0, "t_negative": 2.0},
+    "uniform": {"t_positive": 0.0, "t_negative": 0.0},
+}
+
+
+def _attraction_and_repulsion(views, **changes):
+    """CACR with tuned and with uniform weights, and SimCLR, with so many views."""
+    name = f"K = {views - 1}"
+    arms = {
+        f"{kind} weights, {name}": {"method": "cacr", "method_args": weights}
+        for kind, weights in _WEIGHTS.items()
+    }
+    arms[f"SimCLR, {name}"] = {"method": "simclr", "temperature": 0.5}
+    return {title: {"num_views": views, **arm, **changes} for title, arm in arms.items()}
+
+
+def _rare(arms):
+    return {f"{title}, imbalanced": {**arm, **_RARE, "epochs": 75} for title, arm in arms.items()}
+
 
 STUDIES = {
     "suncet": Study(
@@ -47,6 +73,7 @@ STUDIES = {
         scores=("soft_neighbors_top1", "knn_top1", "top1"),
         curves=("knn_top1",),
         evaluation={"soft_neighbors_temperature": 0.1},
+        reached="knn_top1",
     ),
     "comatch": Study(
         title="Digits, four labels per class: supervised, FixMatch, CoMatch",
@@ -89,6 +116,40 @@ STUDIES = {
                 "temperature": 0.1,
                 "method_args": {"cross_entropy_weight": 1.0},
             },
+        },
+    ),
+    "cacr": Study(
+        title="Fashion-MNIST, 500 images per class or exponentially fewer: CACR's weights",
+        base={
+            **_FASHION,
+            "encoder": "resnet8",
+            "width_multiplier": 0.5,
+            "batch_size": 128,
+            "epochs": 12,
+            "learning_rate": 0.06,
+        },
+        arms={
+            **_attraction_and_repulsion(2),
+            **_attraction_and_repulsion(5),
+            **_rare(_attraction_and_repulsion(5)),
+        },
+    ),
+    "loco": Study(
+        title="Fashion-MNIST: one network trained as a whole and stage by stage",
+        base={
+            **_FASHION,
+            "encoder": "resnet18",
+            "width_multiplier": 0.125,
+            "batch_size": 256,
+            "epochs": 20,
+            "learning_rate": 0.2,
+            "method": "loco",
+            "temperature": 0.2,
+        },
+        arms={
+            "Greedy InfoMax (overlap 0)": {"method_args": {"overlap": 0}},
+            "LoCo (overlap 1)": {"method_args": {"overlap": 1}},
+            "end to end (overlap 3)": {"method_args": {"overlap": 3, "first_loss": 4}},
         },
     ),
 }
