@@ -121,7 +121,7 @@ def cacr_loss(
 
 
 def _num_views(embeddings):
-    return 1 if len(embeddings.shape) == 2 else embeddings.shape[1]
+    return embeddings.shape[1] if len(embeddings.shape) == 3 else 1
 
 
 def _check_options(alpha, beta, t_positive, t_negative, cost, rbf_t, positive_prior, block_size):
@@ -149,6 +149,11 @@ def _check_combination(supervised, positive_prior, queue, keys, embeddings):
         )
     if keys is not None and queue is None:
         raise ValueError("keys need a queue; cacr_key_loss takes keys alone. Received: keys.")
+    if keys is not None and tuple(keys.shape[1:]) != tuple(embeddings.shape[1:]):
+        raise ValueError(
+            f"keys must have the embeddings' shape {tuple(embeddings.shape)}. Received: "
+            f"{tuple(keys.shape)}."
+        )
     if not supervised and _num_views(embeddings) < 2:
         raise ValueError("cacr needs two views of an image or more. Received: 1.")
 
