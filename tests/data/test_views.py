@@ -43,7 +43,7 @@ def test_a_start_within_an_epoch_continues_the_stream(digits):
         np.testing.assert_array_equal(labels, labels_again)
 
 
-@pytest.mark.parametrize("name", ["cifar", "imagenet"])
+@pytest.mark.parametrize("name", ["cifar", "imagenet", "strong"])
 def test_the_shares_of_workers_make_up_the_batch_of_one(digits, tmp_path, name):
     """Both ways of cropping: images of one size, and a folder."""
     write_images(tmp_path, ["dark", "light"], 20, size=(40, 30))
