@@ -33,7 +33,7 @@ _DIGITS = {"dataset": "digits", "encoder": "resnet8", "augmentation": "symbols"}
 # Folders that write_fashion_mnist.py writes, of 5,000 and, imbalanced exponentially, 800 images.
 _FASHION = {"dataset": "folder:runs/fashion", "image_size_px": 16, "augmentation": "symbols"}
 _RARE = {"dataset": "folder:runs/fashion_rare"}
-_CACR = {
+_WEIGHTS = {
     "tuned": {"t_positive": 1.0, "t_negative": 2.0},
     "uniform": {"t_positive": 0.0, "t_negative": 0.0},
 }
