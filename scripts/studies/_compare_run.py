@@ -1,5 +1,6 @@
 """Trains the arms of a comparison over seeds; what is finished is not trained again."""
 
+import json
 import sys
 
 from supcon_tf import (
@@ -24,7 +25,7 @@ def run_study(study, seeds, folder):
 
     Returns:
         Of each arm its settings and, for each seed, the held-out scores, the curve of the online
-        k-NN and the seconds of training; the code and the hardware.
+        k-NN, the seconds of training and the commit it began at; the code and the hardware.
     """
     arms = {}
     for title, arm in study.arms.items():
@@ -37,6 +38,11 @@ def run_study(study, seeds, folder):
     return {"title": study.title, "arms": arms, "hardware": hardware(), **resumption()}
 
 
+def _commit(run):
+    manifest = json.loads((run.path / "manifest.json").read_text())
+    return manifest["pretrain"]["git_commit"]
+
+
 def _run(study, arm, seed, run):
     path = str(run.path)
     if "test" not in run.metrics():
@@ -47,4 +53,9 @@ def _run(study, arm, seed, run):
         evaluate(EvaluateConfig(run_dir=path, **study.evaluation))
     metrics, history = run.metrics(), run.history()["pretrain"]
     kept = {name: history[name] for name in ("loss", *study.curves) if name in history}
-    return {"scores": metrics["test"], "seconds": metrics["pretrain"]["seconds"], "history": kept}
+    return {
+        "scores": metrics["test"],
+        "seconds": metrics["pretrain"]["seconds"],
+        "commit": _commit(run),
+        "history": kept,
+    }
