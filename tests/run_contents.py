@@ -1,6 +1,11 @@
-"""Comparing runs, and stopping one at a given step."""
+"""Comparing runs, and stopping or killing one at a given step."""
 
+import json
+import os
 import signal
+import subprocess
+import sys
+import textwrap
 
 import keras
 import numpy as np
@@ -38,3 +43,37 @@ def signal_at(monkeypatch, step, number=signal.SIGTERM):
             signal.raise_signal(number)
 
     monkeypatch.setattr(Progress, "after_step", signalling)
+
+
+# Trains as the script does, but kills itself when so many steps of the run are done (0: never).
+_WORKER = textwrap.dedent(
+    """
+    import json, os, signal, sys
+    from supcon_tf import PretrainConfig, pretrain
+    from supcon_tf.engine.progress import Progress
+
+    settings, kill_at = json.loads(sys.argv[1]), int(sys.argv[2])
+    after_step = Progress.after_step
+
+    def killing(self, values):
+        after_step(self, values)
+        if self.step == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    Progress.after_step = killing
+    pretrain(PretrainConfig(**settings), maps=False)
+    """
+)
+
+
+def start(settings, kill_at=0, **environment):
+    """Begins a run in a process of its own, which kills itself when so many steps are done."""
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **environment}
+    command = [sys.executable, "-W", "ignore", "-c", _WORKER, json.dumps(settings), str(kill_at)]
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process, seconds=300):
+    """The status and the errors of a process that `start` began."""
+    _, error = process.communicate(timeout=seconds)
+    return process.returncode, error

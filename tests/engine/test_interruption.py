@@ -1,54 +1,19 @@
 """Runs in processes of their own that are killed: nothing is lost, the result is the same."""
 
 import json
-import os
 import random
 import re
 import socket
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 
 import numpy as np
 import pytest
-from run_contents import assert_equal_runs, curves, weights
+from run_contents import assert_equal_runs, curves, finish, start, weights
 
 import supcon_tf
 from supcon_tf import PretrainConfig, UserError
 
 ROOT = Path(__file__).resolve().parents[2]
-
-# Trains as the script does, but kills itself when so many steps of the run are done (0: never).
-_WORKER = textwrap.dedent(
-    """
-    import json, os, signal, sys
-    from supcon_tf import PretrainConfig, pretrain
-    from supcon_tf.engine.progress import Progress
-
-    settings, kill_at = json.loads(sys.argv[1]), int(sys.argv[2])
-    after_step = Progress.after_step
-
-    def killing(self, values):
-        after_step(self, values)
-        if self.step == kill_at:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    Progress.after_step = killing
-    pretrain(PretrainConfig(**settings), maps=False)
-    """
-)
-
-
-def start(settings, kill_at=0, **environment):
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **environment}
-    command = [sys.executable, "-W", "ignore", "-c", _WORKER, json.dumps(settings), str(kill_at)]
-    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
-
-
-def finish(process, seconds=300):
-    _, error = process.communicate(timeout=seconds)
-    return process.returncode, error
 
 
 @pytest.mark.slow

@@ -1,0 +1,74 @@
+"""Every method to the end: killed, resumed bit for bit, evaluated, exported, served."""
+
+import base64
+
+import pytest
+import requests
+from run_contents import assert_equal_runs, finish, start
+from serving import fakes
+
+import supcon_tf
+from supcon_tf.methods import METHODS
+from supcon_tf.stages.run_directory import RunDirectory
+
+# `supcon_out` and `cross_entropy` go this way in other tests.
+SETTINGS = {
+    "sincere": {},
+    "epsilon_supinfonce": {"method_args": {"margin": 0.5}},
+    "joint": {},
+    "cacr": {"num_views": 3},
+    "loco": {"method_args": {"overlap": 1}},
+    "suncet": {"labels_per_class": 8, "method_args": {"images_per_class": 4}},
+    "comatch": {
+        "labels_per_class": 8,
+        "batch_size": 64,
+        "ema_momentum": 0.9,
+        "method_args": {
+            "unlabelled_ratio": 4,
+            "weak": "weak_symbols",
+            "strong": "strong_symbols",
+            "confidence": 0.2,
+        },
+    },
+}
+
+
+def test_no_method_beside_supcon_is_forgotten():
+    elsewhere = {"supcon_out", "supcon_in", "simclr", "triplet", "npairs", "max_margin"}
+    assert SETTINGS.keys() | elsewhere | {"cross_entropy"} == METHODS.keys()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", SETTINGS)
+def test_killed_resumed_evaluated_exported_served(method, small_config, tmp_path):
+    settings = {
+        **small_config,
+        "epochs": 2,
+        "warmup_epochs": 0.0,
+        "learning_rate": 0.05,
+        "checkpoint_steps": 1,
+        **SETTINGS[method],
+        "method": method,
+    }
+    whole, broken = str(tmp_path / "whole"), str(tmp_path / method)
+    supcon_tf.pretrain(supcon_tf.PretrainConfig(**settings, run_dir=whole), maps=False)
+    code, error = finish(start({**settings, "run_dir": broken}, kill_at=3))
+    assert code == -9, error
+    config = supcon_tf.PretrainConfig(**settings, run_dir=broken, resume=True)
+    supcon_tf.pretrain(config, maps=False)
+    assert_equal_runs(whole, broken)
+
+    if not RunDirectory(broken).has_finished("classifier"):
+        supcon_tf.train_classifier(supcon_tf.ClassifierConfig(run_dir=broken, epochs=3))
+    scores = supcon_tf.evaluate(supcon_tf.EvaluateConfig(run_dir=broken))
+    models = tmp_path / "models"
+    exported = supcon_tf.export(
+        supcon_tf.ExportConfig(run_dir=broken, saved_models_dir=str(models), max_tflite_loss=1.0)
+    )
+    assert exported["saved_model"]["max_difference"] < 1e-4
+    with fakes.serving(models / method) as server:
+        address = f"http://127.0.0.1:{server.http_port}/v1/models/{method}:predict"
+        body = {"instances": [{"b64": base64.b64encode(fakes.FILES["png"]).decode()}]}
+        answer = requests.post(address, json=body, timeout=60).json()
+    assert answer["predictions"][0]["class_name"] in map(str, range(10))
+    assert 0 < scores["top1"] <= 1
