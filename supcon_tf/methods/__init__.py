@@ -7,7 +7,7 @@ from supcon_tf.losses.npairs import NPairsLoss
 from supcon_tf.losses.simclr import SimCLRLoss
 from supcon_tf.losses.supcon import SupConLoss
 from supcon_tf.losses.triplet import TripletLoss
-from supcon_tf.methods import cross_entropy, suncet
+from supcon_tf.methods import cross_entropy, loco, suncet
 from supcon_tf.methods.pairwise import pairwise
 from supcon_tf.methods.spec import MethodSpec
 
@@ -20,4 +20,5 @@ METHODS: dict[str, MethodSpec] = {
     "max_margin": pairwise(MaxMarginLoss),
     "cross_entropy": cross_entropy.SPEC,
     "suncet": suncet.SPEC,
+    "loco": loco.SPEC,
 }
