@@ -12,7 +12,7 @@ from supcon_tf.methods.spec import (
     MethodSpec,
     Parts,
     given_settings,
-    views_of_training_images,
+    views_where,
 )
 from supcon_tf.networks.copies import frozen_copy
 from supcon_tf.networks.heads import project_views
@@ -154,14 +154,7 @@ def pairwise(loss: Callable[..., keras.losses.Loss], **defaults) -> MethodSpec:
         queue_size = parts.queue_size() if _takes(made, "queue") else 0
         return PairwiseModel(parts.encoder, head, made, queue_size=queue_size, **parts.engine)
 
-    def split(dataset, config):
-        made = loss(**{**defaults, **given_settings(config)})
-        return dataset.train if getattr(made, "uses_labels", True) else dataset.all_images
+    def uses_labels(config):
+        return getattr(loss(**{**defaults, **given_settings(config)}), "uses_labels", True)
 
-    def stream(dataset, config, first_step, share):
-        return views_of_training_images(dataset, config, first_step, share, split(dataset, config))
-
-    def steps_per_epoch(dataset, config):
-        return split(dataset, config).num_examples // config.batch_size
-
-    return MethodSpec(build, stream, steps_per_epoch, settings=(loss,))
+    return MethodSpec(build, *views_where(uses_labels), settings=(loss,))

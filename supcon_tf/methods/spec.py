@@ -138,6 +138,25 @@ def views_of_training_images(
     return views(split or dataset.train, kind, batch_size=config.batch_size, position=position)
 
 
+def views_where(uses_labels: Callable[[PretrainConfig], bool]) -> tuple[Callable, Callable]:
+    """The stream and the epoch's length of a method that needs labels or takes all images.
+
+    Args:
+        uses_labels: from the settings to whether only images with labels are of use.
+    """
+
+    def split(dataset, config):
+        return dataset.train if uses_labels(config) else dataset.all_images
+
+    def stream(dataset, config, first_step, share):
+        return views_of_training_images(dataset, config, first_step, share, split(dataset, config))
+
+    def steps_per_epoch(dataset, config):
+        return split(dataset, config).num_examples // config.batch_size
+
+    return stream, steps_per_epoch
+
+
 def one_pass_over_training_images(dataset: ImageDataset, config: PretrainConfig) -> int:
     """Whole batches of the labelled training images."""
     return dataset.train.num_examples // config.batch_size

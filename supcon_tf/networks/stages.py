@@ -6,6 +6,7 @@ import re
 import keras
 
 from supcon_tf.networks.resnet import ENCODERS
+from supcon_tf.networks.wide_resnet import CHANNELS, WIDE_ENCODERS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,12 +17,18 @@ class Stages:
         maps: a functional model from images [B, H, W, C] to the list of the feature maps that the
             stages put out, [B, H_s, W_s, C_s] each, in one forward pass. The encoder's features are
             the mean of the last one over its positions.
-        variables: the trainable variables of each stage. What comes before the first stage belongs
-            to it (standardization, stem), and what follows the last stage to the last (a norm).
+        layers: those of each stage, in the order of computation. What comes before the first stage
+            belongs to it (standardization, stem), and what follows the last one to the last (a
+            norm).
     """
 
     maps: keras.Model
-    variables: list[list[keras.Variable]]
+    layers: list[list[keras.layers.Layer]]
+
+    @property
+    def variables(self) -> list[list[keras.Variable]]:
+        """The trainable variables of each stage."""
+        return [[v for layer in stage for v in layer.trainable_variables] for stage in self.layers]
 
 
 def num_stages(name: str) -> int:
@@ -30,6 +37,8 @@ def num_stages(name: str) -> int:
     Args:
         name: as for `build_encoder`.
     """
+    if name in WIDE_ENCODERS:
+        return len(CHANNELS)
     return len(ENCODERS[name].blocks) if name in ENCODERS else 0
 
 
@@ -52,12 +61,9 @@ def split_into_stages(encoder: keras.Model) -> Stages:
             "only a residual network has stages, layers named stage1_... and so on before global "
             f"average pooling. Received: the encoder {encoder.name!r}."
         )
-    # Layers come in the order of computation, so that a stage's last one puts out its map.
+    # The last layer of a stage puts out its map.
     outputs = [stage[-1].output for stage in stages.values()]
-    return Stages(
-        keras.Model(encoder.input, outputs, name="stages"),
-        [[v for layer in stage for v in layer.trainable_variables] for stage in stages.values()],
-    )
+    return Stages(keras.Model(encoder.input, outputs, name="stages"), [*stages.values()])
 
 
 def _stage_numbers(layers):

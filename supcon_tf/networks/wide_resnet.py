@@ -12,7 +12,7 @@ from supcon_tf.networks.resnet import check_sizes, standardize
 
 # The factor on 16, 32 and 64 channels of networks of 28 layers.
 WIDE_ENCODERS = {"wide_resnet28_2": 2, "wide_resnet28_8": 8}
-_CHANNELS = (16, 32, 64)
+CHANNELS = (16, 32, 64)
 _BLOCKS_PER_STAGE = 4
 # The moving averages need thousands of steps.
 _NORM = {"momentum": 0.999, "epsilon": 1e-3, "synchronized": True}
@@ -40,14 +40,14 @@ def build_wide_resnet(name: str, image_size_px: int, width_multiplier: float = 1
     Reference:
         Differs from FixMatch: convolutions have no bias, and are padded alike on all sides.
     """
-    check_sizes(name, len(_CHANNELS), image_size_px, width_multiplier)
+    check_sizes(name, len(CHANNELS), image_size_px, width_multiplier)
     images = keras.Input((image_size_px, image_size_px, 3), name="images")
 
     def width(channels):
         return max(1, round(width_multiplier * channels))
 
-    x = _conv(standardize(images), width(_CHANNELS[0]), 3, 1, "stem")
-    for stage, channels in enumerate(_CHANNELS, start=1):
+    x = _conv(standardize(images), width(CHANNELS[0]), 3, 1, "stem")
+    for stage, channels in enumerate(CHANNELS, start=1):
         for block in range(1, _BLOCKS_PER_STAGE + 1):
             stride = 2 if stage > 1 and block == 1 else 1
             label = f"stage{stage}_block{block}"

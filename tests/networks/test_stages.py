@@ -23,7 +23,7 @@ from supcon_tf.networks.stages import num_stages, split_into_stages
 def test_sides_of_the_stages(name, size, sides):
     stages = split_into_stages(build_encoder(name, size, 0.125))
     assert [one.shape[1:3] for one in stages.maps.outputs] == [(side, side) for side in sides]
-    assert num_stages(name) == len(stages.variables) == len(sides)
+    assert num_stages(name) == len(stages.layers) == len(sides)
 
 
 def test_every_residual_network_has_the_stages_of_its_name():
