@@ -13,7 +13,7 @@ from supcon_tf.data.streams import repeated, views, zipped
 from supcon_tf.data.views import Position, Views
 from supcon_tf.engine.method import encode_views
 from supcon_tf.losses.pairs import check_temperature
-from supcon_tf.losses.pseudo_labels import graph_loss, pseudo_label_graph
+from supcon_tf.losses.pseudo_labels import AnchorMean, graph_loss, pseudo_label_graph
 from supcon_tf.methods.classifying import ClassifyingMethod
 from supcon_tf.methods.spec import MethodSpec, Parts, given_settings
 from supcon_tf.networks.copies import frozen_copy
@@ -21,6 +21,12 @@ from supcon_tf.networks.heads import project_views
 from supcon_tf.networks.pseudo_labels import ClassQueue, PseudoLabeler
 
 _RATIO, _BANK_BATCHES = 7, 5
+
+
+def check_count(name, value):
+    """Raises a ValueError unless the value is an int of at least 1."""
+    if not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be an int >= 1. Received: {value!r}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,28 +61,17 @@ class CoMatchSettings:
 
     def __post_init__(self):
         check_temperature(self.temperature)
-        for name in ("alpha", "confidence"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be in [0, 1]. Received: {getattr(self, name)}.")
-        for name in ("graph_threshold", "pseudo_label_weight", "graph_weight"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(
-                    f"{name} must be at least 0 and finite. Received: {getattr(self, name)}."
-                )
-        if not isinstance(self.history, int) or self.history < 1:
-            raise ValueError(f"history must be an int >= 1. Received: {self.history!r}.")
+        most = {"alpha": 1, "confidence": 1, "graph_threshold": 1e6}
+        most |= {"pseudo_label_weight": 1e6, "graph_weight": 1e6}
+        for name, bound in most.items():
+            if not 0 <= getattr(self, name) <= bound:
+                received = f"Received: {getattr(self, name)}."
+                raise ValueError(f"{name} must be in [0, {bound:g}]. {received}")
+        check_count("history", self.history)
         for name in ("graph_ramp", "teacher"):
             if not isinstance(getattr(self, name), bool):
-                raise ValueError(
-                    f"{name} must be true or false. Received: {getattr(self, name)!r}."
-                )
-
-
-class _AnchorMean(keras.losses.Loss):
-    """The mean of one value per anchor that is given as the prediction."""
-
-    def call(self, y_true, y_pred):
-        return y_pred
+                received = f"Received: {getattr(self, name)!r}."
+                raise ValueError(f"{name} must be true or false. {received}")
 
 
 @keras.saving.register_keras_serializable("supcon_tf")
@@ -85,9 +80,9 @@ class CoMatch(ClassifyingMethod):
 
         L = L_x + lambda_u L_u + lambda_c L_c
 
-    L_x is the cross entropy of weakly augmented labelled images; L_u that of the first strong view
-    of unlabelled images with the pseudo-labels q of their weak view, where max q is at least the
-    confidence; L_c is `graph_loss` between their two strong views. FixMatch, with soft and aligned
+    L_x is the cross entropy of labelled images, weakly augmented; L_u that of the strong view of
+    unlabelled images with the pseudo-labels q of their weak view, where max q is at least the
+    confidence; L_c is `graph_loss` between two strong views. FixMatch, with soft and aligned
     pseudo-labels, is alpha 1 and graph_weight 0.
 
     Batches are `{"labelled": (views [B, 1, H, W, C], labels [B]), "unlabelled": ((weak, strong,
@@ -129,7 +124,7 @@ class CoMatch(ClassifyingMethod):
         if made.teacher:
             self.ema_projection = frozen_copy(projection_head, encoder.output_shape)
             self.contrast_queue = ClassQueue(bank_size, dim, num_classes, name="contrast_queue")
-        self.mean = _AnchorMean(name="graph")
+        self.mean = AnchorMean(name="graph")
         monitors = "pseudo_label_top1", "smoothed_top1", "confident", "graph_degree"
         self.monitors = {name: keras.metrics.Mean(name=name) for name in monitors}
 
@@ -143,15 +138,16 @@ class CoMatch(ClassifyingMethod):
         labelled, labels = batch["labelled"]
         (weak, strong, contrast), hidden = batch["unlabelled"]
         parts = {"labelled": labelled, "weak": weak, "strong": strong, "contrast": contrast}
+        networks = self.encoder, self.classification_head, self.projection_head
         if self.settings.teacher:
             student = {name: parts[name] for name in ("labelled", "strong")}
-            logits, embeddings = self._apply(student, training, *self._networks())
+            logits, embeddings = self._apply(student, training, *networks)
             del parts["strong"]
             found = self._apply(parts, False, self.ema_encoder, self.ema_head, self.ema_projection)
             found = tf.nest.map_structure(tf.stop_gradient, found)
             logits, embeddings = {**found[0], **logits}, {**embeddings, **found[1]}
         else:
-            logits, embeddings = self._apply(parts, training, *self._networks())
+            logits, embeddings = self._apply(parts, training, *networks)
         return {
             "logits": logits["labelled"],
             "labels": labels,
@@ -160,9 +156,6 @@ class CoMatch(ClassifyingMethod):
             "embeddings": {name: rows[:, 0] for name, rows in embeddings.items()},
             "hidden": hidden,
         }
-
-    def _networks(self):
-        return self.encoder, self.classification_head, self.projection_head
 
     def _apply(self, parts, training, encoder, classifier, projection):
         """Logits and embeddings [n, 1, ...] of all parts, from one pass of the encoder."""
@@ -212,10 +205,8 @@ class CoMatch(ClassifyingMethod):
         weight = self.settings.graph_weight
         if not self.settings.graph_ramp:
             return weight
-        epoch = tf.cast(
-            tf.convert_to_tensor(self.pseudo_labels.batches) // self.ramp_steps, tf.float32
-        )
-        return tf.minimum(epoch + 1.0, weight)
+        epochs = tf.convert_to_tensor(self.pseudo_labels.batches) // self.ramp_steps
+        return tf.minimum(tf.cast(epochs, tf.float32) + 1.0, weight)
 
     def after_step(self, outputs):
         """Puts this batch into the history, the bank and the queue of contrasts."""
@@ -235,8 +226,7 @@ class CoMatch(ClassifyingMethod):
         aligned, pseudo_labels = self._label(outputs)
         hidden = tf.cast(tf.reshape(outputs["hidden"], [-1]), tf.int64)
         known = tf.cast(hidden >= 0, tf.float32)
-        found = {"pseudo_label_top1": aligned, "smoothed_top1": pseudo_labels}
-        for name, rows in found.items():
+        for name, rows in (("pseudo_label_top1", aligned), ("smoothed_top1", pseudo_labels)):
             self.monitors[name].update_state(tf.argmax(rows, axis=1) == hidden, known)
         self.monitors["confident"].update_state(self._confident(pseudo_labels))
         edges = tf.math.count_nonzero(self._graph(pseudo_labels), axis=1) - 1
@@ -249,10 +239,9 @@ class CoMatch(ClassifyingMethod):
 
     def get_config(self):
         """The constructor's arguments."""
-        config = super().get_config()
-        del config["label_smoothing"]
+        own = super().get_config()
         return {
-            **config,
+            **{name: own[name] for name in own if name != "label_smoothing"},
             "projection_head": keras.saving.serialize_keras_object(self.projection_head),
             "settings": dataclasses.asdict(self.settings),
             "bank_size": self.bank_size,
@@ -260,13 +249,8 @@ class CoMatch(ClassifyingMethod):
         }
 
 
-def _check_ratio(ratio):
-    if not isinstance(ratio, int) or ratio < 1:
-        raise ValueError(f"unlabelled_ratio must be an int >= 1. Received: {ratio!r}.")
-
-
 def _build(parts: Parts, *, unlabelled_ratio=_RATIO, **settings):
-    _check_ratio(unlabelled_ratio)
+    check_count("unlabelled_ratio", unlabelled_ratio)
     settings = CoMatchSettings(**settings)
     images, bank_size = (unlabelled_ratio + 1) * parts.batch_size, 0
     if settings.alpha < 1 or settings.teacher:
@@ -291,25 +275,18 @@ def _stream(
             f"images without labels are needed. Received: {dataset.name}, where all have labels. "
             "Pass --labels_per_class or --labelled_fraction, or add a folder unlabeled/."
         )
-    _check_ratio(unlabelled_ratio)
+    check_count("unlabelled_ratio", unlabelled_ratio)
     if config.num_views != 2:
         raise ValueError(f"num_views must be 2, the strong views. Received: {config.num_views}.")
-    for name in (weak, strong):
+    names, size = (weak, strong, config.augmentation), config.batch_size
+    for name in names:
         check_augmentation(name)
-    side = dataset.image_size_px
-    kinds = [Views(AUGMENTATIONS[name], 1, side) for name in (weak, strong, config.augmentation)]
+    kinds = [Views(AUGMENTATIONS[name], 1, dataset.image_size_px) for name in names]
+    first, second = (Position(config.seed, first_step, share, number) for number in (0, 1))
     return zipped(
-        labelled=repeated(
-            dataset.train,
-            kinds[0],
-            batch_size=config.batch_size,
-            position=Position(config.seed, first_step, share),
-        ),
+        labelled=repeated(dataset.train, kinds[0], batch_size=size, position=first),
         unlabelled=views(
-            dataset.unlabelled,
-            kinds,
-            batch_size=unlabelled_ratio * config.batch_size,
-            position=Position(config.seed, first_step, share, number=1),
+            dataset.unlabelled, kinds, batch_size=unlabelled_ratio * size, position=second
         ),
     )
 

@@ -117,7 +117,6 @@ def test_the_bank_and_the_history_are_written_after_the_step_and_smooth_once_ful
     made, outputs = model(bank_size=7), outputs_of_the_specification()
     aligned, smoothed = made._label(outputs)
     np.testing.assert_array_equal(aligned, smoothed)
-    # The first batch is its own average: the mean of the aligned rows need not be uniform.
     made.after_step(outputs)
     rows, classes, filled = made.pseudo_labels.bank.contents()
     assert filled.numpy().tolist() == [True] * 6 + [False]

@@ -18,6 +18,7 @@ from supcon_tf.networks.stages import num_stages, split_into_stages
         ("resnet18", 128, (32, 16, 8, 4)),
         ("resnet50", 224, (56, 28, 14, 7)),
         ("resnet8", 128, (128, 64, 32)),
+        ("wide_resnet28_2", 16, (16, 8, 4)),
     ],
 )
 def test_sides_of_the_stages(name, size, sides):
