@@ -118,6 +118,33 @@ STUDIES = {
             },
         },
     ),
+    "successors": Study(
+        title="Fashion-MNIST, 500 images per class: SupCon, its successors, cross entropy",
+        base={
+            **_FASHION,
+            "encoder": "resnet8",
+            "width_multiplier": 0.5,
+            "batch_size": 256,
+            "epochs": 20,
+            "learning_rate": 0.2,
+        },
+        arms={
+            "SupCon": {"method": "supcon_out", "temperature": 0.1},
+            "SINCERE": {"method": "sincere", "temperature": 0.1},
+            "epsilon-SupInfoNCE": {"method": "epsilon_supinfonce", "temperature": 0.1},
+            "joint, weight 0.1": {
+                "method": "joint",
+                "temperature": 0.1,
+                "method_args": {"cross_entropy_weight": 0.1},
+            },
+            "joint, weight 1": {
+                "method": "joint",
+                "temperature": 0.1,
+                "method_args": {"cross_entropy_weight": 1.0},
+            },
+            "cross entropy": {"method": "cross_entropy"},
+        },
+    ),
     "cacr": Study(
         title="Fashion-MNIST, 500 images per class or exponentially fewer: CACR's weights",
         base={
