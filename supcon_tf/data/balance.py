@@ -1,4 +1,4 @@
-"""The order of images in class-balanced batches, as a function of the step."""
+"""The order of images in class-balanced and in repeated batches, as a function of the step."""
 
 from collections.abc import Callable
 
@@ -56,5 +56,30 @@ def balanced_order(
         chosen = np.random.default_rng([seed, 0, turn]).permutation(len(found))
         chosen = chosen[part : part + classes_per_batch]
         return np.stack([images_of(index, turn) for index in chosen], axis=1).reshape(-1)
+
+    return batch
+
+
+def repeated_order(num_examples: int, batch_size: int, seed: int) -> Callable[[int], np.ndarray]:
+    """Draws batches that run on from one permutation of the examples into the next.
+
+    Args:
+        num_examples: N.
+        batch_size: images of each batch, of any number.
+        seed: int >= 0.
+
+    Returns:
+        From a step to int [batch_size], places below N.
+    """
+
+    def permutation(epoch):
+        return np.random.default_rng([seed, 2, epoch]).permutation(num_examples)
+
+    def batch(step):
+        first, last = step * batch_size, (step + 1) * batch_size
+        epochs = range(first // num_examples, (last - 1) // num_examples + 1)
+        places = np.concatenate([permutation(epoch) for epoch in epochs])
+        skipped = first - epochs[0] * num_examples
+        return places[skipped : skipped + batch_size]
 
     return batch

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import tensorflow as tf
 
 from supcon_tf.data.augment import WHOLE, Augmentation, Share
-from supcon_tf.data.balance import balanced_order
+from supcon_tf.data.balance import balanced_order, repeated_order
 from supcon_tf.data.splits import ImageDataset, Split
 from supcon_tf.data.views import STREAM_STRIDE, Position, Views, sharding_off, views_of_records
 
@@ -111,7 +111,8 @@ def repeated(
     """Endless batches of views that run on from one epoch into the next.
 
     As `views`, but no image is left out of an epoch, and a batch may be larger than the split: then
-    images are repeated in it.
+    images are repeated in it. For splits of a few images: their elements (files' names, or encoded
+    images) are held in memory.
 
     Args:
         split: the images.
@@ -122,21 +123,8 @@ def repeated(
     Raises:
         ValueError: if the batch is not a multiple of the shares.
     """
-    size, share = position.split(batch_size), position.share
-    first = position.first_step * batch_size
-    records = chain_epochs(
-        lambda seed, skipped: split.records(seed, tf.cast(skipped, tf.int64)),
-        seed=position.seed,
-        first_step=first,
-        steps_per_epoch=split.num_examples,
-        number=position.number,
-    )
-    if share.count > 1:
-        numbered = records.enumerate().filter(
-            lambda place, record: (place % batch_size) // size == share.index
-        )
-        records = numbered.map(lambda place, record: record)
-    return views_of_records(records, split.native_size_px, kinds, batch_size, position)
+    order = repeated_order(split.num_examples, batch_size, _order_seed(position))
+    return _views_in_order(split, kinds, order, batch_size, position)
 
 
 def balanced(
@@ -171,17 +159,20 @@ def balanced(
         Assran et al. 2020, "Supervision Accelerates Pre-training in Contrastive Semi-Supervised
         Learning of Visual Representations", as in the authors' code (class-balanced sampling).
     """
-    batch_size = classes_per_batch * images_per_class
-    order = balanced_order(
-        split.labels(),
-        classes_per_batch,
-        images_per_class,
-        position.seed + STREAM_STRIDE * position.number,
-    )
+    sizes = classes_per_batch, images_per_class
+    order = balanced_order(split.labels(), *sizes, _order_seed(position))
+    return _views_in_order(split, kinds, order, classes_per_batch * images_per_class, position)
+
+
+def _order_seed(position):
+    return position.seed + STREAM_STRIDE * position.number
+
+
+def _views_in_order(split, kinds, order, batch_size, position):
+    """Batches whose images `order` gives, from a step to places in the split."""
     size = position.split(batch_size)
     first = position.share.index * size
     elements = list(split.elements(None))
-    signature = split.elements(None).element_spec
 
     def generate():
         step = position.first_step
@@ -190,6 +181,7 @@ def balanced(
                 yield elements[place]
             step += 1
 
+    signature = split.elements(None).element_spec
     records = tf.data.Dataset.from_generator(generate, output_signature=signature)
     records = records.map(split.load_record, num_parallel_calls=tf.data.AUTOTUNE)
     return views_of_records(records, split.native_size_px, kinds, batch_size, position)
