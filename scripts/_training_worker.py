@@ -98,8 +98,9 @@ def ours(task):
         part: lambda seconds, part=part: rate(part, float(seconds))
         for part in ("alone", "pipeline", "whole")
     }
+    heads = [model.projection_head] if hasattr(model, "projection_head") else []
     known = {
-        "forward_flops": forward_flops(model.encoder, model.projection_head),
+        "forward_flops": forward_flops(model.encoder, *heads),
         "parameters": sum(int(np.prod(v.shape)) for v in model.trainable_variables),
         "xla": bool(model.jit_compile),
     }

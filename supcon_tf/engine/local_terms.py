@@ -1,6 +1,12 @@
-"""Terms of a loss that train some of the variables only: their groups, and the sum of gradients."""
+"""Gradients of a loss whose terms train some of the variables only.
+
+Such a term needs no activation of the layers below its own. In graph mode its gradient is therefore
+taken before the layers above are computed, where a method computes its outputs in parts.
+"""
 
 import tensorflow as tf
+
+from supcon_tf.engine.workers import gather_batch
 
 
 def local_variables(model):
@@ -32,8 +38,44 @@ def grouped_losses(model, terms):
     local = local_variables(model)
     shared = [term for name, term in terms.items() if name not in local]
     groups = [(model.trainable_variables, sum(shared) if shared else tf.zeros([]))]
-    groups += [(variables, terms[name]) for name, variables in local.items()]
+    groups += [(variables, terms[name]) for name, variables in local.items() if name in terms]
     return [(variables, model.optimizer.scale_loss(loss)) for variables, loss in groups]
+
+
+def local_gradients(model, batch):
+    """Takes the gradients of each part of the outputs before the next part is computed.
+
+    XLA orders operations as it likes, and ignores this.
+
+    Args:
+        model: a `Method` with local terms.
+        batch: what this replica got.
+
+    Returns:
+        The terms of the loss; the gradients of `model.trainable_variables`, scaled as
+        `model.optimizer.scale_loss` does; and the outputs of all replicas.
+    """
+    terms, outputs, groups, done = {}, {}, [], []
+    with tf.GradientTape(persistent=True) as tape:
+
+        def add_gradients(losses):
+            terms.update(losses)
+            scaled = grouped_losses(model, losses)
+            with tape.stop_recording():
+                groups.extend((some, tape.gradient(loss, some)) for some, loss in scaled)
+
+        parts = model.forward_in_parts(batch)
+        while True:
+            with tf.control_dependencies(done):
+                part = next(parts, None)
+            if part is None:
+                break
+            part = tf.nest.map_structure(gather_batch, part)
+            add_gradients(model.compute_losses(part))
+            outputs.update(part)
+            done = [one for _, gradients in groups for one in gradients if one is not None]
+        add_gradients(model.regularization())
+    return terms, summed_gradients(groups), outputs
 
 
 def summed_gradients(groups):

@@ -5,7 +5,7 @@ import abc
 import keras
 import tensorflow as tf
 
-from supcon_tf.engine.local_terms import grouped_losses, local_variables, summed_gradients
+from supcon_tf.engine.local_terms import local_gradients, local_variables
 from supcon_tf.engine.micro_batches import micro_batch_gradients
 from supcon_tf.engine.workers import gather_batch, num_replicas
 from supcon_tf.networks.copies import frozen_copy, portable_copy
@@ -92,18 +92,23 @@ class Method(keras.Model, abc.ABC):
         """
 
     def trained_by(self, name):
-        """The variables that a term of the loss trains; None, the default, for all of them.
+        """The variables that a term of the loss trains, as a list; None, the default, for all.
 
         The gradient of a variable is the sum over the terms that train it, and 0 where none does.
         Losses of layers, such as weight decay, train all variables.
 
         Args:
             name: one of the names given to the constructor.
-
-        Returns:
-            A list of variables, or None.
         """
         return None
+
+    def forward_in_parts(self, batch):
+        """Yields `forward`'s dict in parts, where terms do not train all variables; one by default.
+
+        `compute_losses` computes some of the terms from each part. Their gradients are taken before
+        the next part is computed, so that what they alone need is freed.
+        """
+        yield self.forward(batch)
 
     def after_step(self, outputs):
         """Updates a method's own state once the weights have been updated.
@@ -183,10 +188,7 @@ class Method(keras.Model, abc.ABC):
 
     def train_step(self, batch):
         """Makes one step on what each replica got of a batch of the stream."""
-        if self.micro_batch_size is None:
-            terms, gradients, outputs = self._gradients(batch)
-        else:
-            terms, gradients, outputs = micro_batch_gradients(self, batch)
+        terms, gradients, outputs = self.gradients(batch)
         self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
         self._update_averages()
         self.after_step(outputs)
@@ -195,20 +197,22 @@ class Method(keras.Model, abc.ABC):
     def test_step(self, batch):
         """Computes the losses and metrics of a batch without training on it."""
         outputs = gather_outputs(self.forward(batch, training=False))
-        terms = {**self.compute_losses(outputs), **self._regularization()}
+        terms = {**self.compute_losses(outputs), **self.regularization()}
         return self._logged(terms, outputs)
 
-    def _gradients(self, batch):
+    def gradients(self, batch):
         """The terms of the loss, the gradients of their (scaled) sum, and the outputs."""
-        local = local_variables(self)
-        with tf.GradientTape(persistent=bool(local)) as tape:
+        if self.micro_batch_size is not None:
+            return micro_batch_gradients(self, batch)
+        if local_variables(self):
+            return local_gradients(self, batch)
+        with tf.GradientTape() as tape:
             outputs = gather_outputs(self.forward(batch))
-            terms = {**self.compute_losses(outputs), **self._regularization()}
-            groups = grouped_losses(self, terms)
-        found = [(variables, tape.gradient(loss, variables)) for variables, loss in groups]
-        return terms, summed_gradients(found) if local else found[0][1], outputs
+            terms = {**self.compute_losses(outputs), **self.regularization()}
+            scaled = self.optimizer.scale_loss(sum(terms.values()))
+        return terms, tape.gradient(scaled, self.trainable_variables), outputs
 
-    def _regularization(self):
+    def regularization(self):
         """The losses of layers. Every replica adds the same: divided, they count once."""
         return {"regularization": sum(self.losses) / num_replicas()} if self.losses else {}
 
@@ -272,26 +276,21 @@ def encode_views(encoder, views, training=True):
     """Encodes all views of a batch in one pass for each size of view.
 
     Args:
-        encoder: from images [N, H, W, C] to features [N, F], or to a structure of such.
+        encoder: a model from images [N, H, W, C] to features [N, F].
         views: float [B, V, H, W, C]; [B, H, W, C] is taken as one view; or a tuple of such, of
             different sizes, whose views follow one another.
         training: passed on to the encoder.
 
     Returns:
-        float32 [B, V, F], V in all; or a structure of such.
+        float32 [B, V, F], V in all.
     """
     if isinstance(views, tuple | list):
-        parts = [encode_views(encoder, one, training) for one in views]
-        return tf.nest.map_structure(lambda *sizes: tf.concat(sizes, axis=1), *parts)
+        return tf.concat([encode_views(encoder, one, training) for one in views], axis=1)
     if views.shape.rank == 4:
         views = views[:, None]
-    batch, num_views, *size = views.shape
-    return tf.nest.map_structure(
-        lambda features: tf.reshape(
-            tf.cast(features, tf.float32), [batch or -1, num_views, features.shape[-1]]
-        ),
-        encoder(tf.reshape(views, [-1, *size]), training=training),
-    )
+    _, num_views, *size = views.shape
+    features = tf.cast(encoder(tf.reshape(views, [-1, *size]), training=training), tf.float32)
+    return tf.reshape(features, [views.shape[0] or -1, num_views, features.shape[-1]])
 
 
 def shown(metric):

@@ -6,9 +6,10 @@ for its loss; with the largest overlap it is training from end to end.
 """
 
 import keras
+import tensorflow as tf
 from keras import layers
 
-from supcon_tf.engine.method import Method, encode_views
+from supcon_tf.engine.method import Method
 from supcon_tf.losses import metrics
 from supcon_tf.losses.pairs import choice
 from supcon_tf.losses.simclr import SimCLRLoss
@@ -33,7 +34,7 @@ class LoCo(Method):
     and feature maps and batch norm's statistics do not depend on k. The terms of the loss are named
     `stage{s}`.
 
-    Batches are `(views [B, V, H, W, C], labels [B])`. Views of several sizes come as a tuple.
+    Batches are `(views [B, V, H, W, C], labels [B])`.
 
     Args:
         encoder: a model that `split_into_stages` takes.
@@ -76,29 +77,35 @@ class LoCo(Method):
         self.uses_labels = local_loss == "supcon"
         self.pair_metrics = metrics.pair_metrics(decoders[-1].output_shape[-1])
 
-    def _embed(self, images, training):
-        maps = self.stages.maps(images, training=training)
-        return [
-            decoder(maps[place - 1], training=training)
-            for place, decoder in zip(self.places, self.decoders, strict=True)
-        ]
-
     def forward(self, batch, training=True):
-        """Embeddings [b, V, D] of the stages with a loss, and the labels [b]."""
+        """Embeddings [b, V, D] of each stage with a loss by the loss's name, and labels [b]."""
+        parts = self.forward_in_parts(batch, training)
+        return {name: tensor for part in parts for name, tensor in part.items()}
+
+    def forward_in_parts(self, batch, training=True):
+        """As `forward`, a stage at a time; the labels come with each."""
         views, labels = batch
-        embeddings = encode_views(self._embed, views, training)
-        return {"embeddings": embeddings, "labels": labels}
+        size, num_views, *image = views.shape
+        maps = tf.reshape(views, [-1, *image])
+        decoders = dict(zip(self.places, self.decoders, strict=True))
+        for place, stage in enumerate(self.stages.models, start=1):
+            maps = stage(maps, training=training)
+            if place in decoders:
+                rows = decoders[place](maps, training=training)
+                embeddings = tf.reshape(rows, [size or -1, num_views, rows.shape[-1]])
+                yield {f"stage{place}": embeddings, "labels": labels}
 
     def compute_losses(self, outputs):
-        """The contrastive loss of each stage."""
-        num_views = outputs["embeddings"][0].shape[1]
-        if not self.uses_labels and num_views < 2:
-            raise ValueError(
-                f"local_loss simclr needs two views of an image or more. Received: {num_views}."
-            )
+        """The contrastive losses of the stages in these outputs."""
         labels = outputs["labels"] if self.uses_labels else None
-        pairs = zip(self.loss_names, outputs["embeddings"], strict=True)
-        return {name: self.contrastive_loss(labels, embeddings) for name, embeddings in pairs}
+        found = {name: outputs[name] for name in self.loss_names if name in outputs}
+        for embeddings in found.values():
+            if not self.uses_labels and embeddings.shape[1] < 2:
+                raise ValueError(
+                    "local_loss simclr needs two views of an image or more. Received: "
+                    f"{embeddings.shape[1]}."
+                )
+        return {name: self.contrastive_loss(labels, rows) for name, rows in found.items()}
 
     def trained_by(self, name):
         """The variables of the last stages up to that of the loss, and its decoder's."""
@@ -112,7 +119,7 @@ class LoCo(Method):
         """Counts positives, and how the embeddings of the last stage are spread."""
         labels = outputs["labels"] if self.uses_labels else None
         for metric in self.pair_metrics:
-            metric.update_state(labels, outputs["embeddings"][-1])
+            metric.update_state(labels, outputs[self.loss_names[-1]])
 
     def collapsed_loss(self, batch_size, num_views):
         """That of the contrastive loss, once for each stage with a loss."""
@@ -206,10 +213,9 @@ def _build(
         raise ValueError(
             f"decoder_blocks must be an int of at least 0. Received: {decoder_blocks!r}."
         )
-    maps = parts.stages().maps.outputs
-    decoders = []
-    for place in stages_with_loss(len(maps), overlap, first_loss):
-        channels = maps[place - 1].shape[-1]
+    stages, decoders = parts.stages().models, []
+    for place in stages_with_loss(len(stages), overlap, first_loss):
+        channels = stages[place - 1].output_shape[-1]
         head = parts.projection_head(num_features=channels)
         name = f"decoder{place}"
         decoders.append(build_decoder(channels, decoder_blocks, head, parts.dtype, name))

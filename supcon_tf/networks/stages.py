@@ -1,6 +1,7 @@
 """The stages of an encoder, found in it by the names of its layers."""
 
 import dataclasses
+import itertools
 import re
 
 import keras
@@ -14,15 +15,15 @@ class Stages:
     """The stages of an encoder, whose layers and weights they share.
 
     Attributes:
-        maps: a functional model from images [B, H, W, C] to the list of the feature maps that the
-            stages put out, [B, H_s, W_s, C_s] each, in one forward pass. The encoder's features are
-            the mean of the last one over its positions.
+        models: functional models that follow one another. The first takes images [B, H, W, C], the
+            others the feature map [B, H_s, W_s, C_s] that the one before puts out. The encoder's
+            features are the mean of the last one over its positions.
         layers: those of each stage, in the order of computation. What comes before the first stage
             belongs to it (standardization, stem), and what follows the last one to the last (a
             norm).
     """
 
-    maps: keras.Model
+    models: list[keras.Model]
     layers: list[list[keras.layers.Layer]]
 
     @property
@@ -62,8 +63,9 @@ def split_into_stages(encoder: keras.Model) -> Stages:
             f"average pooling. Received: the encoder {encoder.name!r}."
         )
     # The last layer of a stage puts out its map.
-    outputs = [stage[-1].output for stage in stages.values()]
-    return Stages(keras.Model(encoder.input, outputs, name="stages"), [*stages.values()])
+    maps = [encoder.input, *(stage[-1].output for stage in stages.values())]
+    models = [keras.Model(*ends) for ends in itertools.pairwise(maps)]
+    return Stages(models, [*stages.values()])
 
 
 def _stage_numbers(layers):

@@ -10,7 +10,6 @@ from reference import supcon
 
 import supcon_tf
 from supcon_tf import PretrainConfig, UserError, build_encoder
-from supcon_tf.engine.micro_batches import micro_batch_gradients
 from supcon_tf.methods.loco import LoCo
 from supcon_tf.networks.copies import training_copy
 from supcon_tf.stages.building import method_of
@@ -57,7 +56,7 @@ def by_path(model, gradients):
 
 def gradients(model):
     """Those of a step in graph mode."""
-    return by_path(model, tf.function(lambda: model._gradients(batch())[1])())
+    return by_path(model, tf.function(lambda: model.gradients(batch())[1])())
 
 
 def of_encoder(found, *stages):
@@ -76,11 +75,9 @@ def manual(model, losses, stopped=()):
     """One plain tape over these stages' losses, where no gradient enters the stages `stopped`."""
     views, labels = batch()
     with tf.GradientTape() as tape:
-        h = tf.reshape(views, [-1, 8, 8, 3])
-        inputs, total = model.encoder.input, 0.0
-        for stage, output in enumerate(model.stages.maps.outputs, start=1):
-            h = tf.stop_gradient(h) if stage in stopped else h
-            h, inputs = keras.Model(inputs, output)(h, training=True), output
+        h, total = tf.reshape(views, [-1, 8, 8, 3]), 0.0
+        for stage, part in enumerate(model.stages.models, start=1):
+            h = part(tf.stop_gradient(h) if stage in stopped else h, training=True)
             if stage in losses:
                 decoder = model.decoders[model.places.index(stage)]
                 embeddings = tf.reshape(decoder(h, training=True), [BATCH, 2, -1])
@@ -146,7 +143,7 @@ def test_maps_and_statistics_do_not_depend_on_the_scheme():
     source, states, embeddings = build(overlap=0), [], []
     for overlap in (0, 1, 2):
         model = same_weights(build(overlap=overlap), source)
-        embeddings.append(model.forward(batch())["embeddings"][-1])
+        embeddings.append(model.forward(batch())["stage3"])
         states.append([v.numpy() for v in model.encoder.non_trainable_variables])
     for other in (1, 2):
         np.testing.assert_array_equal(embeddings[other], embeddings[0])
@@ -163,7 +160,8 @@ def test_losses_equal_loops(local_loss):
     model = build(overlap=0, local_loss=local_loss, temperature=0.3)
     outputs = model.forward(batch())
     labels = batch()[1].numpy() if local_loss == "supcon" else range(BATCH)
-    for name, embeddings in zip(model.loss_names, outputs["embeddings"], strict=True):
+    for name in ("stage1", "stage2", "stage3"):
+        embeddings = outputs[name]
         assert embeddings.shape == (BATCH, 2, 8)
         expected = np.mean(supcon(labels, embeddings.numpy(), 0.3))
         assert float(model.compute_losses(outputs)[name]) == pytest.approx(expected, rel=1e-4)
@@ -184,26 +182,45 @@ def test_a_step_logs_each_loss_and_trains_everything():
 def test_micro_batches_give_the_gradient_of_the_whole_batch(overlap):
     whole = build(overlap=overlap, normed=False)
     parts = build(overlap=overlap, normed=False, micro_batch_size=2)
-    found = tf.function(lambda: micro_batch_gradients(parts, batch()))()
+    found = tf.function(lambda: parts.gradients(batch()))()
     check_equal(by_path(parts, found[1]), gradients(whole))
+
+
+def graph_of_a_step(overlap):
+    """The traced gradients of a step."""
+    model = build(overlap=overlap, decoder_blocks=0)
+    return tf.function(lambda: model.gradients(batch())[1]).get_concrete_function().graph
+
+
+def count(kind, operations, follows_control=False):
+    """Operations of a kind among these and all that they need, or also wait for."""
+    needed, waiting = set(), [*operations]
+    while waiting:
+        operation = waiting.pop()
+        if operation not in needed:
+            needed.add(operation)
+            waiting += [tensor.op for tensor in operation.inputs]
+            waiting += operation.control_inputs if follows_control else ()
+    return sum(operation.type == kind for operation in needed)
 
 
 def test_graph_mode_leaves_out_the_gradients_that_nothing_trains():
     """Counts the gradients of convolutions with respect to their inputs that a step needs."""
-    counts = []
-    for overlap in (0, 1, 2):
-        model = build(overlap=overlap, decoder_blocks=0)
-        step = tf.function(lambda model=model: model._gradients(batch())[1])
-        needed, waiting = set(), [output.op for output in step.get_concrete_function().outputs]
-        while waiting:
-            op = waiting.pop()
-            if op not in needed:
-                needed.add(op)
-                waiting += [tensor.op for tensor in op.inputs]
-        counts.append(sum(op.type == "Conv2DBackpropInput" for op in needed))
+    graphs = [graph_of_a_step(overlap) for overlap in (0, 1, 2)]
+    found = [count("Conv2DBackpropInput", [one.op for one in graph.outputs]) for graph in graphs]
     # Stage 1 has two convolutions above the stem; the others have two and a shortcut, of which
     # only the second convolution does not take the stage's input.
-    assert counts == [2 + 1 + 1, (2 + 3) + (1 + 3), 2 + 3 + 3]
+    assert found == [2 + 1 + 1, (2 + 3) + (1 + 3), 2 + 3 + 3]
+
+
+@pytest.mark.parametrize(("overlap", "before"), [(0, [0, 3, 6]), (1, [0, 0, 6]), (2, [0, 0, 0])])
+def test_a_stage_waits_for_the_gradients_of_the_losses_below(overlap, before):
+    """Counts the gradients of kernels that come before the convolutions of each stage."""
+    forward = [op for op in graph_of_a_step(overlap).get_operations() if op.type == "Conv2D"]
+    assert len(forward) == 9  # The stem and two of stage 1; then three a stage.
+    firsts = [forward[0], forward[3], forward[6]]
+    found = [count("Conv2DBackpropFilter", [op], follows_control=True) for op in firsts]
+    assert found == before
 
 
 def test_a_model_is_saved_and_loaded(tmp_path):
@@ -212,8 +229,8 @@ def test_a_model_is_saved_and_loaded(tmp_path):
     model.save(tmp_path / "loco.keras")
     again = keras.saving.load_model(tmp_path / "loco.keras")
     left, right = (one.forward(batch(), training=False) for one in (model, again))
-    for one, other in zip(left["embeddings"], right["embeddings"], strict=True):
-        np.testing.assert_array_equal(one, other)
+    for name in model.loss_names:
+        np.testing.assert_array_equal(left[name], right[name])
     assert again.get_config()["overlap"] == 1
     assert again.contrastive_loss.get_config() == model.contrastive_loss.get_config()
     np.testing.assert_array_equal(again(batch()[0][:, 0]), model(batch()[0][:, 0]))

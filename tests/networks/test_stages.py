@@ -23,7 +23,7 @@ from supcon_tf.networks.stages import num_stages, split_into_stages
 )
 def test_sides_of_the_stages(name, size, sides):
     stages = split_into_stages(build_encoder(name, size, 0.125))
-    assert [one.shape[1:3] for one in stages.maps.outputs] == [(side, side) for side in sides]
+    assert [one.output_shape[1:3] for one in stages.models] == [(side, side) for side in sides]
     assert num_stages(name) == len(stages.layers) == len(sides)
 
 
@@ -31,6 +31,14 @@ def test_every_residual_network_has_the_stages_of_its_name():
     for name, architecture in ENCODERS.items():
         assert num_stages(name) == len(architecture.blocks)
     assert num_stages("applications:VGG16") == num_stages("kept.keras") == 0
+
+
+def maps_of(stages, x):
+    """The feature map of each stage."""
+    maps = []
+    for stage in stages.models:
+        maps.append(stage(x if not maps else maps[-1]))
+    return maps
 
 
 @pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
@@ -41,13 +49,13 @@ def test_maps_lead_to_the_features_and_share_the_weights(precision):
         if len(weight.shape) == 1:
             weight.assign(rng.uniform(0.5, 1.5, weight.shape))
     stages, images = split_into_stages(encoder), random_images(8)
-    maps = stages.maps(images)
+    maps = maps_of(stages, images)
     assert [one.shape for one in maps] == [(2, 8, 8, 4), (2, 4, 4, 8), (2, 2, 2, 16)]
     features = keras.layers.GlobalAveragePooling2D(dtype="float32")(maps[-1])
     np.testing.assert_array_equal(features, encoder(images))
     assert np.ptp(features, axis=0).max() > 0  # The two images are told apart.
     known = {id(weight) for weight in encoder.weights}
-    assert {id(weight) for weight in stages.maps.weights} == known
+    assert {id(weight) for stage in stages.models for weight in stage.weights} == known
 
 
 def test_variables_are_those_of_each_stage_in_order():
@@ -72,7 +80,7 @@ def test_what_follows_the_last_stage_belongs_to_it_and_a_block_may_end_in_a_sum(
         ["kernel", "bias"],
         ["kernel", "bias", "gamma", "beta"],
     ]
-    first, last = stages.maps(random_images(8))
+    first, last = maps_of(stages, random_images(8))
     assert first.shape == (2, 8, 8, 4)
     assert last.shape == (2, 6, 6, 5)
 
