@@ -50,7 +50,7 @@ class LoCo(Method):
         ValueError: if an argument is out of range, or the encoder has no stages.
 
     Reference:
-        Xiong et al. 2020, section 3. The choice of decoders is ours.
+        Xiong et al. 2020. The choice of decoders is ours.
     """
 
     def __init__(
