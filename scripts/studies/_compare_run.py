@@ -11,6 +11,7 @@ from supcon_tf import (
     pretrain,
     train_classifier,
 )
+from supcon_tf.core.errors import UserError
 from supcon_tf.core.provenance import hardware, resumption
 from supcon_tf.stages.run_directory import RunDirectory
 
@@ -45,11 +46,16 @@ def _commit(run):
 
 def _run(study, arm, seed, run):
     path = str(run.path)
-    if "test" not in run.metrics():
-        config = PretrainConfig(**{**study.base, **arm, "seed": seed, "run_dir": path})
+    config = PretrainConfig(**{**study.base, **arm, "seed": seed, "run_dir": path})
+    if "test" in run.metrics():
+        kept = run.pretrain_config().replace(run_dir=path, resume=False)
+        if kept != config:
+            raise UserError(f"{path} holds a run with other settings. Pass another --study_dir.")
+    else:
         pretrain(config.replace(resume=run.path.exists()), maps=False)
         if not run.has_finished("classifier"):
-            train_classifier(ClassifierConfig(run_dir=path, **study.classifier))
+            begun = "classifier" in run.stages()
+            train_classifier(ClassifierConfig(run_dir=path, resume=begun, **study.classifier))
         evaluate(EvaluateConfig(run_dir=path, **study.evaluation))
     metrics, history = run.metrics(), run.history()["pretrain"]
     kept = {name: history[name] for name in ("loss", *study.curves) if name in history}

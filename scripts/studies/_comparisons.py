@@ -39,6 +39,12 @@ _WEIGHTS = {
 }
 
 
+def _comatch(**changes):
+    """CoMatch with augmentations for symbols, or a part of it."""
+    shared = {"unlabelled_ratio": 4, "weak": "weak_symbols", "strong": "strong_symbols"}
+    return {"method": "comatch", "method_args": {**shared, **changes}}
+
+
 def _attraction_and_repulsion(views, **changes):
     """CACR with tuned and with uniform weights, and SimCLR, with so many views."""
     name = f"K = {views - 1}"
@@ -79,7 +85,6 @@ STUDIES = {
         title="Digits, four labels per class: supervised, FixMatch, CoMatch",
         base={
             **_DIGITS,
-            "method": "comatch",
             "labels_per_class": 4,
             "batch_size": 32,
             "epochs": 120,
@@ -89,14 +94,11 @@ STUDIES = {
             "schedule": "partial_cosine",
             "warmup_epochs": 0.0,
             "ema_momentum": 0.99,
-            "embedding_dim": 64,
         },
         arms={
-            "supervised alone": {
-                "method_args": {"alpha": 1.0, "graph_weight": 0.0, "pseudo_label_weight": 0.0}
-            },
-            "FixMatch": {"method_args": {"alpha": 1.0, "graph_weight": 0.0}},
-            "CoMatch": {"method_args": {}},
+            "supervised alone": _comatch(alpha=1.0, graph_weight=0.0, pseudo_label_weight=0.0),
+            "FixMatch": _comatch(alpha=1.0, graph_weight=0.0),
+            "CoMatch": {**_comatch(), "embedding_dim": 64},
         },
         curves=("pseudo_label_top1", "smoothed_top1", "confident"),
     ),
@@ -180,10 +182,3 @@ STUDIES = {
         },
     ),
 }
-
-for _arm in STUDIES["comatch"].arms.values():
-    _arm["method_args"] |= {
-        "unlabelled_ratio": 4,
-        "weak": "weak_symbols",
-        "strong": "strong_symbols",
-    }

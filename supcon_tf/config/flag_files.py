@@ -32,6 +32,10 @@ def _text(value: Any) -> str:
     return str(value)
 
 
+# As flags write them; Python's own words are taken as well.
+_WORDS = {"true": "True", "false": "False", "none": "None"}
+
+
 def parse_arguments(text: str) -> dict[str, Any]:
     """Turns "margin=0.2,mining=hard" into {"margin": 0.2, "mining": "hard"}.
 
@@ -43,10 +47,11 @@ def parse_arguments(text: str) -> dict[str, Any]:
         name, equals, value = item.partition("=")
         if not equals or not name.strip():
             raise UserError(f"method_args must be name=value,name=value. Received: {text!r}.")
+        value = _WORDS.get(value.strip(), value.strip())
         try:
-            arguments[name.strip()] = ast.literal_eval(value.strip())
+            arguments[name.strip()] = ast.literal_eval(value)
         except (ValueError, SyntaxError):
-            arguments[name.strip()] = value.strip()
+            arguments[name.strip()] = value
     return arguments
 
 

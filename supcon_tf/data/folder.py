@@ -78,6 +78,8 @@ def read_folder(
 def _list_unlabeled(root):
     """The examples of the subfolder unlabeled/, if there is one."""
     folder = root / UNLABELED_FOLDER
+    if (root / "unlabelled").is_dir():
+        raise UserError(f"folder {root} has unlabelled/. Name it unlabeled/, or rename the class.")
     if not folder.is_dir():
         return {}
     return {UNLABELED_FOLDER: [(file, "") for file in _list_images(root, folder)]}

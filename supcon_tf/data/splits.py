@@ -198,10 +198,16 @@ def hide_labels(
             "labels_per_class and labelled_fraction exclude each other. Received: "
             f"{labels_per_class} and {labelled_fraction}. Give one of them."
         )
+    if labels_per_class is not None and labels_per_class < 1:
+        raise UserError(f"labels_per_class must be at least 1. Received: {labels_per_class}.")
+    if labelled_fraction is not None and not 0 < labelled_fraction <= 1:
+        raise UserError(
+            f"labelled_fraction must be above 0 and at most 1. Received: {labelled_fraction}."
+        )
     labels = dataset.train.labels()
     members = [np.flatnonzero(labels == label) for label in range(len(dataset.class_names))]
     if labels_per_class is None:
-        counts = [max(1, round(labelled_fraction * len(own))) for own in members]
+        counts = [min(len(own), max(1, round(labelled_fraction * len(own)))) for own in members]
     else:
         counts = [labels_per_class] * len(members)
     for name, own, count in zip(dataset.class_names, members, counts, strict=True):

@@ -191,8 +191,9 @@ class Method(keras.Model, abc.ABC):
         terms, gradients, outputs = self.gradients(batch)
         self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
         self._update_averages()
+        logs = self._logged(terms, outputs)  # Before the state that the losses saw changes.
         self.after_step(outputs)
-        return self._logged(terms, outputs)
+        return logs
 
     def test_step(self, batch):
         """Computes the losses and metrics of a batch without training on it."""

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from supcon_tf.engine.local_terms import grouped_losses, local_variables, summed_gradients
 from supcon_tf.engine.workers import gather_batch, num_replicas
+from supcon_tf.networks.pseudo_labels import ClassQueue, PseudoLabeler
 from supcon_tf.networks.queue import MemoryQueue
 
 
@@ -135,7 +136,7 @@ def _state(model):
     return [
         variable
         for layer in model.layers
-        if not isinstance(layer, MemoryQueue)
+        if not isinstance(layer, MemoryQueue | ClassQueue | PseudoLabeler)
         for variable in layer.non_trainable_variables
         if id(variable) not in averages
     ]

@@ -14,6 +14,7 @@ from supcon_tf.losses.pairs import (
     MASKED,
     AnchorLoss,
     check_block_size,
+    check_switch,
     choice,
     flatten_views,
     masked_logsumexp,
@@ -275,7 +276,8 @@ class CACRLoss(AnchorLoss):
     def __post_init__(self):
         super().__post_init__()
         options = vars(self.options).copy()
-        del options["detach_weights"], options["supervised"]
+        for name in ("detach_weights", "supervised"):
+            check_switch(name, options.pop(name))
         _check_options(**options)
 
     @property

@@ -76,6 +76,18 @@ def check_temperature(temperature):
         raise ValueError(f"temperature must be above 0 and finite. Received: {temperature}.")
 
 
+def check_count(name, value):
+    """Raises a ValueError unless the value is an int of at least 1."""
+    if not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be an int >= 1. Received: {value!r}.")
+
+
+def check_switch(name, value):
+    """Raises a ValueError unless the value is True or False."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be true or false. Received: {value!r}.")
+
+
 def check_block_size(block_size):
     """Raises a ValueError unless it is None or an int of at least 1."""
     if block_size is not None and (not isinstance(block_size, int) or block_size < 1):
@@ -168,12 +180,15 @@ class AnchorLoss(keras.losses.Loss):
         return {**vars(self.options), "reduction": self.reduction, "name": self.name}
 
 
-class _Values(keras.losses.Loss):
+class AnchorMean(keras.losses.Loss):
+    """The mean of values, one per anchor, that are given as the prediction."""
+
     def call(self, y_true, y_pred):
+        """Float [N] in, float [N] out; `y_true` is not used."""
         return y_pred
 
 
 def _reduce(losses, sample_weight, reduction):
-    return _Values(name="reduce", reduction=reduction, dtype="float32")(
+    return AnchorMean(name="reduce", reduction=reduction, dtype="float32")(
         losses, losses, sample_weight
     )

@@ -3,7 +3,6 @@
 Li, Xiong and Hoi 2021, "CoMatch: Semi-supervised Learning with Contrastive Graph Regularization".
 """
 
-import keras
 import tensorflow as tf
 
 from supcon_tf.losses.pairs import masked_logsumexp
@@ -109,11 +108,3 @@ def graph_loss(graph, anchors, contrasts, *, temperature=0.2, filled=None):
         logits = tf.where(filled[None, :], logits, -1e30)
     shares = tf.nn.softmax(logits)
     return -tf.reduce_sum(tf.stop_gradient(graph) * tf.math.log(shares + 1e-7), axis=1)
-
-
-class AnchorMean(keras.losses.Loss):
-    """The mean of values, one per anchor, that are given as the prediction."""
-
-    def call(self, y_true, y_pred):
-        """Float [N] in, float [N] out; `y_true` is not used."""
-        return y_pred

@@ -12,66 +12,16 @@ from supcon_tf.data.augment import AUGMENTATIONS, check_augmentation
 from supcon_tf.data.streams import repeated, views, zipped
 from supcon_tf.data.views import Position, Views
 from supcon_tf.engine.method import encode_views
-from supcon_tf.losses.pairs import check_temperature
-from supcon_tf.losses.pseudo_labels import AnchorMean, graph_loss, pseudo_label_graph
+from supcon_tf.losses.pairs import AnchorMean, check_count
+from supcon_tf.losses.pseudo_labels import graph_loss, pseudo_label_graph
 from supcon_tf.methods.classifying import ClassifyingMethod
+from supcon_tf.methods.comatch_settings import CoMatchSettings
 from supcon_tf.methods.spec import MethodSpec, Parts, given_settings
 from supcon_tf.networks.copies import frozen_copy
 from supcon_tf.networks.heads import project_views
 from supcon_tf.networks.pseudo_labels import ClassQueue, PseudoLabeler
 
 _RATIO, _BANK_BATCHES = 7, 5
-
-
-def check_count(name, value):
-    """Raises a ValueError unless the value is an int of at least 1."""
-    if not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} must be an int >= 1. Received: {value!r}.")
-
-
-@dataclasses.dataclass(frozen=True)
-class CoMatchSettings:
-    """Settings of CoMatch.
-
-    Attributes:
-        temperature: t, of the bank's vote and of the graph of embeddings.
-        alpha: weight of an image's own probabilities in its pseudo-label; 1 for no smoothing.
-        confidence: tau, the least largest probability of a pseudo-label that is learned from.
-        graph_threshold: T, the least similarity of two pseudo-labels that joins their images.
-        pseudo_label_weight: lambda_u, weight of the cross entropy with pseudo-labels.
-        graph_weight: lambda_c, weight of the contrastive graph loss.
-        graph_ramp: whether that weight grows by 1 per epoch, from 1 on, up to `graph_weight`.
-        history: batches that the average of class probabilities is taken over.
-        teacher: whether pseudo-labels, the bank and the contrasts come from the moving average of
-            the networks, with a queue of contrasts (the form for ImageNet).
-
-    Raises:
-        ValueError: if one is out of range.
-    """
-
-    temperature: float = 0.2
-    alpha: float = 0.9
-    confidence: float = 0.95
-    graph_threshold: float = 0.8
-    pseudo_label_weight: float = 1.0
-    graph_weight: float = 1.0
-    graph_ramp: bool = False
-    history: int = 32
-    teacher: bool = False
-
-    def __post_init__(self):
-        check_temperature(self.temperature)
-        most = {"alpha": 1, "confidence": 1, "graph_threshold": 1e6}
-        most |= {"pseudo_label_weight": 1e6, "graph_weight": 1e6}
-        for name, bound in most.items():
-            if not 0 <= getattr(self, name) <= bound:
-                received = f"Received: {getattr(self, name)}."
-                raise ValueError(f"{name} must be in [0, {bound:g}]. {received}")
-        check_count("history", self.history)
-        for name in ("graph_ramp", "teacher"):
-            if not isinstance(getattr(self, name), bool):
-                received = f"Received: {getattr(self, name)!r}."
-                raise ValueError(f"{name} must be true or false. {received}")
 
 
 @keras.saving.register_keras_serializable("supcon_tf")
@@ -83,7 +33,7 @@ class CoMatch(ClassifyingMethod):
     L_x is the cross entropy of labelled images, weakly augmented; L_u that of the strong view of
     unlabelled images with the pseudo-labels q of their weak view, where max q is at least the
     confidence; L_c is `graph_loss` between two strong views. FixMatch, with soft and aligned
-    pseudo-labels, is alpha 1 and graph_weight 0.
+    pseudo-labels, is alpha 1 and graph_weight 0, without embeddings and the third view.
 
     Batches are `{"labelled": (views [B, 1, H, W, C], labels [B]), "unlabelled": ((weak, strong,
     contrast), labels)}` with weak, strong and contrast [n, 1, H, W, C]; the labels of the
@@ -91,37 +41,46 @@ class CoMatch(ClassifyingMethod):
 
     Args:
         encoder: a built model from images [N, H, W, C] to features [N, F].
-        projection_head: a layer from features [N, F] to unit-norm embeddings [N, D].
+        projection_head: a layer from features [N, F] to unit-norm embeddings [N, D]; None where
+            neither the bank nor the graph is used.
         num_classes: int >= 2.
         settings: `CoMatchSettings`, or a dict of its attributes.
         bank_size: rows of the memory bank; it smooths once it is full.
         ramp_steps: steps per epoch, for `graph_ramp`.
         **kwargs: as `Method`.
 
+    Raises:
+        ValueError: if `settings` need a moving average or a bank, and there is none.
+
     Reference:
         Li et al. 2021, algorithm 1. Differs: smoothing begins once the bank is full, and in the
         authors' code after six steps or, for ImageNet, one epoch; the projection head has ReLU, not
-        LeakyReLU; the teacher's batch norm uses its moving statistics.
+        LeakyReLU; the moving average follows quickly at first and averages batch norm's statistics,
+        which the teacher uses.
     """
 
     def __init__(
         self, encoder, projection_head, num_classes, settings, bank_size=0, ramp_steps=1, **kwargs
     ):
-        names = "supervised", "pseudo_label", "graph"
-        super().__init__(encoder, names, num_classes, 0.0, **kwargs)
         made = CoMatchSettings(**settings) if isinstance(settings, dict) else settings
+        names = "supervised", "pseudo_label", *(["graph"] if made.graph_weight else [])
+        super().__init__(encoder, names, num_classes, 0.0, **kwargs)
         if made.teacher and self.ema_momentum is None:
             raise ValueError("teacher needs a moving average. Received: ema_momentum=None.")
+        if (made.alpha < 1 or (made.teacher and made.embeds)) and bank_size < 1:
+            raise ValueError(f"a bank needs bank_size of at least 1. Received: {bank_size}.")
         self.projection_head, self.settings = projection_head, made
         self.bank_size, self.ramp_steps = bank_size, ramp_steps
-        if not projection_head.built:
-            projection_head.build(encoder.output_shape)
-        dim = projection_head.compute_output_shape(encoder.output_shape)[-1]
+        dim = 0
+        if made.embeds:
+            if not projection_head.built:
+                projection_head.build(encoder.output_shape)
+            dim = projection_head.compute_output_shape(encoder.output_shape)[-1]
         bank = bank_size if made.alpha < 1 else 0
         smoothing = made.temperature, made.alpha
         self.pseudo_labels = PseudoLabeler(dim, num_classes, made.history, bank, *smoothing)
         self.contrast_queue = None
-        if made.teacher:
+        if made.teacher and made.embeds:
             self.ema_projection = frozen_copy(projection_head, encoder.output_shape)
             self.contrast_queue = ClassQueue(bank_size, dim, num_classes, name="contrast_queue")
         self.mean = AnchorMean(name="graph")
@@ -130,20 +89,32 @@ class CoMatch(ClassifyingMethod):
 
     def averaged_networks(self):
         """As the base's, and the projection head of the teacher."""
-        teacher = [(self.projection_head, self.ema_projection)] if self.settings.teacher else []
+        teacher = (
+            [(self.projection_head, self.ema_projection)] if self.contrast_queue is not None else []
+        )
         return [*super().averaged_networks(), *teacher]
 
     def forward(self, batch, training=True):
-        """Logits and embeddings of each part of the batch, and the labels."""
+        """Logits and embeddings of each part of the batch, and the labels.
+
+        Returns:
+            `logits` [b, 1, C] and `labels` [b] of the labelled images; `weak_logits` and
+            `strong_logits` [n, C], `hidden` labels [n]; `embeddings` [b, D] of "labelled" and
+            [n, D] of "weak", "strong" and "contrast", where they are of use.
+        """
         labelled, labels = batch["labelled"]
-        (weak, strong, contrast), hidden = batch["unlabelled"]
-        parts = {"labelled": labelled, "weak": weak, "strong": strong, "contrast": contrast}
+        kinds, hidden = batch["unlabelled"]
+        parts = {
+            "labelled": labelled,
+            **dict(zip(("weak", "strong", "contrast"), kinds, strict=False)),
+        }
         networks = self.encoder, self.classification_head, self.projection_head
         if self.settings.teacher:
             student = {name: parts[name] for name in ("labelled", "strong")}
             logits, embeddings = self._apply(student, training, *networks)
             del parts["strong"]
-            found = self._apply(parts, False, self.ema_encoder, self.ema_head, self.ema_projection)
+            projection = None if self.contrast_queue is None else self.ema_projection
+            found = self._apply(parts, False, self.ema_encoder, self.ema_head, projection)
             found = tf.nest.map_structure(tf.stop_gradient, found)
             logits, embeddings = {**found[0], **logits}, {**embeddings, **found[1]}
         else:
@@ -161,42 +132,49 @@ class CoMatch(ClassifyingMethod):
         """Logits and embeddings [n, 1, ...] of all parts, from one pass of the encoder."""
         sizes = [part.shape[0] for part in parts.values()]
         features = encode_views(encoder, tf.concat([*parts.values()], axis=0), training)
-        return [
-            dict(zip(parts, tf.split(project_views(head, features), sizes), strict=True))
-            for head in (classifier, projection)
-        ]
+
+        def through(head):
+            outputs = tf.split(project_views(head, features), sizes)
+            return dict(zip(parts, outputs, strict=True))
+
+        return through(classifier), {} if projection is None else through(projection)
 
     def _label(self, outputs):
         """Aligned probabilities and smoothed pseudo-labels of the unlabelled images."""
-        return self.pseudo_labels(outputs["weak_logits"], outputs["embeddings"]["weak"])
+        return self.pseudo_labels(outputs["weak_logits"], outputs["embeddings"].get("weak"))
 
     def _graph(self, pseudo_labels):
         queued = self.contrast_queue and self.contrast_queue.contents()[1]
         return pseudo_label_graph(pseudo_labels, self.settings.graph_threshold, queued)
 
     def compute_losses(self, outputs):
-        """The three weighted terms."""
-        settings, embeddings = self.settings, outputs["embeddings"]
+        """The weighted terms."""
         _, pseudo_labels = self._label(outputs)
         confident = tf.cast(self._confident(pseudo_labels), tf.float32)
+        consistency = self.cross_entropy(pseudo_labels, outputs["strong_logits"], confident)
+        terms = {
+            "supervised": self.cross_entropy_of_views(outputs),
+            "pseudo_label": self.settings.pseudo_label_weight * consistency,
+        }
+        if self.settings.graph_weight:
+            terms["graph"] = self._graph_weight() * self._graph_loss(pseudo_labels, outputs)
+        return terms
+
+    def _graph_loss(self, pseudo_labels, outputs):
+        embeddings = outputs["embeddings"]
         contrasts, filled = embeddings["contrast"], None
         if self.contrast_queue is not None:
             rows, _, queued = self.contrast_queue.contents()
+            filled = tf.concat([tf.ones(tf.shape(contrasts)[:1], tf.bool), queued], axis=0)
             contrasts = tf.concat([contrasts, rows], axis=0)
-            filled = tf.concat([tf.ones(tf.shape(confident), tf.bool), queued], axis=0)
         pairs = graph_loss(
             self._graph(pseudo_labels),
             embeddings["strong"],
             contrasts,
-            temperature=settings.temperature,
+            temperature=self.settings.temperature,
             filled=filled,
         )
-        consistency = self.cross_entropy(pseudo_labels, outputs["strong_logits"], confident)
-        return {
-            "supervised": self.cross_entropy_of_views(outputs),
-            "pseudo_label": settings.pseudo_label_weight * consistency,
-            "graph": self._graph_weight() * self.mean(pairs, pairs),
-        }
+        return self.mean(pairs, pairs)
 
     def _confident(self, pseudo_labels):
         return tf.reduce_max(pseudo_labels, axis=1) >= self.settings.confidence
@@ -213,11 +191,10 @@ class CoMatch(ClassifyingMethod):
         aligned, pseudo_labels = self._label(outputs)
         embeddings = outputs["embeddings"]
         known = tf.one_hot(tf.reshape(outputs["labels"], [-1]), self.num_classes)
-        self.pseudo_labels.push(
-            outputs["weak_logits"],
-            tf.concat([embeddings["weak"], embeddings["labelled"]], axis=0),
-            tf.concat([aligned, known], axis=0),
-        )
+        bank = (), ()
+        if self.pseudo_labels.bank is not None:
+            bank = (embeddings["weak"], embeddings["labelled"]), (aligned, known)
+        self.pseudo_labels.push(outputs["weak_logits"], *bank)
         if self.contrast_queue is not None:
             self.contrast_queue.push(embeddings["contrast"], pseudo_labels)
 
@@ -239,10 +216,10 @@ class CoMatch(ClassifyingMethod):
 
     def get_config(self):
         """The constructor's arguments."""
-        own = super().get_config()
+        own, serialize = super().get_config(), keras.saving.serialize_keras_object
         return {
             **{name: own[name] for name in own if name != "label_smoothing"},
-            "projection_head": keras.saving.serialize_keras_object(self.projection_head),
+            "projection_head": self.projection_head and serialize(self.projection_head),
             "settings": dataclasses.asdict(self.settings),
             "bank_size": self.bank_size,
             "ramp_steps": self.ramp_steps,
@@ -251,15 +228,21 @@ class CoMatch(ClassifyingMethod):
 
 def _build(parts: Parts, *, unlabelled_ratio=_RATIO, **settings):
     check_count("unlabelled_ratio", unlabelled_ratio)
-    settings = CoMatchSettings(**settings)
+    made = CoMatchSettings(**settings)
+    useless = {"temperature", "graph_threshold", "graph_ramp"} & settings.keys()
+    if useless and not made.embeds:
+        raise ValueError(
+            f"{min(useless)} has no effect without smoothing and graph. Received: alpha=1 and "
+            "graph_weight=0. Leave it out."
+        )
     images, bank_size = (unlabelled_ratio + 1) * parts.batch_size, 0
-    if settings.alpha < 1 or settings.teacher:
+    if made.alpha < 1 or (made.teacher and made.embeds):
         bank_size = parts.queue_size() or _BANK_BATCHES * images
     return CoMatch(
         parts.encoder,
-        parts.projection_head(),
+        parts.projection_head() if made.embeds else None,
         parts.num_classes,
-        settings,
+        made,
         bank_size,
         parts.steps_per_epoch,
         **parts.engine,
@@ -267,9 +250,18 @@ def _build(parts: Parts, *, unlabelled_ratio=_RATIO, **settings):
 
 
 def _stream(
-    dataset, config, first_step, share, *, unlabelled_ratio=_RATIO, weak="weak", strong="strong"
+    dataset,
+    config,
+    first_step,
+    share,
+    *,
+    unlabelled_ratio=_RATIO,
+    weak="weak",
+    strong="strong",
+    alpha=0.9,
+    graph_weight=1.0,
 ):
-    """Labelled images, and so many times as many unlabelled ones in three views."""
+    """Labelled images, and so many times as many unlabelled ones in three views, or in two."""
     if dataset.unlabelled is None:
         raise ValueError(
             f"images without labels are needed. Received: {dataset.name}, where all have labels. "
@@ -278,7 +270,10 @@ def _stream(
     check_count("unlabelled_ratio", unlabelled_ratio)
     if config.num_views != 2:
         raise ValueError(f"num_views must be 2, the strong views. Received: {config.num_views}.")
-    names, size = (weak, strong, config.augmentation), config.batch_size
+    names = (
+        (weak, strong) if alpha == 1 and not graph_weight else (weak, strong, config.augmentation)
+    )
+    size = config.batch_size
     for name in names:
         check_augmentation(name)
     kinds = [Views(AUGMENTATIONS[name], 1, dataset.image_size_px) for name in names]
@@ -297,4 +292,6 @@ def _steps_per_epoch(dataset, config):
     return dataset.unlabelled.num_examples // size if dataset.unlabelled else 0
 
 
-SPEC = MethodSpec(_build, _stream, _steps_per_epoch, settings=(CoMatchSettings,))
+SPEC = MethodSpec(
+    _build, _stream, _steps_per_epoch, settings=(CoMatchSettings,), comparable_loss=False
+)

@@ -11,7 +11,7 @@ import tensorflow as tf
 from supcon_tf.config import PretrainConfig
 from supcon_tf.core.errors import UserError
 from supcon_tf.data.augment import AUGMENTATIONS, WHOLE, Share
-from supcon_tf.data.splits import ImageDataset, Split
+from supcon_tf.data.splits import ImageDataset
 from supcon_tf.data.streams import views
 from supcon_tf.data.views import Position, Views
 from supcon_tf.engine.method import Method
@@ -62,7 +62,7 @@ class Parts:
         """
         if not num_stages(self._config.encoder):
             raise ValueError(
-                "encoder must be a residual network, such as resnet50, which has stages. "
+                "encoder must be a residual network by name, such as resnet50, for its stages. "
                 f"Received: {self._config.encoder!r}."
             )
         return split_into_stages(self.encoder)
@@ -117,25 +117,17 @@ class Parts:
                     )
 
 
-def views_of_training_images(
-    dataset: ImageDataset,
-    config: PretrainConfig,
-    first_step: int,
-    share: Share,
-    split: Split | None = None,
-) -> tf.data.Dataset:
-    """The usual stream: `(views [B, V, S, S, 3], labels [B])` of the labelled training images.
-
-    Args:
-        dataset: the data.
-        config: the settings.
-        first_step: step to begin with.
-        share: which images of each batch to make.
-        split: the images, where they are others.
-    """
+def _views_of(split, dataset, config, first_step, share):
     kind = Views(AUGMENTATIONS[config.augmentation], config.num_views, dataset.image_size_px)
     position = Position(config.seed, first_step, share)
-    return views(split or dataset.train, kind, batch_size=config.batch_size, position=position)
+    return views(split, kind, batch_size=config.batch_size, position=position)
+
+
+def views_of_training_images(
+    dataset: ImageDataset, config: PretrainConfig, first_step: int, share: Share
+) -> tf.data.Dataset:
+    """The usual stream: `(views [B, V, S, S, 3], labels [B])` of the labelled training images."""
+    return _views_of(dataset.train, dataset, config, first_step, share)
 
 
 def views_where(uses_labels: Callable[[PretrainConfig], bool]) -> tuple[Callable, Callable]:
@@ -149,7 +141,7 @@ def views_where(uses_labels: Callable[[PretrainConfig], bool]) -> tuple[Callable
         return dataset.train if uses_labels(config) else dataset.all_images
 
     def stream(dataset, config, first_step, share):
-        return views_of_training_images(dataset, config, first_step, share, split(dataset, config))
+        return _views_of(split(dataset, config), dataset, config, first_step, share)
 
     def steps_per_epoch(dataset, config):
         return split(dataset, config).num_examples // config.batch_size
@@ -179,6 +171,8 @@ class MethodSpec:
         stream: from a data set, the configuration, the step to begin with and the share of the
             batches to make, and the method's settings, to an endless `tf.data.Dataset`.
         steps_per_epoch: from the data set and the configuration to the steps per epoch.
+        comparable_loss: whether the losses of two epochs can be compared; not where terms come
+            and go, or depend on what a bank holds.
         settings: callables whose keyword arguments are the method's settings beside those of
             `build` and `stream`; `build` then takes any.
     """
@@ -187,6 +181,7 @@ class MethodSpec:
     stream: Callable[..., tf.data.Dataset] = views_of_training_images
     steps_per_epoch: Callable[..., int] = one_pass_over_training_images
     settings: tuple[Callable, ...] = ()
+    comparable_loss: bool = True
 
     def names_of_settings(self) -> list[str]:
         """The settings that the method takes."""
@@ -212,7 +207,7 @@ class MethodSpec:
         return [name for one in (self.build, *self.settings) for name in _keywords(one)]
 
 
-# What no user sets: it is the method's own, or a setting with a name of its own.
+# Never set by the user: the method's own, or settings with names of their own.
 _RESERVED = {"name", "reduction"}
 
 

@@ -7,7 +7,6 @@ from supcon_tf.losses.pseudo_labels import align_distribution, smooth_pseudo_lab
 from supcon_tf.networks.queue import MemoryQueue
 
 
-@keras.saving.register_keras_serializable("supcon_tf")
 class ClassQueue(keras.layers.Layer):
     """A `MemoryQueue` of embeddings and class probabilities.
 
@@ -35,7 +34,6 @@ class ClassQueue(keras.layers.Layer):
         self.queue.push(tf.zeros(tf.shape(rows)[:1], tf.int64), rows)
 
 
-@keras.saving.register_keras_serializable("supcon_tf")
 class PseudoLabeler(keras.layers.Layer):
     """Pseudo-labels: aligned with the recent average of all, and smoothed by similar images.
 
@@ -94,16 +92,16 @@ class PseudoLabeler(keras.layers.Layer):
         history = tf.tensor_scatter_nd_update(history, [[place]], mean[None])
         return history, tf.cast(tf.minimum(batches + 1, history.shape[0]), tf.float32)
 
-    def push(self, logits, embeddings, probabilities):
-        """Takes a batch into the history and the bank.
+    def push(self, logits, embeddings=(), probabilities=()):
+        """Takes a batch into the history and, where there is one, into the bank.
 
         Args:
             logits: float32 [N, C], those of the call.
-            embeddings: float32 [M, D], of unlabelled and labelled images.
-            probabilities: float32 [M, C], their aligned probabilities and one-hot labels.
+            embeddings: float32 [M_i, D] each, of unlabelled and of labelled images.
+            probabilities: float32 [M_i, C] each, their aligned probabilities and one-hot labels.
         """
         if self.bank is not None:
-            self.bank.push(embeddings, probabilities)
+            self.bank.push(tf.concat(embeddings, axis=0), tf.concat(probabilities, axis=0))
         history, _ = self._history(tf.nn.softmax(logits))
         self.history.assign(history)
         self.batches.assign_add(1)

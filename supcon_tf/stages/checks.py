@@ -11,6 +11,7 @@ from supcon_tf.data.augment import check_augmentation
 from supcon_tf.data.splits import ImageDataset
 from supcon_tf.engine.micro_batches import micro_batch_count
 from supcon_tf.engine.saving import BEST_METRICS
+from supcon_tf.methods import METHODS
 from supcon_tf.networks.encoders import check_encoder
 from supcon_tf.networks.initial import initial_weights
 from supcon_tf.networks.stages import num_stages
@@ -103,8 +104,8 @@ def _trace(model, batch):
     def step(batch):
         outputs = model.forward(batch)
         losses = model.compute_losses(outputs)
-        model.after_step(outputs)
         model.measure(outputs)
+        model.after_step(outputs)
         return losses
 
     weights = len(model.weights)
@@ -164,10 +165,12 @@ def _check_best_metric(config: PretrainConfig) -> None:
             "best_metric knn_top1 needs a validation set. Received: validation_fraction=0. Pass "
             "--validation_fraction=0.1."
         )
-    if config.best_metric == "loss" and config.queue_size:
+    comparable = config.method not in METHODS or METHODS[config.method].comparable_loss
+    if config.best_metric == "loss" and (config.queue_size or not comparable):
         raise UserError(
-            "best_metric loss favours the first epochs while the queue fills. Received: "
-            f"best_metric='loss' and queue_size={config.queue_size}. Use knn_top1."
+            "best_metric loss favours the first epochs, while a queue fills or terms of the loss "
+            f"are not there yet. Received: best_metric='loss' with method {config.method} and "
+            f"queue_size={config.queue_size}. Use knn_top1."
         )
 
 

@@ -17,7 +17,6 @@ from supcon_tf.config import PretrainConfig
 from supcon_tf.core.errors import UserError
 from supcon_tf.data.datasets import from_config
 from supcon_tf.engine.devices import check_cluster, make_strategy
-from supcon_tf.methods import METHODS
 from supcon_tf.networks.initial import initial_weights
 from supcon_tf.stages import building, checks
 from supcon_tf.stages.estimates import format_bytes, images_at_once, memory_bytes
@@ -132,8 +131,7 @@ class _Planner:
             add_data(sheet, dataset)
         if self.devices:
             add_devices(sheet, config, self.replicas, self.devices)
-        known = dataset and config.method in METHODS
-        steps = building.steps_per_epoch_of(config, dataset) if known else 0
+        steps = building.steps_per_epoch_of(config, dataset) if self.batch else 0
         optimizer = self.attempt(_built_optimizer, config, steps) if steps else None
         if optimizer:
             schedule = building.schedule_of(config, steps)

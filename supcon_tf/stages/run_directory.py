@@ -39,7 +39,7 @@ from supcon_tf.stages.overwriting import (
     set_aside,
 )
 
-_SPLITS = ("train", "test")
+_SPLITS = ("train", "test", "unlabelled")
 
 
 class RunDirectory:
@@ -275,11 +275,12 @@ class RunDirectory:
         """
         before = self._stage_manifest(stage)["dataset"]
         for split in _SPLITS:
-            if before[split] != now[split]:
+            then, found = (data.get(split, {"examples": 0}) for data in (before, now))
+            if then != found:
                 raise UserError(
                     f"split {split!r} of {now['name']} changed since {self.path} was pretrained: "
-                    f"{before[split]['examples']} images then, {now[split]['examples']} now. "
-                    "Restore it, or pretrain again."
+                    f"{then['examples']} images then, {found['examples']} now. Restore it, or "
+                    "pretrain again."
                 )
 
     def save_model(self, model: keras.Model, name: str) -> None:

@@ -1,17 +1,15 @@
-"""CoMatch: a step of the specification, FixMatch, the teacher, whole runs, bad settings."""
+"""CoMatch: a step of the specification, FixMatch, the teacher, monitors."""
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from reference import l2, raw
-from run_contents import assert_equal_runs
 
-import supcon_tf
-from supcon_tf import PretrainConfig, ProjectionHead, UserError
-from supcon_tf.methods.comatch import CoMatch, CoMatchSettings
+from supcon_tf import ProjectionHead
+from supcon_tf.methods.comatch import CoMatch
+from supcon_tf.methods.comatch_settings import CoMatchSettings
 from supcon_tf.networks.initial import initial_weights
-from supcon_tf.stages.run_directory import RunDirectory
 
 
 def model(bank_size=12, ramp_steps=1, ema_momentum=None, **settings):
@@ -165,18 +163,34 @@ def batch(seed=0):
     }
 
 
-def test_fixmatch_has_no_bank_and_learns_from_soft_aligned_labels():
+def test_fixmatch_has_neither_bank_nor_third_view_and_learns_from_soft_aligned_labels():
     made = model(bank_size=0, alpha=1.0, graph_weight=0.0, confidence=0.0)
     assert made.pseudo_labels.bank is None
-    outputs = made.forward(batch())
+    data = batch()
+    (weak, strong, _), hidden = data["unlabelled"]
+    outputs = made.forward({**data, "unlabelled": ((weak, strong), hidden)})
+    assert "contrast" not in outputs["embeddings"]
     terms = made.compute_losses(outputs)
-    assert float(terms["graph"]) == 0.0
+    assert terms.keys() == {"supervised", "pseudo_label"}
     probabilities = tf.nn.softmax(outputs["weak_logits"]).numpy()
     labels = probabilities / probabilities.mean(axis=0)
     labels /= labels.sum(axis=1, keepdims=True)
     log_shares = tf.nn.log_softmax(outputs["strong_logits"]).numpy()
     expected = -(labels * log_shares).sum(axis=1).mean()
     assert float(terms["pseudo_label"]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_monitors_show_the_pseudo_labels_that_the_step_learned_from():
+    made = model(bank_size=6, confidence=0.4, graph_threshold=0.2)
+    made.train_step(batch(1))  # The bank is full from here on.
+    outputs = made.forward(batch(2))
+    _, pseudo_labels = made._label(outputs)
+    share = np.mean(np.max(pseudo_labels, axis=1) >= 0.4)
+    edges = np.mean(np.count_nonzero(made._graph(pseudo_labels), axis=1) - 1)
+    made.reset_metrics()
+    found = made.train_step(batch(2))
+    assert float(found["confident"]) == pytest.approx(share)
+    assert float(found["graph_degree"]) == pytest.approx(edges)
 
 
 def test_the_teacher_makes_pseudo_labels_and_contrasts_without_gradient():
@@ -220,81 +234,3 @@ def test_it_is_saved_and_loaded(tmp_path):
     assert again.settings == CoMatchSettings(alpha=0.8)
     for one, other in zip(made.get_weights(), again.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
-
-
-def config(small_config, run_dir, **changes):
-    settings = {
-        "epochs": 3,
-        "method": "comatch",
-        "method_args": {
-            "unlabelled_ratio": 4,
-            "weak": "weak_symbols",
-            "strong": "strong_symbols",
-            "confidence": 0.3,
-            "graph_threshold": 0.5,
-        },
-        "labels_per_class": 8,
-        "batch_size": 32,
-        "ema_momentum": 0.9,
-    }
-    return PretrainConfig(run_dir=str(run_dir), **{**small_config, **settings, **changes})
-
-
-@pytest.fixture(scope="module")
-def whole_run(small_config, tmp_path_factory):
-    run = tmp_path_factory.mktemp("comatch") / "run"
-    supcon_tf.pretrain(config(small_config, run), maps=False)
-    return run
-
-
-def test_it_trains_resumes_and_keeps_its_classifier(whole_run, small_config, tmp_path):
-    settings = config(small_config, tmp_path / "run")
-    supcon_tf.pretrain(settings, stop_when=lambda history: len(history["loss"]) == 1)
-    supcon_tf.pretrain(settings.replace(resume=True), maps=False)
-    assert_equal_runs(whole_run, tmp_path / "run")
-    history = RunDirectory(str(whole_run)).history()["pretrain"]
-    assert history["smoothed_top1"][-1] > 0.2  # Chance is 0.1.
-    assert history["confident"][-1] > 0
-    found = supcon_tf.evaluate(supcon_tf.EvaluateConfig(run_dir=str(whole_run)))
-    assert found["top1"] > 0.2
-    assert (whole_run / "classifier.keras").exists()
-
-
-@pytest.mark.multi_device
-def test_two_replicas_train_like_one(small_config, tmp_path):
-    changes, curves = {"epochs": 2, "learning_rate": 0.02}, []
-    for strategy in ("one_device", "mirrored"):
-        settings = config(small_config, tmp_path / strategy, strategy=strategy, **changes)
-        supcon_tf.pretrain(settings, maps=False)
-        curves.append(RunDirectory(settings.run_dir).history()["pretrain"])
-    for name in ("loss", "supervised", "pseudo_label", "graph"):
-        np.testing.assert_allclose(curves[0][name], curves[1][name], rtol=1e-3)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"labels_per_class": None}, "images without labels are needed. Received: digits"),
-        (
-            {"batch_size": 400},
-            "batch_size must be at most the 1267 training images. Received: 1600",
-        ),
-        ({"queue_size": 100}, "queue of 100 rows must hold a whole batch. Received: 160 rows"),
-        ({"num_views": 3}, "num_views must be 2, the strong views. Received: 3"),
-        ({"method_args": {"alpha": 2}}, r"alpha must be in \[0, 1\]. Received: 2"),
-        ({"method_args": {"unlabelled_ratio": 0}}, "unlabelled_ratio must be an int >= 1"),
-        (
-            {"method_args": {"teacher": True}, "ema_momentum": None},
-            "teacher needs a moving average",
-        ),
-        ({"method_args": {"alpha": 1}, "queue_size": 500}, "comatch has no memory queue"),
-        ({"method_args": {"weak": "gentle"}}, "augmentation must be one of .* Received: 'gentle'"),
-        ({"temperature": 0.001, "method_args": {"history": 0}}, "history must be an int >= 1"),
-    ],
-)
-def test_bad_settings_are_refused_before_anything_is_written(
-    changes, message, small_config, tmp_path
-):
-    with pytest.raises(UserError, match=message):
-        supcon_tf.pretrain(config(small_config, tmp_path / "run", **changes))
-    assert not (tmp_path / "run").exists()

@@ -176,7 +176,10 @@ def test_every_check_that_fails_is_listed(planned, tmp_path):
         ({"method": "npairs", "num_views": 3}, r"method npairs: embeddings must be \[B, 2, D\]"),
         ({"method_args": {"positives_cap": 3}}, "positives_cap must be a multiple of the 2 views"),
         ({"schedule": "step", "decay_epochs": "1.01,1.02"}, "optimizer sgd: decay_steps must be"),
-        ({"method_args": {"margin": 1.0}}, "no argument 'margin'"),
+        ({"method_args": {"margin": 1.0}}, "margin needs denominator_mode"),
+        ({"method": "simclr", "method_args": {"margin": 1.0}}, "no argument 'margin'"),
+        ({"method": "cacr", "method_args": {"t_negative": -1}}, "t_negative must be at least 0"),
+        ({"method": "comatch", "method_args": {"unlabelled_ratio": 0}}, "must be an int >= 1"),
     ],
 )
 def test_one_failing_check_is_one_problem(changes, message, planned):

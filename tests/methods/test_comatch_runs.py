@@ -1,0 +1,92 @@
+"""Whole runs of CoMatch: resumed, on two replicas, refused."""
+
+import numpy as np
+import pytest
+from run_contents import assert_equal_runs
+
+import supcon_tf
+from supcon_tf import PretrainConfig, UserError
+from supcon_tf.stages.run_directory import RunDirectory
+
+_FIXMATCH = {"alpha": 1, "graph_weight": 0}
+
+
+def config(small_config, run_dir, **changes):
+    settings = {
+        "epochs": 3,
+        "method": "comatch",
+        "method_args": {
+            "unlabelled_ratio": 4,
+            "weak": "weak_symbols",
+            "strong": "strong_symbols",
+            "confidence": 0.3,
+            "graph_threshold": 0.5,
+        },
+        "labels_per_class": 8,
+        "batch_size": 32,
+        "ema_momentum": 0.9,
+    }
+    return PretrainConfig(run_dir=str(run_dir), **{**small_config, **settings, **changes})
+
+
+@pytest.fixture(scope="module")
+def whole_run(small_config, tmp_path_factory):
+    run = tmp_path_factory.mktemp("comatch") / "run"
+    supcon_tf.pretrain(config(small_config, run), maps=False)
+    return run
+
+
+def test_it_trains_resumes_and_keeps_its_classifier(whole_run, small_config, tmp_path):
+    settings = config(small_config, tmp_path / "run")
+    supcon_tf.pretrain(settings, stop_when=lambda history: len(history["loss"]) == 1)
+    supcon_tf.pretrain(settings.replace(resume=True), maps=False)
+    assert_equal_runs(whole_run, tmp_path / "run")
+    history = RunDirectory(str(whole_run)).history()["pretrain"]
+    assert history["smoothed_top1"][-1] > 0.2  # Chance is 0.1.
+    assert history["confident"][-1] > 0
+    found = supcon_tf.evaluate(supcon_tf.EvaluateConfig(run_dir=str(whole_run)))
+    assert found["top1"] > 0.2
+    assert (whole_run / "classifier.keras").exists()
+
+
+@pytest.mark.multi_device
+def test_two_replicas_train_like_one(small_config, tmp_path):
+    changes, curves = {"epochs": 2, "learning_rate": 0.02}, []
+    for strategy in ("one_device", "mirrored"):
+        settings = config(small_config, tmp_path / strategy, strategy=strategy, **changes)
+        supcon_tf.pretrain(settings, maps=False)
+        curves.append(RunDirectory(settings.run_dir).history()["pretrain"])
+    for name in ("loss", "supervised", "pseudo_label", "graph"):
+        np.testing.assert_allclose(curves[0][name], curves[1][name], rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"labels_per_class": None}, "images without labels are needed. Received: digits"),
+        (
+            {"batch_size": 400},
+            "batch_size must be at most the 1267 training images. Received: 1600",
+        ),
+        ({"queue_size": 100}, "queue of 100 rows must hold a whole batch. Received: 160 rows"),
+        ({"num_views": 3}, "num_views must be 2, the strong views. Received: 3"),
+        ({"method_args": {"alpha": 2}}, r"alpha must be in \[0, 1\]. Received: 2"),
+        ({"method_args": {"unlabelled_ratio": 0}}, "unlabelled_ratio must be an int >= 1"),
+        (
+            {"method_args": {"teacher": True}, "ema_momentum": None},
+            "teacher needs a moving average",
+        ),
+        ({"method_args": {"alpha": 1}, "queue_size": 500}, "comatch has no memory queue"),
+        ({"temperature": 0.3, "method_args": _FIXMATCH}, "temperature has no effect without"),
+        ({"embedding_dim": 32, "method_args": _FIXMATCH}, "comatch has no projection head"),
+        ({"best_metric": "loss"}, "best_metric loss favours the first epochs"),
+        ({"method_args": {"weak": "gentle"}}, "augmentation must be one of .* Received: 'gentle'"),
+        ({"temperature": 0.001, "method_args": {"history": 0}}, "history must be an int >= 1"),
+    ],
+)
+def test_bad_settings_are_refused_before_anything_is_written(
+    changes, message, small_config, tmp_path
+):
+    with pytest.raises(UserError, match=message):
+        supcon_tf.pretrain(config(small_config, tmp_path / "run", **changes))
+    assert not (tmp_path / "run").exists()
