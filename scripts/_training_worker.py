@@ -76,9 +76,9 @@ def ours(task):
     model.optimizer.build(model.trainable_variables)
     train = train_function(model)
     in_memory = tf.data.Dataset.from_tensors(make_batch(task["settings"])).repeat()
-    batches = iter(in_memory)
+    alone = iter(in_memory)
 
-    def step(batches=batches):
+    def step(batches=alone):
         return train(batches)["loss"]
 
     def pull(batches):
@@ -94,10 +94,8 @@ def ours(task):
         _repeat(lambda: advance(batches), seconds / 4)
         return {**_repeat(lambda: advance(batches), seconds), "start_seconds": start_seconds}
 
-    parts = {
-        part: lambda seconds, part=part: rate(part, float(seconds))
-        for part in ("alone", "pipeline", "whole")
-    }
+    names = "alone", "pipeline", "whole"
+    parts = {name: lambda seconds, name=name: rate(name, float(seconds)) for name in names}
     heads = [model.projection_head] if hasattr(model, "projection_head") else []
     known = {
         "forward_flops": forward_flops(model.encoder, *heads),

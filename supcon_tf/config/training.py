@@ -72,8 +72,7 @@ class PretrainConfig(RunConfig):
     )
     encoder: str = setting(
         "resnet8",
-        "resnet8 to resnet200, wide_resnet28_2 or 28_8, applications:NAME of Keras, or a .keras "
-        "file.",
+        "resnet8 to 200, wide_resnet28_2 or 28_8, applications:NAME of Keras, or a .keras file.",
     )
     encoder_weights: str = setting("", "Weights file for the encoder to begin with ('': random).")
     width_multiplier: float = setting(

@@ -193,17 +193,7 @@ def hide_labels(
     """
     if labels_per_class is None and labelled_fraction is None:
         return dataset
-    if labels_per_class is not None and labelled_fraction is not None:
-        raise UserError(
-            "labels_per_class and labelled_fraction exclude each other. Received: "
-            f"{labels_per_class} and {labelled_fraction}. Give one of them."
-        )
-    if labels_per_class is not None and labels_per_class < 1:
-        raise UserError(f"labels_per_class must be at least 1. Received: {labels_per_class}.")
-    if labelled_fraction is not None and not 0 < labelled_fraction <= 1:
-        raise UserError(
-            f"labelled_fraction must be above 0 and at most 1. Received: {labelled_fraction}."
-        )
+    _check_amount(labels_per_class, labelled_fraction)
     labels = dataset.train.labels()
     members = [np.flatnonzero(labels == label) for label in range(len(dataset.class_names))]
     if labels_per_class is None:
@@ -231,3 +221,17 @@ def hide_labels(
         unlabelled=whole.subset(rest, f"{key} unlabelled") if len(rest) else None,
         with_unlabelled=whole,
     )
+
+
+def _check_amount(labels_per_class, labelled_fraction):
+    if labels_per_class is not None and labelled_fraction is not None:
+        raise UserError(
+            "labels_per_class and labelled_fraction exclude each other. Received: "
+            f"{labels_per_class} and {labelled_fraction}. Give one of them."
+        )
+    if labels_per_class is not None and labels_per_class < 1:
+        raise UserError(f"labels_per_class must be at least 1. Received: {labels_per_class}.")
+    if labelled_fraction is not None and not 0 < labelled_fraction <= 1:
+        raise UserError(
+            f"labelled_fraction must be above 0 and at most 1. Received: {labelled_fraction}."
+        )

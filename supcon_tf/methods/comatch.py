@@ -249,6 +249,15 @@ def _build(parts: Parts, *, unlabelled_ratio=_RATIO, **settings):
     )
 
 
+def _unlabelled(dataset):
+    if dataset.unlabelled is None:
+        raise ValueError(
+            f"images without labels are needed. Received: {dataset.name}, where all have labels. "
+            "Pass --labels_per_class or --labelled_fraction, or add a folder unlabeled/."
+        )
+    return dataset.unlabelled
+
+
 def _stream(
     dataset,
     config,
@@ -262,11 +271,7 @@ def _stream(
     graph_weight=1.0,
 ):
     """Labelled images, and so many times as many unlabelled ones in three views, or in two."""
-    if dataset.unlabelled is None:
-        raise ValueError(
-            f"images without labels are needed. Received: {dataset.name}, where all have labels. "
-            "Pass --labels_per_class or --labelled_fraction, or add a folder unlabeled/."
-        )
+    unlabelled = _unlabelled(dataset)
     check_count("unlabelled_ratio", unlabelled_ratio)
     if config.num_views != 2:
         raise ValueError(f"num_views must be 2, the strong views. Received: {config.num_views}.")
@@ -280,16 +285,14 @@ def _stream(
     first, second = (Position(config.seed, first_step, share, number) for number in (0, 1))
     return zipped(
         labelled=repeated(dataset.train, kinds[0], batch_size=size, position=first),
-        unlabelled=views(
-            dataset.unlabelled, kinds, batch_size=unlabelled_ratio * size, position=second
-        ),
+        unlabelled=views(unlabelled, kinds, batch_size=unlabelled_ratio * size, position=second),
     )
 
 
 def _steps_per_epoch(dataset, config):
     """One pass over the unlabelled images."""
-    size = given_settings(config).get("unlabelled_ratio", _RATIO) * config.batch_size
-    return dataset.unlabelled.num_examples // size if dataset.unlabelled else 0
+    ratio = given_settings(config).get("unlabelled_ratio", _RATIO)
+    return _unlabelled(dataset).num_examples // (ratio * config.batch_size)
 
 
 SPEC = MethodSpec(

@@ -20,7 +20,7 @@ from supcon_tf.core.errors import UserError
 from supcon_tf.networks import resnet
 from supcon_tf.networks.wide_resnet import WIDE_ENCODERS, build_wide_resnet
 
-# What builds them, by name.
+# Builders by name.
 ENCODERS = {
     **dict.fromkeys(resnet.ENCODERS, resnet.build_resnet),
     **dict.fromkeys(WIDE_ENCODERS, build_wide_resnet),

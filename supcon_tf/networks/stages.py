@@ -16,7 +16,7 @@ class Stages:
 
     Attributes:
         models: functional models that follow one another. The first takes images [B, H, W, C], the
-            others the feature map [B, H_s, W_s, C_s] that the one before puts out. The encoder's
+            others the feature map [B, H_s, W_s, C_s] output by the previous one. The encoder's
             features are the mean of the last one over its positions.
         layers: those of each stage, in the order of computation. What comes before the first stage
             belongs to it (standardization, stem), and what follows the last one to the last (a
@@ -33,7 +33,7 @@ class Stages:
 
 
 def num_stages(name: str) -> int:
-    """The stages of an encoder by name; 0 for what is no residual network.
+    """The stages of an encoder by name; 0 for any other encoder.
 
     Args:
         name: as for `build_encoder`.
@@ -62,7 +62,7 @@ def split_into_stages(encoder: keras.Model) -> Stages:
             "only a residual network has stages, layers named stage1_... and so on before global "
             f"average pooling. Received: the encoder {encoder.name!r}."
         )
-    # The last layer of a stage puts out its map.
+    # The last layer of a stage outputs its map.
     maps = [encoder.input, *(stage[-1].output for stage in stages.values())]
     models = [keras.Model(*ends) for ends in itertools.pairwise(maps)]
     return Stages(models, [*stages.values()])

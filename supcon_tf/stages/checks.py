@@ -64,23 +64,31 @@ def checked_batch(config: PretrainConfig, dataset: ImageDataset, replicas: int):
         UserError: if there is no such batch.
     """
     model = _small_method(config, len(dataset.class_names))
-    if config.batch_size % replicas:
-        raise UserError(
-            f"batch_size must be a multiple of the {replicas} replicas. Received: "
-            f"{config.batch_size}."
-        )
-    check_augmentation(config.augmentation)
     try:
+        _check_steps(config, dataset)
+        if config.batch_size % replicas:
+            raise UserError(
+                f"batch_size must be a multiple of the {replicas} replicas. Received: "
+                f"{config.batch_size}."
+            )
+        check_augmentation(config.augmentation)
         batch = stream_of(config, dataset)().element_spec
         _check_shares(batch, replicas)
         if config.micro_batch_size is not None:
             micro_batch_count(_share_of(batch, replicas), config.micro_batch_size)
         _trace(model, batch)
-        if not steps_per_epoch_of(config, dataset):
-            raise ValueError(f"an epoch has no step. Received: batch_size={config.batch_size}.")
     except (ValueError, TypeError) as error:
         raise UserError(f"method {config.method}: {error}") from error
     return batch
+
+
+def _check_steps(config, dataset):
+    if not steps_per_epoch_of(config, dataset):
+        labelled = f" ({dataset.train.num_examples} with labels)" * bool(dataset.unlabelled)
+        raise ValueError(
+            f"batch_size must be at most the {dataset.all_images.num_examples} training images"
+            f"{labelled}. Received: {config.batch_size}. Lower it."
+        )
 
 
 def _check_shares(batch, replicas):

@@ -39,7 +39,7 @@ from supcon_tf.stages.overwriting import (
     set_aside,
 )
 
-_SPLITS = ("train", "test", "unlabelled")
+_SPLITS = ("train", "test")
 
 
 class RunDirectory:
@@ -267,15 +267,10 @@ class RunDirectory:
         return dataset
 
     def check_same_data(self, stage: str, now: dict) -> None:
-        """Raises `UserError` if a split changed since the stage began.
-
-        Args:
-            stage: a stage that was begun.
-            now: `ImageDataset.describe()`.
-        """
-        before = self._stage_manifest(stage)["dataset"]
-        for split in _SPLITS:
-            then, found = (data.get(split, {"examples": 0}) for data in (before, now))
+        """Raises `UserError` if `ImageDataset.describe` gives other splits than when it began."""
+        for split in (*_SPLITS, "unlabelled"):
+            both = self._stage_manifest(stage)["dataset"], now
+            then, found = (data.get(split, {"examples": 0}) for data in both)
             if then != found:
                 raise UserError(
                     f"split {split!r} of {now['name']} changed since {self.path} was pretrained: "

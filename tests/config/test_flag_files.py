@@ -36,5 +36,6 @@ def test_comments_and_empty_lines_are_no_flags(tmp_path):
 def test_arguments_keep_their_types():
     found = parse_arguments("a=1,b=1.0,c=True,d=None,e=hard")
     assert str(found) == "{'a': 1, 'b': 1.0, 'c': True, 'd': None, 'e': 'hard'}"
+    assert parse_arguments("a=true,b=false,c=none") == {"a": True, "b": False, "c": None}
     with pytest.raises(UserError, match="must be name=value"):
         parse_arguments("a")

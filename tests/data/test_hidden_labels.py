@@ -48,6 +48,8 @@ def test_a_share_of_each_class_keeps_its_labels(digits, data_dir):
     [
         ({"labels_per_class": 5, "labelled_fraction": 0.1}, "exclude each other. Received: 5 and"),
         ({"labels_per_class": 500}, "class '.' has 1.. training images, .* labels_per_class=500"),
+        ({"labels_per_class": 0}, "labels_per_class must be at least 1. Received: 0"),
+        ({"labelled_fraction": 1.5}, "labelled_fraction must be above 0 and at most 1. .* 1.5"),
     ],
 )
 def test_what_cannot_be_hidden_is_refused(arguments, message, data_dir):
@@ -91,3 +93,26 @@ def test_methods_that_use_labels_see_labelled_images_alone(method, images, data_
     if images == 40:
         epoch = [labels for _, labels in stream_of(config, data)().take(steps)]
         np.testing.assert_array_equal(np.bincount(tf.concat(epoch, 0)), np.full(10, 4))
+
+
+def test_a_change_of_the_unlabelled_images_is_noticed_when_a_run_is_resumed(tmp_path):
+    root = write_images(tmp_path / "photos", ["dark", "light"], 10)
+    write_images(root / "unlabeled", ["a"], 4, seed=5)
+    config = PretrainConfig(
+        dataset=f"folder:{root}",
+        run_dir=str(tmp_path / "run"),
+        method="simclr",
+        image_size_px=8,
+        width_multiplier=0.5,
+        batch_size=4,
+        epochs=2,
+        warmup_epochs=0.0,
+        resume=True,
+    )
+    supcon_tf.pretrain(config, stop_when=lambda history: True)
+    write_images(root / "unlabeled", ["b"], 1, seed=6)
+    with pytest.raises(UserError, match="'unlabelled' of .* changed .*: 4 images then, 5 now"):
+        supcon_tf.pretrain(config)
+    (root / "unlabeled").rename(root / "unlabelled")
+    with pytest.raises(UserError, match="has unlabelled/. Name it unlabeled/"):
+        supcon_tf.pretrain(config)

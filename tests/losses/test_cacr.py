@@ -265,3 +265,9 @@ def test_refuses_wrong_arguments(options, message):
 def test_refuses_what_does_not_go_together(options, given, message):
     with pytest.raises(ValueError, match=message):
         cacr_loss(LABELS, given.pop("embeddings", EMBEDDINGS), **options, **given)
+
+
+@pytest.mark.parametrize("name", ["supervised", "detach_weights"])
+def test_switches_are_true_or_false(name):
+    with pytest.raises(ValueError, match=f"{name} must be true or false. Received: 'false'"):
+        CACRLoss(**{name: "false"})

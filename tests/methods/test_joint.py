@@ -141,15 +141,6 @@ def test_it_is_evaluated_with_its_classifier(whole_run):
     assert found["knn_top1"] > 0.5
 
 
-@pytest.mark.slow
-def test_it_is_exported_with_its_classifier(whole_run, tmp_path):
-    settings = supcon_tf.ExportConfig(
-        run_dir=str(whole_run), saved_models_dir=str(tmp_path / "out"), name="joint"
-    )
-    supcon_tf.export(settings)
-    assert list((tmp_path / "out/joint").glob("*/saved_model.pb"))
-
-
 @pytest.mark.multi_device
 def test_two_replicas_train_like_one():
     data = sharding_off(tf.data.Dataset.from_tensor_slices((VIEWS, LABELS)).batch(6).repeat(3))

@@ -18,7 +18,7 @@ from supcon_tf.stages.run_directory import RunDirectory
         ({"encoder": "vgg"}, "encoder must be one of .*Received: 'vgg'"),
         ({"method": "byol"}, "method must be one of .*Received: 'byol'"),
         ({"augmentation": "rand"}, "augmentation must be one of .*Received: 'rand'"),
-        ({"method_args": {"margin": 1.0}}, "no argument 'margin'"),
+        ({"method_args": {"margin": 1.0}}, "margin needs denominator_mode"),
         ({"batch_size": 2000}, "at most the 1347 training images. Received: 2000"),
         ({"image_size_px": 3}, "needs images of 4 pixels"),
         ({"strategy": "mirrored", "batch_size": 129}, "multiple of the 2 replicas. Received: 129"),

@@ -1,12 +1,13 @@
 """Comparisons of methods: finished runs are kept, the table and figure show every arm."""
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
 
 import pytest
 
-from supcon_tf import PretrainConfig
+from supcon_tf import PretrainConfig, UserError
 from supcon_tf.stages.checks import settings_checks
 
 STUDIES = Path(__file__).resolve().parents[2] / "scripts" / "studies"
@@ -43,6 +44,9 @@ def test_every_arm_and_seed_is_run_once_and_shown(tiny, tmp_path):
     again = running.run_study(tiny, 2, tmp_path / "runs")
     assert again["arms"] == report["arms"]
     assert stamps == {f: f.stat().st_mtime_ns for f in (tmp_path / "runs").rglob("*.keras")}
+    other = dataclasses.replace(tiny, base={**tiny.base, "learning_rate": 0.1})
+    with pytest.raises(UserError, match="SimCLR/0 holds a run with other settings"):
+        running.run_study(other, 1, tmp_path / "runs")
     table = reporting.table(tiny, report).splitlines()
     assert len(table) == 4
     assert table[2].startswith("| SimCLR")
