@@ -77,6 +77,8 @@ def checked_batch(config: PretrainConfig, dataset: ImageDataset, replicas: int):
         if config.micro_batch_size is not None:
             micro_batch_count(_share_of(batch, replicas), config.micro_batch_size)
         _trace(model, batch)
+    except UserError:
+        raise
     except (ValueError, TypeError) as error:
         raise UserError(f"method {config.method}: {error}") from error
     return batch
