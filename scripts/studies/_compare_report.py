@@ -8,10 +8,13 @@ from supcon_tf.stages.pictures import save
 from supcon_tf.stages.tables import format_table
 
 
-def spread(values):
+def spread(values, decimals=1):
     """Mean, and least and most, of shares, as percentages."""
-    mean, least, most = statistics.fmean(values), min(values), max(values)
-    return f"{100 * mean:.1f} ({100 * least:.1f} to {100 * most:.1f})"
+    mean, least, most = (
+        f"{100 * value:.{decimals}f}"
+        for value in (statistics.fmean(values), min(values), max(values))
+    )
+    return f"{mean} ({least} to {most})"
 
 
 def table(study, report):
@@ -28,7 +31,16 @@ def table(study, report):
         for row, curve in zip(rows, curves, strict=True):
             epoch = next((n for n, one in enumerate(curve, 1) if one >= curves[0][-1]), None)
             row.append(f"epoch {epoch}" if epoch else "never")
+    if study.gain:
+        header.append(" - ".join(study.gain))
+        for row, arm in zip(rows, report["arms"].values(), strict=True):
+            row.append(spread([_gain(run["history"], study.gain) for run in arm["runs"]], 2))
     return format_table(header, rows)
+
+
+def _gain(history, curves):
+    first, second = (history[name] for name in curves)
+    return statistics.fmean(one - other for one, other in zip(first, second, strict=True))
 
 
 def mean_curve(runs, name):

@@ -17,6 +17,8 @@ class Study:
         evaluation: settings of `EvaluateConfig`.
         reached: a curve: the table says in which epoch its mean over the seeds first reaches what
             the first arm ends with; '' for none.
+        gain: two curves: the table says by how much the first is above the second, in percentage
+            points, averaged over the epochs; () for none.
     """
 
     title: str
@@ -27,6 +29,7 @@ class Study:
     classifier: dict = dataclasses.field(default_factory=dict)
     evaluation: dict = dataclasses.field(default_factory=dict)
     reached: str = ""
+    gain: tuple[str, ...] = ()
 
 
 _DIGITS = {"dataset": "digits", "encoder": "resnet8", "augmentation": "symbols"}
@@ -101,6 +104,7 @@ STUDIES = {
             "CoMatch": {**_comatch(), "embedding_dim": 64},
         },
         curves=("pseudo_label_top1", "smoothed_top1", "confident"),
+        gain=("smoothed_top1", "pseudo_label_top1"),
     ),
     "joint": Study(
         title="Digits: SupCon and cross entropy, one after the other or together",

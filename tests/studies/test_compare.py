@@ -78,3 +78,12 @@ def test_a_spread_and_the_epoch_where_a_curve_is_reached(tiny):
         lines = reporting.table(tiny, {"arms": found}).splitlines()[2:]
         for line, epoch in zip(lines, epochs, strict=True):
             assert line.endswith(f"epoch {epoch} |" if epoch else "never |")
+
+
+def test_the_gain_of_one_curve_over_another(tiny):
+    study = dataclasses.replace(tiny, reached="", gain=("a", "b"))
+    curves = [{"a": [0.2, 0.5], "b": [0.1, 0.5]}, {"a": [0.3, 0.3], "b": [0.3, 0.2]}]
+    scores = {"top1": 0.5, "knn_top1": 0.5}
+    runs = [{"scores": scores, "seconds": 1.0, "history": one} for one in curves]
+    table = reporting.table(study, {"arms": {"one": {"runs": runs}}})
+    assert table.splitlines()[2].endswith("5.00 (5.00 to 5.00) |")
