@@ -10,10 +10,8 @@ from supcon_tf.stages.tables import format_table
 
 def spread(values, decimals=1):
     """Mean, and least and most, of shares, as percentages."""
-    mean, least, most = (
-        f"{100 * value:.{decimals}f}"
-        for value in (statistics.fmean(values), min(values), max(values))
-    )
+    values = statistics.fmean(values), min(values), max(values)
+    mean, least, most = (f"{100 * value:.{decimals}f}" for value in values)
     return f"{mean} ({least} to {most})"
 
 
