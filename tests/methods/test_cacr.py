@@ -61,6 +61,7 @@ def config(small_config, run_dir, **changes):
     return PretrainConfig(run_dir=str(run_dir), **{**small_config, **settings, **changes})
 
 
+@pytest.mark.slow
 def test_it_trains_resumes_and_is_evaluated_like_every_method(small_config, tmp_path):
     whole, parts = (config(small_config, tmp_path / name, **MOMENTUM) for name in ("a", "b"))
     supcon_tf.pretrain(whole, maps=False)

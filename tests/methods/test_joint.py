@@ -120,6 +120,7 @@ def whole_run(small_config, tmp_path_factory):
     return run
 
 
+@pytest.mark.slow
 def test_it_trains_and_resumes_bit_for_bit(whole_run, small_config, tmp_path):
     settings = config(small_config, tmp_path / "run")
     supcon_tf.pretrain(settings, stop_when=lambda history: len(history["loss"]) == 1)
@@ -135,6 +136,7 @@ def test_it_trains_and_resumes_bit_for_bit(whole_run, small_config, tmp_path):
             np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 def test_it_is_evaluated_with_its_classifier(whole_run):
     found = supcon_tf.evaluate(supcon_tf.EvaluateConfig(run_dir=str(whole_run)))
     assert found["top1"] > 0.3

@@ -22,6 +22,7 @@ def histories(*runs):
     return found
 
 
+@pytest.mark.slow
 def test_it_trains_resumes_and_is_evaluated_like_every_method(small_config, tmp_path):
     changes = {"micro_batch_size": 64, "method_args": {"local_loss": "supcon"}}
     whole, parts = (config(small_config, tmp_path / name, **changes) for name in ("a", "b"))

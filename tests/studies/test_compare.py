@@ -32,6 +32,7 @@ def tiny(small_config):
     )
 
 
+@pytest.mark.slow
 def test_every_arm_and_seed_is_run_once_and_shown(tiny, tmp_path):
     report = running.run_study(tiny, 2, tmp_path / "runs")
     assert [len(arm["runs"]) for arm in report["arms"].values()] == [2, 2]
