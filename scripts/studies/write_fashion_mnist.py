@@ -38,15 +38,16 @@ class WriteConfig(Config):
 def read_idx(path):
     """The array uint8 of an IDX file under gzip."""
     import gzip
+    import zlib
 
     import numpy as np
 
     try:
         content = gzip.decompress(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}.") from error
-    shape = np.frombuffer(content, ">i4", content[3], offset=4)
-    return np.frombuffer(content, np.uint8, offset=4 + 4 * content[3]).reshape(shape)
+        shape = np.frombuffer(content, ">i4", content[3], offset=4)
+        return np.frombuffer(content, np.uint8, offset=4 + 4 * content[3]).reshape(shape)
+    except (OSError, EOFError, ValueError, IndexError, zlib.error) as error:
+        raise UserError(f"{path} is no readable IDX file: {error}.") from error
 
 
 def kept_share(imbalance, label):

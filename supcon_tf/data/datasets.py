@@ -112,7 +112,7 @@ def _open_folder(
     def split(examples):
         return folder_split(path, examples, class_names)
 
-    unlabelled = splits.get(folder.UNLABELED_FOLDER)
+    unlabelled = splits.get(folder.UNLABELED_FOLDER) or None
     return ImageDataset(
         name=name,
         class_names=tuple(class_names),

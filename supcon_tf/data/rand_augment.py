@@ -155,6 +155,8 @@ def _contrast(images, amounts):
 
 def _sharpness(images, amounts):
     """The smoothed image weights a pixel with 5 / 13 and each of its neighbours with 1 / 13."""
+    if images.shape[1] < 2:
+        return images
     inner = images[:, 1:-1, 1:-1]
     rows = images[:, :-2] + images[:, 1:-1] + images[:, 2:]
     sums = rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:]

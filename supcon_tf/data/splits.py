@@ -214,11 +214,11 @@ def hide_labels(
     )
     whole = dataset.all_images
     rest = np.setdiff1d(np.arange(whole.num_examples), taken)
-    key = f"{whole.fingerprint} {labels_per_class} {labelled_fraction} {seed}"
+    key = f"{labels_per_class} {labelled_fraction} {seed}"
     return dataclasses.replace(
         dataset,
-        train=dataset.train.subset(taken, f"{key} labelled"),
-        unlabelled=whole.subset(rest, f"{key} unlabelled") if len(rest) else None,
+        train=dataset.train.subset(taken, f"{dataset.train.fingerprint} {key} labelled"),
+        unlabelled=whole.subset(rest, f"{whole.fingerprint} {key} rest") if len(rest) else None,
         with_unlabelled=whole,
     )
 

@@ -83,7 +83,6 @@ class CoMatch(ClassifyingMethod):
         if made.teacher and made.embeds:
             self.ema_projection = frozen_copy(projection_head, encoder.output_shape)
             self.contrast_queue = ClassQueue(bank_size, dim, num_classes, name="contrast_queue")
-        self.mean = AnchorMean(name="graph")
         monitors = "pseudo_label_top1", "smoothed_top1", "confident", "graph_degree"
         self.monitors = {name: keras.metrics.Mean(name=name) for name in monitors}
 
@@ -174,7 +173,7 @@ class CoMatch(ClassifyingMethod):
             temperature=self.settings.temperature,
             filled=filled,
         )
-        return self.mean(pairs, pairs)
+        return AnchorMean(name="graph")(pairs, pairs)
 
     def _confident(self, pseudo_labels):
         return tf.reduce_max(pseudo_labels, axis=1) >= self.settings.confidence
@@ -191,10 +190,8 @@ class CoMatch(ClassifyingMethod):
         aligned, pseudo_labels = self._label(outputs)
         embeddings = outputs["embeddings"]
         known = tf.one_hot(tf.reshape(outputs["labels"], [-1]), self.num_classes)
-        bank = (), ()
-        if self.pseudo_labels.bank is not None:
-            bank = (embeddings["weak"], embeddings["labelled"]), (aligned, known)
-        self.pseudo_labels.push(outputs["weak_logits"], *bank)
+        rows = [embeddings[name] for name in ("weak", "labelled") if name in embeddings]
+        self.pseudo_labels.push(outputs["weak_logits"], rows, (aligned, known))
         if self.contrast_queue is not None:
             self.contrast_queue.push(embeddings["contrast"], pseudo_labels)
 
@@ -275,10 +272,14 @@ def _stream(
     check_count("unlabelled_ratio", unlabelled_ratio)
     if config.num_views != 2:
         raise ValueError(f"num_views must be 2, the strong views. Received: {config.num_views}.")
-    names = (
-        (weak, strong) if alpha == 1 and not graph_weight else (weak, strong, config.augmentation)
-    )
-    size = config.batch_size
+    names, size = [weak, strong], config.batch_size
+    if alpha < 1 or graph_weight:
+        names.append(config.augmentation)
+    elif config.augmentation != type(config).augmentation:
+        raise ValueError(
+            "augmentation has no effect without smoothing and graph. Received: "
+            f"{config.augmentation!r}. Leave it out."
+        )
     for name in names:
         check_augmentation(name)
     kinds = [Views(AUGMENTATIONS[name], 1, dataset.image_size_px) for name in names]
@@ -295,6 +296,4 @@ def _steps_per_epoch(dataset, config):
     return _unlabelled(dataset).num_examples // (ratio * config.batch_size)
 
 
-SPEC = MethodSpec(
-    _build, _stream, _steps_per_epoch, settings=(CoMatchSettings,), comparable_loss=False
-)
+SPEC = MethodSpec(_build, _stream, _steps_per_epoch, (CoMatchSettings,), comparable_loss=False)

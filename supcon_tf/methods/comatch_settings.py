@@ -46,6 +46,10 @@ class CoMatchSettings:
         check_count("history", self.history)
         for name in ("graph_ramp", "teacher"):
             check_switch(name, getattr(self, name))
+        if self.graph_ramp and self.graph_weight <= 1:
+            raise ValueError(
+                f"graph_ramp needs a graph_weight above 1. Received: {self.graph_weight}."
+            )
 
     @property
     def embeds(self):

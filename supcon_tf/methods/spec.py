@@ -183,9 +183,18 @@ class MethodSpec:
     settings: tuple[Callable, ...] = ()
     comparable_loss: bool = True
 
-    def names_of_settings(self) -> list[str]:
-        """The settings that the method takes."""
-        return list(dict.fromkeys([*self._of_build(), *_keywords(self.stream)]))
+    def defaults(self) -> dict[str, Any]:
+        """The settings that the method takes, and their defaults."""
+        return {**self._of_build(), **_keywords(self.stream)}
+
+    def check_kinds(self, given: Mapping[str, Any]) -> None:
+        """Raises a ValueError where a setting is of another kind than its default."""
+        defaults = self.defaults()
+        for name, value in given.items():
+            kind, words = _KINDS.get(type(defaults[name]), (object, ""))
+            is_switch = isinstance(value, bool) and kind not in (bool, object)
+            if is_switch or not isinstance(value, kind):
+                raise ValueError(f"{name} must be {words}. Received: {value!r}.")
 
     def build_with(self, parts: Parts, given: Mapping[str, Any]) -> Method:
         """Builds the method from those of its settings that `build` takes."""
@@ -203,19 +212,31 @@ class MethodSpec:
         wanted = {name: value for name, value in given.items() if name in taken}
         return self.stream(dataset, config, first_step, share, **wanted)
 
-    def _of_build(self) -> list[str]:
-        return [name for one in (self.build, *self.settings) for name in _keywords(one)]
+    def _of_build(self) -> dict[str, Any]:
+        found = [_keywords(one) for one in (self.build, *self.settings)]
+        return {name: default for one in found for name, default in one.items()}
 
 
 # Never set by the user: the method's own, or settings with names of their own.
 _RESERVED = {"name", "reduction"}
 
 
-def _keywords(function: Callable) -> list[str]:
-    """The names of a callable's arguments that have defaults and are not fixed by `partial`."""
+# What a setting must be, by the type of its default; one of None is checked where it is used.
+_KINDS = {
+    bool: (bool, "true or false"),
+    int: (int | float, "a number"),
+    float: (int | float, "a number"),
+    str: (str, "a word"),
+}
+
+
+def _keywords(function: Callable) -> dict[str, Any]:
+    """A callable's arguments that have defaults and are not fixed by `partial`: those defaults."""
     fixed = {*getattr(function, "keywords", {}), *_RESERVED}
     parameters = inspect.signature(function).parameters.items()
-    return [n for n, one in parameters if one.default is not one.empty and n not in fixed]
+    return {
+        n: one.default for n, one in parameters if one.default is not one.empty and n not in fixed
+    }
 
 
 def given_settings(config: PretrainConfig) -> dict[str, Any]:

@@ -205,9 +205,14 @@ class SuNCEt(Method):
 
 
 def _build(parts: Parts, *, temperature=0.1, label_smoothing=0.0, supervised_epochs=None):
-    if supervised_epochs is not None and not supervised_epochs > 0:
-        raise ValueError(f"supervised_epochs must be above 0. Received: {supervised_epochs}.")
-    steps = supervised_epochs and round(supervised_epochs * parts.steps_per_epoch)
+    steps = None
+    if supervised_epochs is not None:
+        if not isinstance(supervised_epochs, int | float) or not 0 < supervised_epochs <= 1e6:
+            raise ValueError(
+                "supervised_epochs must be above 0 and at most 1e6. Received: "
+                f"{supervised_epochs!r}."
+            )
+        steps = max(1, round(supervised_epochs * parts.steps_per_epoch))
     return SuNCEt(
         parts.encoder,
         parts.projection_head(),
@@ -230,6 +235,8 @@ def _stream(
 ):
     """All training images without labels, and beside them those with labels."""
     how, side = AUGMENTATIONS[config.augmentation], dataset.image_size_px
+    if classes_per_batch is None:
+        classes_per_batch = len(dataset.class_names)
     if images_per_class == 1:
         raise ValueError(
             "images_per_class must be at least 2: an image alone of its class has no neighbour. "
@@ -247,7 +254,9 @@ def _stream(
         labelled=balanced(
             dataset.train,
             Views(how, 1, side),
-            classes_per_batch=classes_per_batch or len(dataset.class_names),
+            classes_per_batch=len(dataset.class_names)
+            if classes_per_batch is None
+            else classes_per_batch,
             images_per_class=images_per_class,
             position=Position(config.seed, first_step, share, number=1),
         ),

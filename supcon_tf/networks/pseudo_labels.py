@@ -92,12 +92,13 @@ class PseudoLabeler(keras.layers.Layer):
         history = tf.tensor_scatter_nd_update(history, [[place]], mean[None])
         return history, tf.cast(tf.minimum(batches + 1, history.shape[0]), tf.float32)
 
-    def push(self, logits, embeddings=(), probabilities=()):
+    def push(self, logits, embeddings, probabilities):
         """Takes a batch into the history and, where there is one, into the bank.
 
         Args:
             logits: float32 [N, C], those of the call.
-            embeddings: float32 [M_i, D] each, of unlabelled and of labelled images.
+            embeddings: float32 [M_i, D] each, of unlabelled and of labelled images; not used
+                without a bank.
             probabilities: float32 [M_i, C] each, their aligned probabilities and one-hot labels.
         """
         if self.bank is not None:

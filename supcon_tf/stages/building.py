@@ -105,7 +105,7 @@ def method_of(
     if config.method not in METHODS:
         raise UserError(f"method must be one of {', '.join(METHODS)}. Received: {config.method!r}.")
     spec, given = METHODS[config.method], given_settings(config)
-    allowed = spec.names_of_settings()
+    allowed = spec.defaults()
     for name in given:
         if name not in allowed:
             raise UserError(
@@ -114,6 +114,7 @@ def method_of(
             )
     parts = Parts(config, encoder, num_classes, steps_per_epoch, config.precision)
     try:
+        spec.check_kinds(given)
         method = spec.build_with(parts, given)
     except (ValueError, TypeError) as error:
         raise UserError(f"method {config.method}: {error}") from error

@@ -1,5 +1,6 @@
 """Checks of a pretraining's settings, data and devices before the work."""
 
+import bisect
 from collections.abc import Callable
 
 import keras
@@ -85,12 +86,19 @@ def checked_batch(config: PretrainConfig, dataset: ImageDataset, replicas: int):
 
 
 def _check_steps(config, dataset):
-    if not steps_per_epoch_of(config, dataset):
-        labelled = f" ({dataset.train.num_examples} with labels)" * bool(dataset.unlabelled)
-        raise ValueError(
-            f"batch_size must be at most the {dataset.all_images.num_examples} training images"
-            f"{labelled}. Received: {config.batch_size}. Lower it."
-        )
+    """Refuses a batch that an epoch does not fill, and says which it would."""
+
+    def fills(size):
+        return steps_per_epoch_of(config.replace(batch_size=size), dataset) > 0
+
+    if fills(config.batch_size):
+        return
+    most = bisect.bisect_left(range(2, config.batch_size), True, key=lambda size: not fills(size))
+    images = " training images" * (most + 1 == dataset.train.num_examples)
+    raise ValueError(
+        f"batch_size must be at most the {most + 1}{images} that make a step. Received: "
+        f"{config.batch_size}. Lower it."
+    )
 
 
 def _check_shares(batch, replicas):

@@ -10,6 +10,7 @@ import tensorflow as tf
 from supcon_tf.config import PretrainConfig
 from supcon_tf.engine.method import Method
 from supcon_tf.losses.blocks import BLOCK_ELEMENTS, FULL_MATRIX_ELEMENTS
+from supcon_tf.networks.queue import MemoryQueue
 
 # Arrays of the size of a block that a loss holds at a time, about.
 _ARRAYS_OF_A_BLOCK = 4
@@ -171,14 +172,16 @@ def memory_bytes(
 
     Args:
         config: the settings.
-        model: what is trained; its queue, where it has one, may be of any size.
+        model: what is trained; its queues, where it has some, may be of any size.
         optimizer: built for a single variable of shape [1, 1].
         batch: specs of a global batch.
         replicas: replicas in all.
     """
     averages = [weight for _, average in model.averaged_networks() for weight in average.weights]
-    queue, loss = getattr(model, "queue", None), getattr(model, "pairwise_loss", None)
-    beside = {id(weight) for weight in [*averages, *(queue.weights if queue else ())]}
+    queues = [one for one in model._flatten_layers() if isinstance(one, MemoryQueue)]
+    loss = getattr(model, "pairwise_loss", None)
+    queued = [weight for queue in queues for weight in queue.weights]
+    beside = {id(weight) for weight in [*averages, *queued]}
     trained = _float_bytes(model.trainable_weights)
     images = images_at_once(batch, config.micro_batch_size, replicas)
     sizes = (config.batch_size, config.num_views, config.queue_size)
@@ -188,7 +191,9 @@ def memory_bytes(
         "gradient_bytes": trained * (2 if config.micro_batch_size else 1),
         "optimizer_bytes": trained * sum(state.shape == (1, 1) for state in optimizer.variables),
         "ema_bytes": _float_bytes(averages),
-        "queue_bytes": 4 * config.queue_size * (queue.embedding_dim + 1) if queue else 0,
+        "queue_bytes": sum(
+            4 * (config.queue_size or one.size) * (one.embedding_dim + 1) for one in queues
+        ),
         "activation_bytes": images * activation_bytes(model.encoder),
         "block_bytes": _ARRAYS_OF_A_BLOCK * block_bytes(loss, *sizes) if loss else 0,
         "views_bytes": 4 * sum(math.prod(one.shape) for one in _images(batch)) // replicas,

@@ -43,8 +43,9 @@ def evaluate(config: EvaluateConfig) -> dict:
         )
     if config.knn_neighbors > dataset.train.num_examples:
         raise UserError(
-            f"knn_neighbors must be at most the {dataset.train.num_examples} training images. "
-            f"Received: {config.knn_neighbors}."
+            f"knn_neighbors must be at most the {dataset.train.num_examples} training images with "
+            f"labels. Received: {config.knn_neighbors}. Pass --knn_neighbors="
+            f"{dataset.train.num_examples}."
         )
     has_classifier = (run.path / "classifier.keras").exists()
     encoder = run.load_model("encoder")

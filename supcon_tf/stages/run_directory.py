@@ -124,14 +124,15 @@ class RunDirectory:
             raise UserError(
                 f"run_dir holds files but no run. Received: {self.path}. Give another directory."
             )
-        # Cross entropy trains a classifier without that stage.
+        # Some methods train a classifier without that stage.
         taken = stage in stages or self.has_finished(stage)
         if not taken or config.overwrite:
             return
         if not config.resume or stage not in stages:
+            resume = "--resume to continue it, " * (stage in stages)
             raise UserError(
-                f"{self.path} already holds a {stage} stage. Pass --resume to continue it, "
-                "--overwrite to replace it, or another --run_dir."
+                f"{self.path} already holds a {stage} stage. Pass {resume}--overwrite to replace "
+                "it, or another --run_dir."
             )
         self._check_same_settings(stages[stage], config.to_dict())
         if not self.has_finished(stage):

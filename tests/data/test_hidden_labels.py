@@ -116,3 +116,12 @@ def test_a_change_of_the_unlabelled_images_is_noticed_when_a_run_is_resumed(tmp_
     (root / "unlabeled").rename(root / "unlabelled")
     with pytest.raises(UserError, match="has unlabelled/. Name it unlabeled/"):
         supcon_tf.pretrain(config)
+
+
+def test_unlabelled_images_that_are_all_unreadable_are_none(tmp_path):
+    root = write_images(tmp_path / "photos", ["dark", "light"], 10)
+    (root / "unlabeled").mkdir()
+    (root / "unlabeled" / "bad.png").write_bytes(b"nothing")
+    data = supcon_tf.open_dataset(f"folder:{root}", skip_bad_images=True)
+    assert data.unlabelled is None
+    assert data.bad_images == ("unlabeled/bad.png",)

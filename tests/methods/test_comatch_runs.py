@@ -66,7 +66,7 @@ def test_two_replicas_train_like_one(small_config, tmp_path):
         ({"labels_per_class": None}, "images without labels are needed. Received: digits"),
         (
             {"batch_size": 400},
-            "batch_size must be at most the 1347 training images .80 with labels.. Received: 400",
+            "batch_size must be at most the 316 that make a step. Received: 400",
         ),
         ({"queue_size": 100}, "queue of 100 rows must hold a whole batch. Received: 160 rows"),
         ({"num_views": 3}, "num_views must be 2, the strong views. Received: 3"),
@@ -80,6 +80,11 @@ def test_two_replicas_train_like_one(small_config, tmp_path):
         ({"temperature": 0.3, "method_args": _FIXMATCH}, "temperature has no effect without"),
         ({"embedding_dim": 32, "method_args": _FIXMATCH}, "comatch has no projection head"),
         ({"best_metric": "loss"}, "best_metric loss favours the first epochs"),
+        ({"augmentation": "cifar", "method_args": _FIXMATCH}, "augmentation has no effect without"),
+        ({"method_args": {"graph_ramp": True}}, "graph_ramp needs a graph_weight above 1"),
+        ({"method_args": {"alpha": "x"}}, "alpha must be a number. Received: 'x'"),
+        ({"method_args": {"unlabelled_ratio": True}}, "unlabelled_ratio must be a number"),
+        ({"method_args": {"weak": 3}}, "weak must be a word. Received: 3"),
         ({"method_args": {"weak": "gentle"}}, "augmentation must be one of .* Received: 'gentle'"),
         ({"temperature": 0.001, "method_args": {"history": 0}}, "history must be an int >= 1"),
     ],
@@ -90,3 +95,13 @@ def test_bad_settings_are_refused_before_anything_is_written(
     with pytest.raises(UserError, match=message):
         supcon_tf.pretrain(config(small_config, tmp_path / "run", **changes))
     assert not (tmp_path / "run").exists()
+
+
+def test_the_plan_counts_the_bank_that_is_asked_for(small_config, tmp_path):
+    def planned(rows):
+        return supcon_tf.plan(config(small_config, tmp_path / "run", queue_size=rows)).numbers
+
+    few, many = planned(1000), planned(5000)
+    row = 4 * (128 + 10 + 1)  # An embedding, the probabilities of the classes, and a label.
+    assert many["queue_bytes"] - few["queue_bytes"] == 4000 * row
+    assert many["checkpoint_bytes"] > few["checkpoint_bytes"]

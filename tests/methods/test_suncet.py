@@ -202,7 +202,12 @@ def test_two_replicas_train_like_one(small_config, tmp_path):
         ({"classes_per_batch": 3}, "classes_per_batch must divide the 10 classes. Received: 3"),
         ({"images_per_class": 40}, "images_per_class must be from 1 to"),
         ({"images_per_class": 1}, "images_per_class must be at least 2: .* Received: 1"),
-        ({"supervised_epochs": 0}, "supervised_epochs must be above 0. Received: 0"),
+        (
+            {"supervised_epochs": 0},
+            "supervised_epochs must be above 0 and at most 1e6. Received: 0",
+        ),
+        ({"supervised_epochs": 1e300}, "supervised_epochs must be above 0 and at most 1e6"),
+        ({"classes_per_batch": 0}, "classes_per_batch must divide the 10 classes. Received: 0"),
         ({"margin": 1}, "method suncet has no argument 'margin'; it takes temperature"),
     ],
 )
