@@ -204,7 +204,7 @@ def test_two_replicas_train_like_one(small_config, tmp_path):
         ({"images_per_class": 1}, "images_per_class must be at least 2: .* Received: 1"),
         (
             {"supervised_epochs": 0},
-            "supervised_epochs must be above 0 and at most 1e6. Received: 0",
+            "supervised_epochs must be above 0 .*Received: 0",
         ),
         ({"supervised_epochs": 1e300}, "supervised_epochs must be above 0 and at most 1e6"),
         ({"classes_per_batch": 0}, "classes_per_batch must divide the 10 classes. Received: 0"),
