@@ -19,7 +19,7 @@ from supcon_tf.stages.run_directory import RunDirectory
         ({"method": "byol"}, "method must be one of .*Received: 'byol'"),
         ({"augmentation": "rand"}, "augmentation must be one of .*Received: 'rand'"),
         ({"method_args": {"margin": 1.0}}, "margin needs denominator_mode"),
-        ({"batch_size": 2000}, "at most the 1347 training images. Received: 2000"),
+        ({"batch_size": 2000}, "at most the 1347 training images .*Received: 2000"),
         ({"image_size_px": 3}, "needs images of 4 pixels"),
         ({"strategy": "mirrored", "batch_size": 129}, "multiple of the 2 replicas. Received: 129"),
         ({"dataset": "folder:/nowhere"}, "data_dir is for TensorFlow Datasets"),
