@@ -264,8 +264,8 @@ def _stream(
     unlabelled_ratio=_RATIO,
     weak="weak",
     strong="strong",
-    alpha=0.9,
-    graph_weight=1.0,
+    alpha=CoMatchSettings.alpha,
+    graph_weight=CoMatchSettings.graph_weight,
 ):
     """Labelled images, and so many times as many unlabelled ones in three views, or in two."""
     unlabelled = _unlabelled(dataset)
