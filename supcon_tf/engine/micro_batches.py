@@ -49,8 +49,8 @@ def micro_batch_gradients(model, batch):
     for variable, value in zip(state, before, strict=True):
         variable.assign(value)
 
-    terms, gathered, wanted = _gradients_of_outputs(model, outputs, count)
-    regularization, gradients = _carry_back(model, part, wanted, count, repeat)
+    terms, gathered, wanted, direct = _gradients_of_losses(model, outputs, count)
+    regularization, gradients = _carry_back(model, part, wanted, direct, count, repeat)
     if model.losses:
         terms = {**terms, "regularization": regularization}
     return terms, gradients, gathered
@@ -86,11 +86,12 @@ def _floats(outputs):
     return [tensor for tensor in tf.nest.flatten(outputs) if tensor.dtype.is_floating]
 
 
-def _gradients_of_outputs(model, outputs, count):
+def _gradients_of_losses(model, outputs, count):
     """The terms of the loss, the outputs of all replicas, and the gradients of this one's.
 
     The gradients are a list of `(variables, gradients)`: of the loss that trains these variables
-    with respect to each output [count, n, ...], None where it does not depend on it.
+    with respect to each output [count, n, ...], None where it does not depend on it. Last come the
+    gradients of all variables that `compute_losses` itself uses, such as class prototypes.
     """
     watched = _floats(outputs)
     with tf.GradientTape(persistent=bool(local_variables(model))) as tape:
@@ -102,11 +103,12 @@ def _gradients_of_outputs(model, outputs, count):
     def of_parts(gradient):
         return None if gradient is None else tf.reshape(gradient, [count, -1, *gradient.shape[1:]])
 
-    wanted = [
-        (variables, [of_parts(gradient) for gradient in tape.gradient(loss, watched)])
-        for variables, loss in groups
-    ]
-    return terms, gathered, wanted
+    wanted, direct = [], []
+    for variables, loss in groups:
+        of_outputs, of_variables = tape.gradient(loss, (watched, list(variables)))
+        wanted.append((variables, [of_parts(gradient) for gradient in of_outputs]))
+        direct.append((variables, of_variables))
+    return terms, gathered, wanted, summed_gradients(direct)
 
 
 def _loop(step, start, stop, state):
@@ -165,9 +167,9 @@ def _encode_all(model, part, count, repeat):
     return tf.nest.map_structure(join, arrays, first)
 
 
-def _carry_back(model, part, wanted, count, repeat):
-    """The regularization's value and all gradients, summed over the micro-batches."""
-    variables, shares = model.trainable_variables, num_replicas() * count
+def _carry_back(model, part, wanted, direct, count, repeat):
+    """The regularization's value, and all gradients: `direct` and those of the micro-batches."""
+    shares = num_replicas() * count
     # The losses of layers train all variables, as the first group's do.
     wanted = [(some, [*upstream, None]) for some, upstream in wanted]
     wanted[0][1][-1] = tf.ones([count])
@@ -189,6 +191,5 @@ def _carry_back(model, part, wanted, count, repeat):
         totals = [total + gradient for total, gradient in zip(totals, gradients, strict=True)]
         return regularization + extra, totals
 
-    start = [tf.zeros(variable.shape, variable.dtype) for variable in variables]
-    regularization, totals = repeat(step, 0, count, (tf.constant(0.0), start))
+    regularization, totals = repeat(step, 0, count, (tf.constant(0.0), direct))
     return regularization, totals

@@ -35,7 +35,7 @@ SPACE = {
 
 @pytest.fixture(scope="module")
 def base(small_config):
-    small = {"width_multiplier": 0.25, "epochs": 2, "warmup_epochs": None}
+    small = {"width_multiplier": 0.5, "epochs": 2, "warmup_epochs": None}
     return {**small_config, **small, "validation_fraction": 0.2}
 
 
