@@ -8,7 +8,7 @@ from supcon_tf.losses.npairs import NPairsLoss
 from supcon_tf.losses.simclr import SimCLRLoss
 from supcon_tf.losses.supcon import SupConLoss
 from supcon_tf.losses.triplet import TripletLoss
-from supcon_tf.methods import comatch, cross_entropy, joint, loco, suncet
+from supcon_tf.methods import bcl, comatch, cross_entropy, joint, loco, suncet
 from supcon_tf.methods.pairwise import pairwise
 from supcon_tf.methods.spec import MethodSpec
 
@@ -30,4 +30,5 @@ METHODS: dict[str, MethodSpec] = {
     "suncet": suncet.SPEC,
     "comatch": comatch.SPEC,
     "loco": loco.SPEC,
+    "bcl": bcl.SPEC,
 }
