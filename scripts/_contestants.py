@@ -13,6 +13,16 @@ import subprocess
 import tempfile
 import time
 
+# Holds ours and a peer to an instruction set: oneDNN, XLA, PyTorch.
+ISA = {
+    "native": {},
+    "avx2": {
+        "ONEDNN_MAX_CPU_ISA": "AVX2",
+        "XLA_FLAGS": "--xla_cpu_max_isa=AVX2",
+        "ATEN_CPU_CAPABILITY": "avx2",
+    },
+}
+
 # OpenMP's threads, which PyTorch uses, keep a core busy for 0.2 s after their work.
 _PAUSE_SECONDS = 0.25
 
@@ -23,12 +33,13 @@ class Contestant:
     Args:
         name: what it is called in messages.
         command: list of str, the process to start.
+        environment: variables of the process beside this one's own.
 
     Raises:
         UserError: if the worker ends before it is ready, or later before it is told to.
     """
 
-    def __init__(self, name, command):
+    def __init__(self, name, command, environment=None):
         self.name, self.seconds = name, []
         # A file: a pipe that nobody reads would stop a worker that writes much.
         self.errors = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115
@@ -38,6 +49,7 @@ class Contestant:
             stdout=subprocess.PIPE,
             stderr=self.errors,
             text=True,
+            env={**os.environ, **(environment or {})},
         )
         self.ready = self._answer()
 
@@ -96,13 +108,22 @@ def resident_bytes(name="VmHWM"):
         return next(1024 * int(line.split()[1]) for line in file if line.startswith(name))
 
 
-def hardware():
-    """The machine, the versions and the day, for a results file."""
+def hardware(isa="native"):
+    """The machine, the versions and the day, for a results file.
+
+    Args:
+        isa: a key of `ISA`, to which the measurement was held.
+    """
     with open("/proc/cpuinfo") as file:
-        fields = [line.partition(":") for line in file]
-    models = [value.strip() for name, _, value in fields if name.strip() == "model name"]
+        lines = [line.partition(":") for line in file]
+    found = {name.strip(): value.strip() for name, _, value in reversed(lines)}
+    flags = set(found.get("flags", "").split())
+    sets = {"AMX": "amx_tile", "AVX-512": "avx512f", "AVX2": "avx2"}
+    known = [name for name, flag in sets.items() if flag in flags]
+    held = {"native": "", "avx2": ", held to AVX2"}[isa]
     return {
-        "cpu": models[0] if models else platform.processor(),
+        "cpu": found.get("model name", platform.processor()),
+        "instructions": ", ".join(known) + held,
         "cores": len(os.sched_getaffinity(0)),
         "tensorflow": importlib.metadata.version("tensorflow"),
         "keras": importlib.metadata.version("keras"),

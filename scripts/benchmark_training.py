@@ -6,8 +6,9 @@ Every contestant is a process of its own; they take turns step by step. Prints t
 and writes results.json, and with --profile where the time of a step goes to profile.txt. Linux
 only (it reads /proc). Nothing else should run meanwhile.
 
-Variants are default, xla, no_xla, keras_batch_norm, float32, mixed_bfloat16 and mixed_float16; +
-joins them, as in xla+mixed_bfloat16.
+Variants are default, xla, no_xla, no_onednn, keras_batch_norm, float32, mixed_bfloat16 and
+mixed_float16; + joins them, as in xla+mixed_bfloat16. --isa=avx2 holds all, the peer too, to the
+instructions of a CPU without AVX-512.
 """
 
 import dataclasses
@@ -18,7 +19,7 @@ import sys
 from pathlib import Path
 
 import _training_tables as tables
-from _contestants import Contestant, hardware
+from _contestants import ISA, Contestant, hardware
 
 from supcon_tf.cli import flags
 from supcon_tf.config import PretrainConfig
@@ -30,6 +31,7 @@ _VARIANTS = {
     "default": {},
     "xla": {"compile": "on"},
     "no_xla": {"compile": "off"},
+    "no_onednn": {},
     "keras_batch_norm": {},
     "float32": {"precision": "float32"},
     "mixed_bfloat16": {"precision": "mixed_bfloat16"},
@@ -80,6 +82,7 @@ class BenchmarkConfig(Config):
     round_seconds: float = setting(20.0, "Least length of each of them in a round.", above=0)
     peer: str = setting("", "supcontrast:PATH, a checkout, timed beside the variants.")
     peer_python: str = setting("", "Python that can import the peer ('': this one).")
+    isa: str = setting("native", "Instructions: what the machine has, or avx2.", choices=tuple(ISA))
     profile: bool = setting(False, "Also trace where the time of a step goes (on a CPU).")
 
 
@@ -106,6 +109,7 @@ def _variant_tasks(config, side):
         changes = {key: value for part in parts for key, value in _VARIANTS[part].items()}
         settings = _settings(config, image_size_px=side, **changes)
         own = {"keras_batch_norm": "keras_batch_norm" in parts}
+        own["environment"] = {"TF_ENABLE_ONEDNN_OPTS": "0"} if "no_onednn" in parts else {}
         tasks[name] = {"kind": "ours", "settings": settings, **own}
     return tasks
 
@@ -166,7 +170,8 @@ def _checked_tasks(config):
 def _start(name, task, config):
     _say(f"{name} starts")
     python = sys.executable if task["kind"] == "ours" else config.peer_python or sys.executable
-    return Contestant(name, [python, str(_WORKER), json.dumps(task)])
+    environment = {**ISA[config.isa], **task.get("environment", {})}
+    return Contestant(name, [python, str(_WORKER), json.dumps(task)], environment)
 
 
 def _say(text):
@@ -224,7 +229,7 @@ def main(config):
 
     tasks, memory = _checked_tasks(config)
     output, running = Path(config.output_dir), []
-    results = {"hardware": hardware(), "settings": config.to_dict()}
+    results = {"hardware": hardware(config.isa), "settings": config.to_dict()}
 
     def save(**found):
         results.update(found)

@@ -157,7 +157,7 @@ class PretrainConfig(RunConfig):
     )
     checkpoint_steps: int | None = setting(
         None,
-        "Steps between two checkpoints, beside each epoch's end (none: those only).",
+        "Steps between two checkpoints, beside those at the ends of epochs (none: those only).",
         kind=int,
         at_least=1,
         identity=False,

@@ -134,7 +134,7 @@ class _Training:
     def __post_init__(self):
         self.total = self.epochs * self.steps_per_epoch
         self.saved = self.state.step  # Step of the newest checkpoint.
-        self.saved_at = time.monotonic()
+        self.saved_at, self.save_seconds = time.monotonic(), 0.0
         self.chief = is_chief(self.model.distribute_strategy)
 
     def is_over(self):
@@ -221,11 +221,19 @@ class _Training:
             self.progress.warn(warning)
         if self.chief:
             self.logs.write(history, epoch)
-        if time.monotonic() - self.saved_at >= self.saving.least_seconds:
+        if self._is_due(epoch):
             self._save()
 
+    def _is_due(self, epoch):
+        """Whether a checkpoint is worth its time at the end of an epoch."""
+        if num_workers(self.model.distribute_strategy) > 1:
+            return True  # Their clocks differ.
+        metric, since = self.saving.best_metric, time.monotonic() - self.saved_at
+        best = bool(metric) and best_epoch(self.state.history, metric) == epoch
+        return best or since * self.saving.share >= self.save_seconds
+
     def _save(self):
-        state, protect = self.state, None
+        state, protect, started = self.state, None, time.monotonic()
         if not all(np.isfinite(np.sum(weight)) for weight in self.model.get_weights()):
             raise UserError(
                 f"weights of the model are not finite at step {state.step} of {self.stage}; the "
@@ -244,6 +252,7 @@ class _Training:
             chief=self.chief,
         )
         self.saved, self.saved_at = state.step, time.monotonic()
+        self.save_seconds = self.saved_at - started
 
     def _stop(self, stop):
         if self.saved != self.state.step:

@@ -17,15 +17,16 @@ class Saving:
     """When checkpoints are written and which are kept.
 
     Attributes:
-        every_steps: steps between two, beside each epoch's end; None for those only.
-        least_seconds: ends of epochs that come sooner after the last checkpoint write none, but
-            for the last one; for one worker, as clocks differ.
+        every_steps: steps between two, beside the ends of epochs; None for those only.
+        share: how much of the time may go into checkpoints at the ends of epochs. An end that
+            comes too soon after the last one writes none, unless its epoch is the best so far, or
+            the last, or several workers train.
         keep: newest ones to keep.
         best_metric: the best epoch in this curve is kept as well; '' for none.
     """
 
     every_steps: int | None = None
-    least_seconds: float = 0.0
+    share: float = 0.05
     keep: int = 2
     best_metric: str = ""
 

@@ -8,6 +8,7 @@ import keras
 import tensorflow as tf
 
 from supcon_tf.core.errors import UserError
+from supcon_tf.networks.convolution import SubsampledConv2D, is_strided_pointwise
 
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 
@@ -89,6 +90,8 @@ def training_copy(
         if kind is keras.layers.BatchNormalization:
             kind = FusedBatchNormalization
             config["synchronized"] = True
+        if is_strided_pointwise(layer):
+            kind = SubsampledConv2D
         if id(layer) not in last and _computes(layer):
             config["dtype"] = precision
         return kind.from_config(config)
@@ -112,6 +115,8 @@ def portable_copy(encoder: keras.Model) -> keras.Model:
         kind = type(layer)
         if kind is FusedBatchNormalization:
             kind = keras.layers.BatchNormalization
+        if kind is SubsampledConv2D:
+            kind = keras.layers.Conv2D
         if _computes(layer):
             config["dtype"] = "float32"
         return kind.from_config(config)

@@ -11,16 +11,12 @@ from supcon_tf.data.streams import chain_epochs
 from supcon_tf.data.views import sharding_off
 from supcon_tf.engine.loop import fit
 from supcon_tf.engine.optimizers import MomentumSGD
-from supcon_tf.engine.saving import Saving
 from supcon_tf.engine.schedules import warmup_cosine
 from supcon_tf.networks.heads import build_classifier, classification_head
 from supcon_tf.networks.initial import initial_weights
 from supcon_tf.stages import pictures
 from supcon_tf.stages.features import extract_features
 from supcon_tf.stages.run_directory import RunDirectory
-
-# An epoch takes milliseconds.
-_SAVING = Saving(least_seconds=30.0)
 
 
 def train_classifier(config: ClassifierConfig) -> dict:
@@ -88,7 +84,6 @@ def train_head(
         steps_per_epoch=steps,
         folder=folder,
         stage="classifier",
-        saving=_SAVING,
     )
     head = classification_head(num_classes)
     head.build(features.shape)

@@ -7,6 +7,7 @@ import numpy as np
 
 from supcon_tf.config import PretrainConfig
 from supcon_tf.data.splits import ImageDataset
+from supcon_tf.engine import precision
 from supcon_tf.engine.method import Method
 from supcon_tf.stages import building
 from supcon_tf.stages.estimates import chance_alone, expected_positives, format_bytes
@@ -56,6 +57,9 @@ def add_devices(sheet: Sheet, config: PretrainConfig, replicas: int, names: list
     sheet.add("replicas", where, replicas=replicas)
     scaled = ", with loss scaling" * (config.precision == "mixed_float16")
     sheet.add("precision", config.precision + scaled)
+    remark = precision.remark(config.precision)
+    if remark:
+        sheet.add("", remark)
     compiled = building.is_compiled(config, replicas)
     how = "with XLA" if compiled else "without XLA"
     sheet.add("train step", f"{how} (compile={config.compile})", compiled=compiled)

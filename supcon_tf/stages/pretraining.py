@@ -7,7 +7,7 @@ import numpy as np
 
 from supcon_tf.config import PretrainConfig
 from supcon_tf.data.datasets import from_config
-from supcon_tf.engine import checkpoints
+from supcon_tf.engine import checkpoints, precision
 from supcon_tf.engine.devices import make_strategy
 from supcon_tf.engine.loop import Watching, fit
 from supcon_tf.engine.saving import Saving, best_epoch
@@ -60,6 +60,9 @@ def pretrain(
     for check in settings_checks(config):
         check()
     chief = is_chief(strategy)
+    remark = precision.remark(config.precision)
+    if remark:
+        print(f"warning: {remark}; leave --precision out", file=sys.stderr)
     if not chief:
         print("this worker trains too; the first one shows the progress", file=sys.stderr)
     with RunDirectory(config.run_dir) as run:
