@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 
 from supcon_tf.losses.blocks import evaluate_anchors
+from supcon_tf.losses.distances import squared_distances
 from supcon_tf.losses.labels import positives_and_negatives, static_or_dynamic
 from supcon_tf.losses.pairs import (
     MASKED,
@@ -18,7 +19,6 @@ from supcon_tf.losses.pairs import (
     choice,
     flatten_views,
     masked_logsumexp,
-    squared_distances,
 )
 
 _RBF_T = 2.0
@@ -106,7 +106,7 @@ def cacr_loss(
     kernel = (rbf_t or _RBF_T) if cost == "rbf" else None
 
     def block_terms(indices, anchors, rows):
-        distances = squared_distances(anchors, rows)
+        distances = squared_distances(anchors, rows, indices)
         positive, negative = pairs_of(indices)
         pull = _detached(t_positive * distances, live if queue is None else 0)
         attraction = tf.reduce_sum(conditional_weights(pull, positive) * distances, axis=1)

@@ -94,19 +94,6 @@ def check_block_size(block_size):
         raise ValueError(f"block_size must be None or an int >= 1. Received: {block_size!r}.")
 
 
-def squared_distances(anchors, rows):
-    """Squared Euclidean distances float32 [R, N] of anchors [R, D] and rows [N, D]."""
-    squares = [tf.reduce_sum(tf.square(points), axis=1) for points in (anchors, rows)]
-    products = tf.matmul(anchors, rows, transpose_b=True)
-    return tf.maximum(0.0, squares[0][:, None] + squares[1][None, :] - 2.0 * products)
-
-
-def safe_sqrt(squared):
-    """The square root, with gradient 0 at 0."""
-    positive = squared > 0
-    return tf.where(positive, tf.sqrt(tf.where(positive, squared, 1.0)), 0.0)
-
-
 def masked_logsumexp(logits, mask):
     """log(sum(exp(logits))) over the entries of each row that `mask` keeps.
 

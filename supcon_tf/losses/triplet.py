@@ -11,14 +11,13 @@ import keras
 import tensorflow as tf
 
 from supcon_tf.losses.blocks import evaluate_anchors
+from supcon_tf.losses.distances import safe_sqrt, squared_distances
 from supcon_tf.losses.labels import positives_and_negatives, static_or_dynamic
 from supcon_tf.losses.pairs import (
     AnchorLoss,
     check_block_size,
     choice,
     flatten_views,
-    safe_sqrt,
-    squared_distances,
 )
 
 # Larger than any distance, and its square still a float32.
@@ -80,7 +79,7 @@ def triplet_loss(
         mine = {"all": _all_hinge, "hard": _hard, "semi_hard": _semi_hard}[mining]
 
     def block_sums(indices, anchors, rows):
-        distances = squared_distances(anchors, rows)
+        distances = squared_distances(anchors, rows, indices)
         if distance == "euclidean":
             distances = safe_sqrt(distances)
         return mine(distances, *positives_and_negatives(labels, indices), margin, average)
