@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from supcon_tf.losses.blocks import evaluate_anchors
-from supcon_tf.losses.distances import squared_distances
+from supcon_tf.losses.distances import log_near_one, squared_distances
 from supcon_tf.losses.labels import positives_and_negatives, static_or_dynamic
 from supcon_tf.losses.pairs import (
     MASKED,
@@ -224,6 +224,8 @@ def _repulsion(distances, logits, positive, negative, rbf_t, positive_prior):
     if rbf_t is not None:
         value = masked_logsumexp(logits - rbf_t * distances, negative)
         value -= masked_logsumexp(logits, negative)
+        less_one = conditional_weights(logits, negative) * tf.math.expm1(-rbf_t * distances)
+        value = log_near_one(value, tf.reduce_sum(less_one, axis=1))
     else:
         value = -tf.reduce_sum(conditional_weights(logits, negative) * distances, axis=1)
         if positive_prior is not None:
@@ -240,6 +242,7 @@ def _log_mean_of_views(logs, views):
     logs = tf.reshape(logs, [views, -1])
     batch = tf.cast(tf.shape(logs)[1], tf.float32)
     mean = tf.reduce_logsumexp(logs, axis=1, keepdims=True) - tf.math.log(batch)
+    mean = log_near_one(mean, tf.reduce_mean(tf.math.expm1(logs), axis=1, keepdims=True))
     return tf.reshape(tf.broadcast_to(mean, tf.shape(logs)), [-1])
 
 
