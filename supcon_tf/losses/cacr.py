@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from supcon_tf.losses.blocks import evaluate_anchors
 from supcon_tf.losses.distances import log_near_one, squared_distances
-from supcon_tf.losses.labels import positives_and_negatives, static_or_dynamic
+from supcon_tf.losses.labels import class_ids, positives_and_negatives, static_or_dynamic
 from supcon_tf.losses.pairs import (
     MASKED,
     AnchorLoss,
@@ -175,7 +175,8 @@ def _pairs(ids, batch, supervised, queue, with_keys):
         parts = [(none, negative), (positive, none)] if with_keys else [(positive, negative)]
         if queue is not None:
             labels, _, filled = queue
-            of_class = tf.gather(ids, indices)[:, None] == tf.cast(labels, ids.dtype)
+            labels = tf.cast(class_ids(labels, static_or_dynamic(filled)), ids.dtype)
+            of_class = tf.gather(ids, indices)[:, None] == labels
             same = of_class if supervised else tf.zeros_like(of_class)
             parts.append((same & filled, ~same & filled))
         return tuple(tf.concat(kind, axis=1) for kind in zip(*parts, strict=True))

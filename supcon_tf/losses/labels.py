@@ -9,13 +9,40 @@ def static_or_dynamic(rows):
 
 
 def class_ids(labels, batch):
-    """The class of each image, int [B].
+    """The class of each image, int64 [B].
 
     Args:
-        labels: int [B]; None makes every image a class of its own, numbered from 0 on.
+        labels: int [B] or [B, 1], of any integer dtype; None makes every image a class of its own,
+            numbered from 0 on. No id has a meaning, -1 neither.
         batch: B, an int or a scalar tensor.
+
+    Raises:
+        ValueError: if they are not one class id an image.
     """
-    return tf.range(batch) if labels is None else tf.reshape(labels, [-1])
+    if labels is None:
+        return tf.range(tf.cast(batch, tf.int64))
+    labels = _one_per_image(tf.convert_to_tensor(labels), batch)
+    # Unsigned ids above the largest int64 become the negative ones: other ids, as many classes.
+    integer = labels.dtype.is_integer or labels.dtype == tf.bool
+    return tf.reshape(tf.cast(labels, tf.int64) if integer else labels, [-1])
+
+
+def _one_per_image(labels, batch):
+    """Labels [B] or [B, 1]; others are refused, where B is unknown when the graph runs."""
+    shape = labels.shape
+    if not (shape.is_compatible_with([None]) or shape.is_compatible_with([None, 1])) or (
+        isinstance(batch, int) and shape.rank and shape[0] not in (batch, None)
+    ):
+        raise ValueError(
+            f"labels must be one class id an image, [{batch if isinstance(batch, int) else 'B'}]. "
+            f"Received: shape {shape}; one-hot labels need argmax first."
+        )
+    if isinstance(batch, int) and shape.is_fully_defined():
+        return labels
+    found = tf.stack([tf.shape(labels)[0], tf.size(labels)])
+    check = tf.debugging.assert_equal(found, batch, "labels must be one class id an image, [B].")
+    with tf.control_dependencies([] if check is None else [check]):
+        return tf.identity(labels)
 
 
 def same_class(labels, indices):
@@ -83,7 +110,8 @@ def queued_pairs(labels, queue_labels, filled):
     """
     if queue_labels is None:
         queue_labels = tf.fill(tf.shape(filled), -1)  # An image's class is its number, from 0 on.
-    pairs_of_all = class_pairs(tf.concat([labels, tf.cast(queue_labels, labels.dtype)], axis=0))
+    queue_labels = tf.cast(class_ids(queue_labels, static_or_dynamic(filled)), labels.dtype)
+    pairs_of_all = class_pairs(tf.concat([labels, queue_labels], axis=0))
     takes_part = tf.concat([tf.fill(tf.shape(labels), True), filled], axis=0)
 
     def pairs_of(indices):

@@ -4,7 +4,7 @@ import keras
 import tensorflow as tf
 
 from supcon_tf.losses.distances import log_near_one, squared_distances
-from supcon_tf.losses.labels import class_ids, class_segments
+from supcon_tf.losses.labels import class_ids, class_segments, static_or_dynamic
 from supcon_tf.losses.pairs import unit_norm
 
 # Rows of a batch whose pairs the uniformity looks at.
@@ -22,7 +22,7 @@ def positives_per_anchor(labels, embeddings):
         float32 [B], alike for all views of an image.
     """
     views = embeddings.shape[1] if len(embeddings.shape) == 3 else 1
-    others = class_segments(class_ids(labels, tf.shape(embeddings)[0]))[1]
+    others = class_segments(class_ids(labels, static_or_dynamic(embeddings)))[1]
     return views * (others + 1.0) - 1.0
 
 
@@ -48,7 +48,7 @@ def alignment(labels, embeddings):
         and Uniformity on the Hypersphere", section 4 (alpha = 2), with all positives.
     """
     rows, views = _rows(embeddings)
-    labels = class_ids(labels, tf.shape(embeddings)[0])
+    labels = class_ids(labels, static_or_dynamic(embeddings))
     segments, others = class_segments(tf.repeat(labels, views))
     sizes = others + 1.0
     # A second time, because a mean of many rows is rounded.

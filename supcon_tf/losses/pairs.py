@@ -61,11 +61,6 @@ def flatten_views(labels, embeddings, normalize=True):
     _, views, dim = embeddings.shape
     batch = static_or_dynamic(embeddings)
     labels = class_ids(labels, batch)
-    if isinstance(batch, int) and labels.shape[0] not in (batch, None):
-        raise ValueError(
-            f"labels must be one class id an image, [{batch}]. Received: {labels.shape[0]} values; "
-            "one-hot labels need argmax first."
-        )
     rows = tf.reshape(tf.transpose(embeddings, [1, 0, 2]), [views * batch, dim])
     return tf.tile(labels, [views]), unit_norm(rows) if normalize else rows
 
