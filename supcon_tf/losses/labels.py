@@ -21,28 +21,30 @@ def class_ids(labels, batch):
     """
     if labels is None:
         return tf.range(tf.cast(batch, tf.int64))
-    labels = _one_per_image(tf.convert_to_tensor(labels), batch)
+    labels = one_per_image("labels", labels, batch)
     # Unsigned ids above the largest int64 become the negative ones: other ids, as many classes.
     integer = labels.dtype.is_integer or labels.dtype == tf.bool
     return tf.reshape(tf.cast(labels, tf.int64) if integer else labels, [-1])
 
 
-def _one_per_image(labels, batch):
-    """Labels [B] or [B, 1]; others are refused, where B is unknown when the graph runs."""
-    shape = labels.shape
-    if not (shape.is_compatible_with([None]) or shape.is_compatible_with([None, 1])) or (
-        isinstance(batch, int) and shape.rank and shape[0] not in (batch, None)
-    ):
+def one_per_image(name, values, batch):
+    """A tensor [B] or [B, 1]; others are refused, where B is unknown when the graph runs."""
+    values = tf.convert_to_tensor(values)
+    shape, known = values.shape, isinstance(batch, int)
+    vector = shape.is_compatible_with([None]) or shape.is_compatible_with([None, 1])
+    if not vector or (known and shape.rank and shape[0] not in (batch, None)):
+        kind = "class id" if name == "labels" else "number"
+        advice = "; one-hot labels need argmax first" if name == "labels" else ""
         raise ValueError(
-            f"labels must be one class id an image, [{batch if isinstance(batch, int) else 'B'}]. "
-            f"Received: shape {shape}; one-hot labels need argmax first."
+            f"{name} must be one {kind} an image, [{batch if known else 'B'}]. Received: shape "
+            f"{shape}{advice}."
         )
-    if isinstance(batch, int) and shape.is_fully_defined():
-        return labels
-    found = tf.stack([tf.shape(labels)[0], tf.size(labels)])
-    check = tf.debugging.assert_equal(found, batch, "labels must be one class id an image, [B].")
+    if known and shape.is_fully_defined():
+        return values
+    found = tf.stack([tf.shape(values)[0], tf.size(values)])
+    check = tf.debugging.assert_equal(found, batch, f"{name} must be one an image, [B].")
     with tf.control_dependencies([] if check is None else [check]):
-        return tf.identity(labels)
+        return tf.identity(values)
 
 
 def same_class(labels, indices):

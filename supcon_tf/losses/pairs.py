@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from supcon_tf.losses.labels import class_ids, static_or_dynamic
+from supcon_tf.losses.labels import class_ids, one_per_image, static_or_dynamic
 
 # exp(-1e30 - x) is exactly 0 in float32 and, unlike -inf, leaves no NaN in a gradient.
 MASKED = -1e30
@@ -110,7 +110,10 @@ class AnchorLoss(keras.losses.Loss):
     """A Keras loss of labels and embeddings with one value per anchor.
 
     Unlike `keras.losses.Loss` it keeps integer labels (float32 would merge ids above 2**24), takes
-    None for labels, and repeats `sample_weight` over the views.
+    None for labels, and repeats `sample_weight` over the views. Anchors that a loss excludes take
+    part in no reduction: with l, w and c the values, the weights and 1 where an anchor counts,
+    "sum" is sum(c w l), "sum_over_batch_size" and "mean" are sum(c w l) / sum(c), and
+    "mean_with_sample_weight" is sum(c w l) / sum(c w).
 
     A subclass is a dataclass (`eq=False`), whose fields are its constructor's arguments and its
     attributes; among them are `reduction`, as in `keras.losses.Loss`, where "none" returns one
@@ -145,13 +148,27 @@ class AnchorLoss(keras.losses.Loss):
         """
         y_pred = tf.convert_to_tensor(y_pred)
         y_true = None if y_true is None else tf.convert_to_tensor(y_true)
-        losses = self.call(y_true, y_pred, **pairs)
+        if self.reduction in (None, "none"):
+            losses, counted = self.call(y_true, y_pred, **pairs), None
+        else:
+            losses, counted = self.counted_losses(y_true, y_pred, **pairs)
         if sample_weight is not None:
-            weight = tf.reshape(tf.cast(sample_weight, tf.float32), [-1])
+            weight = one_per_image("sample_weight", sample_weight, static_or_dynamic(y_pred))
+            weight = tf.reshape(tf.cast(weight, tf.float32), [-1])
             repeats = tf.shape(losses)[0] // tf.shape(weight)[0]
             sample_weight = tf.reshape(tf.tile(weight, [repeats]), tf.shape(losses))
+        if counted is not None:
+            counted = tf.stop_gradient(counted)
+            sample_weight = counted if sample_weight is None else counted * sample_weight
+            if self.reduction in ("mean", "sum_over_batch_size"):  # Of the anchors that count.
+                share = tf.reduce_mean(counted)
+                losses /= tf.where(share > 0, share, 1.0)
         # Reduction, and division by the number of replicas, as for every Keras loss.
         return _reduce(losses, sample_weight, self.reduction)
+
+    def counted_losses(self, y_true, y_pred, **pairs):
+        """The values that are reduced, and float32 of their shape: which count; None for all."""
+        return self.call(y_true, y_pred, **pairs), None
 
     def collapsed_value(self, num_rows):
         """The loss of a batch of N identical embeddings, where that is known; else None."""

@@ -12,7 +12,6 @@ from supcon_tf.data.augment import AUGMENTATIONS, check_augmentation
 from supcon_tf.data.streams import repeated, views, zipped
 from supcon_tf.data.views import Position, Views
 from supcon_tf.engine.method import encode_views
-from supcon_tf.losses.labels import class_ids, static_or_dynamic
 from supcon_tf.losses.pairs import AnchorMean, check_count
 from supcon_tf.losses.pseudo_labels import graph_loss, pseudo_label_graph
 from supcon_tf.methods.classifying import ClassifyingMethod
@@ -190,7 +189,7 @@ class CoMatch(ClassifyingMethod):
         """Puts this batch into the history, the bank and the queue of contrasts."""
         aligned, pseudo_labels = self._label(outputs)
         embeddings = outputs["embeddings"]
-        labels = class_ids(outputs["labels"], static_or_dynamic(outputs["logits"]))
+        labels = tf.cast(tf.reshape(outputs["labels"], [-1]), tf.int64)
         known = tf.one_hot(labels, self.num_classes)
         rows = [embeddings[name] for name in ("weak", "labelled") if name in embeddings]
         self.pseudo_labels.push(outputs["weak_logits"], rows, (aligned, known))

@@ -116,7 +116,7 @@ def test_other_shapes_are_refused(use, shape):
     if len(shape) == 2 and shape[1] > 1:
         signature = [tf.TensorSpec(None, tf.int64), tf.TensorSpec([None, 2, 4], tf.float32)]
         unknown = tf.function(lambda y, z: use(y, z), input_signature=signature)
-        with pytest.raises(tf.errors.InvalidArgumentError, match="one class id an image"):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="must be one an image"):
             unknown(labels, embeddings.astype(np.float32))
 
 
