@@ -19,6 +19,7 @@ from supcon_tf.losses.pairs import (
     choice,
     flatten_views,
     masked_logsumexp,
+    num_views,
 )
 
 _RBF_T = 2.0
@@ -99,7 +100,7 @@ def cacr_loss(
     _check_options(alpha, beta, t_positive, t_negative, cost, rbf_t, positive_prior, block_size)
     _check_combination(supervised, positive_prior, queue, keys, embeddings)
     ids, rows = flatten_views(labels if supervised else None, embeddings)
-    count, views = static_or_dynamic(rows), _num_views(embeddings)
+    count, views = static_or_dynamic(rows), num_views(embeddings)
     groups = views if queue is None and not supervised else 1
     pairs_of = _pairs(ids, count // views, supervised, queue, keys is not None)
     live = 0 if detach_weights else count
@@ -119,10 +120,6 @@ def cacr_loss(
     if kernel is not None:
         repulsions = [_log_mean_of_views(one, views) for one in repulsions]
     return alpha * attraction + beta * tf.add_n(repulsions) * (2 / (views - 1) if groups > 1 else 1)
-
-
-def _num_views(embeddings):
-    return embeddings.shape[1] if len(embeddings.shape) == 3 else 1
 
 
 def _check_options(alpha, beta, t_positive, t_negative, cost, rbf_t, positive_prior, block_size):
@@ -155,7 +152,7 @@ def _check_combination(supervised, positive_prior, queue, keys, embeddings):
             f"keys must have the embeddings' shape {tuple(embeddings.shape)}. Received: "
             f"{tuple(keys.shape)}."
         )
-    if not supervised and _num_views(embeddings) < 2:
+    if not supervised and num_views(embeddings) < 2:
         raise ValueError("cacr needs two views of an image or more. Received: 1.")
 
 

@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from supcon_tf.losses.distances import log_near_one, squared_distances
 from supcon_tf.losses.labels import class_ids, class_segments, static_or_dynamic
-from supcon_tf.losses.pairs import unit_norm
+from supcon_tf.losses.pairs import num_views, unit_norm
 
 # Rows of a batch whose pairs the uniformity looks at.
 _UNIFORMITY_ROWS = 256
@@ -21,7 +21,7 @@ def positives_per_anchor(labels, embeddings):
     Returns:
         float32 [B], alike for all views of an image.
     """
-    views = embeddings.shape[1] if len(embeddings.shape) == 3 else 1
+    views = num_views(embeddings)
     others = class_segments(class_ids(labels, static_or_dynamic(embeddings)))[1]
     return views * (others + 1.0) - 1.0
 
@@ -88,7 +88,7 @@ def uniformity(embeddings):
 
 def _rows(embeddings):
     """All unit-norm rows float32 [B * V, D], and V."""
-    views = embeddings.shape[1] if len(embeddings.shape) == 3 else 1
+    views = num_views(embeddings)
     return unit_norm(tf.reshape(embeddings, [-1, embeddings.shape[-1]])), views
 
 

@@ -36,6 +36,21 @@ def choice(name, value, allowed):
         raise ValueError(f"{name} must be one of {', '.join(allowed)}. Received: {value!r}.")
 
 
+def num_views(embeddings):
+    """V of embeddings float [B, V, D]; 1 of [B, D].
+
+    Raises:
+        ValueError: if they have neither two nor three axes, or V or D is not known.
+    """
+    shape = tf.TensorShape(embeddings.shape)
+    if shape.rank not in (2, 3) or None in shape[1:]:
+        raise ValueError(
+            "embeddings must be [B, V, D] or [B, D], of a known number of views and dimensions "
+            f"(tf.ensure_shape). Received: shape {shape}."
+        )
+    return shape[1] if shape.rank == 3 else 1
+
+
 def flatten_views(labels, embeddings, normalize=True):
     """Flattens a multi-view batch to rows, view-major, in float32.
 
@@ -49,19 +64,14 @@ def flatten_views(labels, embeddings, normalize=True):
         labels int [V * B] and rows float32 [V * B, D]: all of view 0, then all of view 1, ...
 
     Raises:
-        ValueError: if `embeddings` has neither two nor three axes, or `labels` another length.
+        ValueError: if `embeddings` has other axes, or `labels` another shape.
     """
     embeddings = tf.cast(embeddings, tf.float32)
-    if embeddings.shape.rank == 2:
-        embeddings = embeddings[:, None, :]
-    if embeddings.shape.rank != 3:
-        raise ValueError(
-            f"embeddings must be [B, V, D] or [B, D]. Received: shape {embeddings.shape}."
-        )
-    _, views, dim = embeddings.shape
+    views, dim = num_views(embeddings), embeddings.shape[-1]
     batch = static_or_dynamic(embeddings)
     labels = class_ids(labels, batch)
-    rows = tf.reshape(tf.transpose(embeddings, [1, 0, 2]), [views * batch, dim])
+    by_view = tf.transpose(tf.reshape(embeddings, [batch, views, dim]), [1, 0, 2])
+    rows = tf.reshape(by_view, [views * batch, dim])
     return tf.tile(labels, [views]), unit_norm(rows) if normalize else rows
 
 

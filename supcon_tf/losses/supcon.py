@@ -17,6 +17,7 @@ from supcon_tf.losses.pairs import (
     check_temperature,
     choice,
     flatten_views,
+    num_views,
 )
 from supcon_tf.losses.rows import followed_by_queue, losses_from_pairs
 
@@ -142,7 +143,7 @@ def _anchor_losses(
     _check_limits(margin, denominator_mode, positives_cap, positives_cap_seed, block_size)
     _check_combination(labels, positive_weights, queue, positives_cap)
     ids, rows = flatten_views(labels, embeddings, normalize)
-    views = 1 if len(embeddings.shape) == 2 else embeddings.shape[1]
+    views = num_views(embeddings)
     batch = static_or_dynamic(rows) // views
     plain = positive_weights is queue is positives_cap is block_size is None
     plain = plain and contrast_mode == denominator_mode == "all"
