@@ -157,7 +157,8 @@ def weighted_pairs(positive_weights, batch, views):
     """As `class_pairs`, with given weights instead of classes.
 
     Args:
-        positive_weights: float or bool [B, B], of pairs of images; 0 for a negative.
+        positive_weights: float or bool [B, B], of pairs of images; 0 for a negative, below 0 for a
+            pair that takes no part.
         batch: B.
         views: V.
     """
@@ -166,7 +167,7 @@ def weighted_pairs(positive_weights, batch, views):
     def pairs_of(indices):
         weights = tf.tile(tf.gather(of_images, indices % batch), [1, views])
         others = _other_rows(indices, batch * views)
-        return tf.where(others, weights, 0.0), others & (weights <= 0)
+        return tf.where(others, tf.maximum(weights, 0.0), 0.0), others & (weights == 0)
 
     return pairs_of
 

@@ -60,8 +60,9 @@ def supcon_loss(
         labels: int [B], class ids; None makes every image a class of its own (SimCLR).
         embeddings: float [B, V, D], V views of each image; [B, D] is taken as one view.
         positive_weights: float or bool [B, B] instead of labels: how much image j is a positive of
-            image i, at least 0; 0 makes it a negative. The diagonal is the weight of an image's
-            own other views. An anchor's weights are scaled to sum to 1. No gradient flows into it.
+            image i; 0 makes it a negative, and a number below 0 leaves the pair out. The diagonal
+            is the weight of an image's own other views. An anchor's weights are scaled to sum to
+            1. No gradient flows into it.
         queue: `(labels int [Q], embeddings float [Q, D], filled bool [Q])` of earlier batches:
             further contrasts, and positives of the anchors of their class (negatives of all
             where `labels` is None). They are no anchors; no gradient flows into them, and rows

@@ -126,3 +126,14 @@ def test_labels_of_a_queue_have_one_shape_too(shape):
     for loss in (SupConLoss(), CACRLoss(supervised=True)):
         with pytest.raises(ValueError, match="labels must be one class id an image"):
             loss(LABELS, EMBEDDINGS, queue=queue)
+
+
+@pytest.mark.parametrize("use", [*LOSSES, CACRLoss(), alignment], ids=repr)
+@pytest.mark.parametrize("shape", [(4, None, 3), (4, 2, None), (None, None, None), None, (4,)])
+def test_an_unknown_number_of_views_is_named(use, shape):
+    @tf.function(input_signature=[tf.TensorSpec(shape, tf.float32)])
+    def call(embeddings):
+        return use(np.arange(4), embeddings)
+
+    with pytest.raises(ValueError, match=r"embeddings must be \[B.*Received: shape [(<]"):
+        call(np.ones((4, 2, 3) if shape != (4,) else 4, np.float32))

@@ -8,15 +8,12 @@ from reference import l2, raw
 
 import supcon_tf
 from supcon_tf import (
-    CACRLoss,
     MaxMarginLoss,
     NPairsLoss,
     SimCLRLoss,
     SupConLoss,
     TripletLoss,
-    alignment,
 )
-from supcon_tf.methods.suncet import SuNCEtLoss
 
 LOSSES = [
     SupConLoss(),
@@ -265,7 +262,9 @@ def test_seed_of_the_cap_draws_the_positives():
         (lambda: TripletLoss(-1.0), "margin must be None"),
         (lambda: TripletLoss(mining="harder"), "mining must be one of"),
         (lambda: TripletLoss(distance="cosine"), "distance must be one of"),
-        (lambda: TripletLoss(None, average="active"), "needs a margin"),
+        (lambda: TripletLoss(None, average="active"), "needs a hinge"),
+        (lambda: TripletLoss(soft=True, average="active"), "needs a hinge"),
+        (lambda: TripletLoss(soft=1), "soft must be true or false"),
         (lambda: MaxMarginLoss(0.0), "margin must be above 0"),
         (lambda: MaxMarginLoss(average="some"), "average must be one of"),
         (lambda: NPairsLoss(0.0), "temperature must be above 0"),
@@ -294,14 +293,3 @@ def test_seed_of_the_cap_draws_the_positives():
 def test_refuses_wrong_arguments(make, message):
     with pytest.raises(ValueError, match=message):
         make()
-
-
-@pytest.mark.parametrize("use", [*LOSSES, CACRLoss(), SuNCEtLoss(), alignment], ids=repr)
-@pytest.mark.parametrize("shape", [(4, None, 3), (4, 2, None), (None, None, None), None, (4,)])
-def test_an_unknown_number_of_views_is_named(use, shape):
-    @tf.function(input_signature=[tf.TensorSpec(shape, tf.float32)])
-    def call(embeddings):
-        return use(np.arange(4), embeddings)
-
-    with pytest.raises(ValueError, match=r"embeddings must be \[B.*Received: shape [(<]"):
-        call(np.ones((4, 2, 3) if shape != (4,) else 4, np.float32))
