@@ -114,7 +114,7 @@ def supcon_modes(
     return np.array(losses)
 
 
-def triplets(labels, embeddings, margin, distance, mining):
+def triplets(labels, embeddings, margin, distance, mining, soft=False):
     """Every chosen triplet as (anchor, penalty)."""
     labels, rows = flatten(labels, embeddings)
     count = len(rows)
@@ -125,7 +125,9 @@ def triplets(labels, embeddings, margin, distance, mining):
 
     def penalty(i, p, n):
         x = d(i, p) - d(i, n)
-        return math.log1p(math.exp(x)) if margin is None else max(0.0, x + margin)
+        if soft or margin is None:
+            return math.log1p(math.exp(x + (margin or 0.0)))
+        return max(0.0, x + margin)
 
     found = []
     for i in range(count):
@@ -139,6 +141,9 @@ def triplets(labels, embeddings, margin, distance, mining):
             farthest = max(positives, key=lambda p: d(i, p))
             nearest = min(negatives, key=lambda n: d(i, n))
             found.append((i, penalty(i, farthest, nearest)))
+        elif mining == "easy_positive":
+            positive = min(positives, key=lambda p: d(i, p))
+            found.append((i, penalty(i, positive, min(negatives, key=lambda n: d(i, n)))))
         else:
             for p in positives:
                 farther = [n for n in negatives if d(i, n) > d(i, p)]
@@ -151,9 +156,11 @@ def triplets(labels, embeddings, margin, distance, mining):
     return found
 
 
-def triplet(labels, embeddings, margin=0.2, distance="squared", mining="all", average="all"):
+def triplet(
+    labels, embeddings, margin=0.2, distance="squared", mining="all", average="all", soft=False
+):
     """The mean over the triplets."""
-    values = [value for _, value in triplets(labels, embeddings, margin, distance, mining)]
+    values = [value for _, value in triplets(labels, embeddings, margin, distance, mining, soft)]
     if average == "active":
         values = [value for value in values if value > 0]
     return sum(values) / len(values) if values else 0.0

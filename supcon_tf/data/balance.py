@@ -5,6 +5,19 @@ from collections.abc import Callable
 import numpy as np
 
 
+def places_by_class(labels: np.ndarray) -> dict[int, np.ndarray]:
+    """The places of each class, the class that occurs first being the first.
+
+    What is drawn class by class in this order does not depend on the names of the classes.
+
+    Args:
+        labels: int [N].
+    """
+    classes, first, sizes = np.unique(labels, return_index=True, return_counts=True)
+    places = np.split(np.argsort(labels, kind="stable"), np.cumsum(sizes)[:-1])
+    return {int(classes[at]): places[at] for at in np.argsort(first)}
+
+
 def balanced_order(
     labels: np.ndarray, classes_per_batch: int, images_per_class: int, seed: int
 ) -> Callable[[int], np.ndarray]:
@@ -31,18 +44,18 @@ def balanced_order(
     for name, value in given.items():
         if not isinstance(value, int):
             raise ValueError(f"{name} must be a whole number. Received: {value!r}.")
-    found, counts = np.unique(labels, return_counts=True)
-    if not 1 <= classes_per_batch <= len(found) or len(found) % classes_per_batch:
+    members = list(places_by_class(labels).values())
+    if not 1 <= classes_per_batch <= len(members) or len(members) % classes_per_batch:
         raise ValueError(
-            f"classes_per_batch must divide the {len(found)} classes. Received: "
+            f"classes_per_batch must divide the {len(members)} classes. Received: "
             f"{classes_per_batch}."
         )
-    if not 1 <= images_per_class <= counts.min():
+    smallest = min(map(len, members))
+    if not 1 <= images_per_class <= smallest:
         raise ValueError(
-            f"images_per_class must be from 1 to {counts.min()}, the images of the smallest class. "
+            f"images_per_class must be from 1 to {smallest}, the images of the smallest class. "
             f"Received: {images_per_class}."
         )
-    members = [np.flatnonzero(labels == label) for label in found]
 
     def images_of(index, turn):
         """The images that a class gives at a turn."""
@@ -52,8 +65,8 @@ def balanced_order(
         return order[place * images_per_class :][:images_per_class]
 
     def batch(step):
-        turn, part = divmod(step * classes_per_batch, len(found))
-        chosen = np.random.default_rng([seed, 0, turn]).permutation(len(found))
+        turn, part = divmod(step * classes_per_batch, len(members))
+        chosen = np.random.default_rng([seed, 0, turn]).permutation(len(members))
         chosen = chosen[part : part + classes_per_batch]
         return np.stack([images_of(index, turn) for index in chosen], axis=1).reshape(-1)
 

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from supcon_tf.core.errors import UserError
+from supcon_tf.data.balance import places_by_class
 from supcon_tf.data.images import decode, preprocess
 
 # The label of an image whose class is not known.
@@ -38,7 +39,7 @@ class Split:
     names: tuple[str, ...] | None = None
 
     def records(self, shuffle_seed=None, skip=0, keep=None) -> tf.data.Dataset:
-        """`(encoded, label int32)` of every example, once.
+        """`(encoded, label int64)` of every example, once.
 
         Args:
             shuffle_seed: int or int64 scalar tensor that fixes the order; None for the stored one.
@@ -59,9 +60,9 @@ class Split:
         return elements.map(self.load_record, num_parallel_calls=tf.data.AUTOTUNE)
 
     def load_record(self, *element):
-        """An element as `(encoded scalar string, label int32 scalar)`."""
+        """An element as `(encoded scalar string, label int64 scalar)`."""
         encoded, label = self.load(*element)
-        return encoded, tf.cast(label, tf.int32)
+        return encoded, tf.cast(label, tf.int64)
 
     def labels(self) -> np.ndarray:
         """The label of every example, int64 [N], in the stored order; no image is read."""
@@ -118,7 +119,7 @@ class Split:
             limit: as in `sample`.
 
         Returns:
-            Batches of `(float32 [b, S, S, 3] in [0, 1], int32 [b])`.
+            Batches of `(float32 [b, S, S, 3] in [0, 1], int64 [b])`.
         """
 
         def load(encoded, label):
@@ -195,7 +196,8 @@ def hide_labels(
         return dataset
     _check_amount(labels_per_class, labelled_fraction)
     labels = dataset.train.labels()
-    members = [np.flatnonzero(labels == label) for label in range(len(dataset.class_names))]
+    found = places_by_class(labels)
+    members = [found.get(label, []) for label in range(len(dataset.class_names))]
     if labels_per_class is None:
         counts = [min(len(own), max(1, round(labelled_fraction * len(own)))) for own in members]
     else:
@@ -207,11 +209,8 @@ def hide_labels(
                 f"Received: labels_per_class={count}. Lower it."
             )
     rng = np.random.default_rng(seed)
-    taken = np.sort(
-        np.concatenate(
-            [rng.permutation(own)[:count] for own, count in zip(members, counts, strict=True)]
-        )
-    )
+    drawn = [rng.permutation(own)[: counts[label]] for label, own in found.items() if label >= 0]
+    taken = np.sort(np.concatenate(drawn))
     whole = dataset.all_images
     rest = np.setdiff1d(np.arange(whole.num_examples), taken)
     key = f"{labels_per_class} {labelled_fraction} {seed}"

@@ -42,7 +42,7 @@ def training_views(
         share: which images of each batch to make.
 
     Returns:
-        Dataset of `(views float32 [B, V, S, S, 3] in [0, 1], labels int32 [B])`, B the share's
+        Dataset of `(views float32 [B, V, S, S, 3] in [0, 1], labels int64 [B])`, B the share's
         part of the batch.
 
     Raises:
@@ -72,7 +72,7 @@ def views(
         position: where the stream begins.
 
     Returns:
-        Dataset of `(views float32 [B, V, S, S, 3] in [0, 1], labels int32 [B])`, B the share's
+        Dataset of `(views float32 [B, V, S, S, 3] in [0, 1], labels int64 [B])`, B the share's
         part of the batch; several kinds give a tuple of views.
 
     Raises:

@@ -10,6 +10,7 @@ from sklearn.model_selection import train_test_split
 
 from supcon_tf.core.errors import UserError
 from supcon_tf.data import digits
+from supcon_tf.data.balance import places_by_class
 from supcon_tf.data.splits import DEFAULT_IMAGE_SIZE_PX, ImageDataset, Split
 
 _SHUFFLE_BYTES = 256 * 2**20
@@ -66,7 +67,9 @@ def _set_aside(builder, train, fraction, seed):
         start = int(np.random.default_rng(seed).integers(total - count + 1))
         names = f"train[:{start}]+train[{start + count}:]", f"train[{start}:{start + count}]"
         return tuple(_tfds_split(builder, name, train.native_size_px) for name in names)
-    places, labels = np.arange(total), train.labels()
+    places, labels = np.arange(total), np.empty(total, np.int64)
+    for number, own in enumerate(places_by_class(train.labels()).values()):
+        labels[own] = number  # Whatever the classes are called.
     try:
         rest, held = train_test_split(places, test_size=count, stratify=labels, random_state=seed)
     except ValueError:  # A class of one image, or fewer images than classes.

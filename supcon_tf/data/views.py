@@ -72,14 +72,14 @@ def views_of_records(
     """Batches of views of encoded images; those of one size are cropped as a batch.
 
     Args:
-        records: `(encoded scalar string, label int32)` of the images that are made here.
+        records: `(encoded scalar string, label int64)` of the images that are made here.
         native_size_px: side of the square images; None where sizes differ.
         kinds: how views are made.
         batch_size: images of a whole batch.
         position: where the stream begins.
 
     Returns:
-        Dataset of `(views float32 [B, V, S, S, 3] in [0, 1], labels int32 [B])`, B the share's
+        Dataset of `(views float32 [B, V, S, S, 3] in [0, 1], labels int64 [B])`, B the share's
         part of the batch; several kinds give a tuple of views.
     """
     several = not isinstance(kinds, Views)

@@ -9,7 +9,8 @@ import keras
 import tensorflow as tf
 
 from supcon_tf.losses.blocks import evaluate_anchors
-from supcon_tf.losses.labels import positives_and_negatives, static_or_dynamic
+from supcon_tf.losses.distances import log_near_one, squared_distances
+from supcon_tf.losses.labels import class_ids, positives_and_negatives, static_or_dynamic
 from supcon_tf.losses.pairs import (
     MASKED,
     AnchorLoss,
@@ -18,7 +19,7 @@ from supcon_tf.losses.pairs import (
     choice,
     flatten_views,
     masked_logsumexp,
-    squared_distances,
+    num_views,
 )
 
 _RBF_T = 2.0
@@ -99,14 +100,14 @@ def cacr_loss(
     _check_options(alpha, beta, t_positive, t_negative, cost, rbf_t, positive_prior, block_size)
     _check_combination(supervised, positive_prior, queue, keys, embeddings)
     ids, rows = flatten_views(labels if supervised else None, embeddings)
-    count, views = static_or_dynamic(rows), _num_views(embeddings)
+    count, views = static_or_dynamic(rows), num_views(embeddings)
     groups = views if queue is None and not supervised else 1
     pairs_of = _pairs(ids, count // views, supervised, queue, keys is not None)
     live = 0 if detach_weights else count
     kernel = (rbf_t or _RBF_T) if cost == "rbf" else None
 
     def block_terms(indices, anchors, rows):
-        distances = squared_distances(anchors, rows)
+        distances = squared_distances(anchors, rows, indices)
         positive, negative = pairs_of(indices)
         pull = _detached(t_positive * distances, live if queue is None else 0)
         attraction = tf.reduce_sum(conditional_weights(pull, positive) * distances, axis=1)
@@ -119,10 +120,6 @@ def cacr_loss(
     if kernel is not None:
         repulsions = [_log_mean_of_views(one, views) for one in repulsions]
     return alpha * attraction + beta * tf.add_n(repulsions) * (2 / (views - 1) if groups > 1 else 1)
-
-
-def _num_views(embeddings):
-    return embeddings.shape[1] if len(embeddings.shape) == 3 else 1
 
 
 def _check_options(alpha, beta, t_positive, t_negative, cost, rbf_t, positive_prior, block_size):
@@ -155,7 +152,7 @@ def _check_combination(supervised, positive_prior, queue, keys, embeddings):
             f"keys must have the embeddings' shape {tuple(embeddings.shape)}. Received: "
             f"{tuple(keys.shape)}."
         )
-    if not supervised and _num_views(embeddings) < 2:
+    if not supervised and num_views(embeddings) < 2:
         raise ValueError("cacr needs two views of an image or more. Received: 1.")
 
 
@@ -175,7 +172,8 @@ def _pairs(ids, batch, supervised, queue, with_keys):
         parts = [(none, negative), (positive, none)] if with_keys else [(positive, negative)]
         if queue is not None:
             labels, _, filled = queue
-            of_class = tf.gather(ids, indices)[:, None] == tf.cast(labels, ids.dtype)
+            labels = tf.cast(class_ids(labels, static_or_dynamic(filled)), ids.dtype)
+            of_class = tf.gather(ids, indices)[:, None] == labels
             same = of_class if supervised else tf.zeros_like(of_class)
             parts.append((same & filled, ~same & filled))
         return tuple(tf.concat(kind, axis=1) for kind in zip(*parts, strict=True))
@@ -224,6 +222,8 @@ def _repulsion(distances, logits, positive, negative, rbf_t, positive_prior):
     if rbf_t is not None:
         value = masked_logsumexp(logits - rbf_t * distances, negative)
         value -= masked_logsumexp(logits, negative)
+        less_one = conditional_weights(logits, negative) * tf.math.expm1(-rbf_t * distances)
+        value = log_near_one(value, tf.reduce_sum(less_one, axis=1))
     else:
         value = -tf.reduce_sum(conditional_weights(logits, negative) * distances, axis=1)
         if positive_prior is not None:
@@ -240,6 +240,7 @@ def _log_mean_of_views(logs, views):
     logs = tf.reshape(logs, [views, -1])
     batch = tf.cast(tf.shape(logs)[1], tf.float32)
     mean = tf.reduce_logsumexp(logs, axis=1, keepdims=True) - tf.math.log(batch)
+    mean = log_near_one(mean, tf.reduce_mean(tf.math.expm1(logs), axis=1, keepdims=True))
     return tf.reshape(tf.broadcast_to(mean, tf.shape(logs)), [-1])
 
 

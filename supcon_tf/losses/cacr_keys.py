@@ -7,6 +7,7 @@ in the form of its authors' code for MoCo v3.
 import tensorflow as tf
 
 from supcon_tf.losses.cacr import conditional_weights
+from supcon_tf.losses.distances import squared_distances
 from supcon_tf.losses.pairs import check_temperature, choice, unit_norm
 
 
@@ -47,21 +48,21 @@ def cacr_key_loss(queries, keys, *, temperature=1.0, cost="rbf"):
             f"queries must be [B, V, D] and keys [B, D]. Received: {queries.shape}, {keys.shape}."
         )
     queries, keys = unit_norm(queries), tf.stop_gradient(unit_norm(keys))
-    similarity = tf.einsum("ivd,jd->vij", queries, keys)
-    own = tf.linalg.diag_part(similarity)  # [V, B]
-    share = tf.stop_gradient(tf.nn.softmax(2.0 * (1.0 - own) / temperature, axis=0))
+    queries = tf.transpose(queries, [1, 0, 2])  # [V, B, D]
+    # Of unit rows, 1 - s is half the squared distance, which keeps its digits for near rows.
+    own = 0.5 * tf.reduce_sum(tf.square(queries - keys), axis=2)  # [V, B]
+    share = tf.stop_gradient(tf.nn.softmax(2.0 * own / temperature, axis=0))
     if cost == "rbf":
-        logits = similarity / temperature
-        losses = 2.0 * temperature * (tf.reduce_logsumexp(logits, axis=2) - own / temperature)
+        logits = tf.einsum("vid,jd->vij", queries, keys) / temperature
+        losses = 2.0 * (temperature * tf.reduce_logsumexp(logits, axis=2) - (1.0 - own))
     else:
-        losses = 1.0 - own - _mean_distance_of_negatives(1.0 - similarity, temperature)
+        costs = 0.5 * squared_distances(tf.reshape(queries, [-1, keys.shape[1]]), keys)
+        losses = own - _mean_cost_of_negatives(costs, temperature, tf.shape(own))
     return tf.reduce_sum(share * losses, axis=0)
 
 
-def _mean_distance_of_negatives(distances, temperature):
-    """From [V, B, B] to [V, B], by weights that favour the near; 0 for a single key."""
-    views, batch = tf.unstack(tf.shape(distances)[:2])
-    rows = tf.reshape(distances, [views * batch, batch])
-    other = tf.tile(~tf.eye(batch, dtype=tf.bool), [views, 1])
-    weights = tf.stop_gradient(conditional_weights(-rows / temperature, other))
-    return tf.reshape(tf.reduce_sum(weights * rows, axis=1), [views, batch])
+def _mean_cost_of_negatives(costs, temperature, shape):
+    """From costs [V * B, B] to [V, B], by weights that favour the near; 0 for a single key."""
+    other = tf.tile(~tf.eye(shape[1], dtype=tf.bool), [shape[0], 1])
+    weights = tf.stop_gradient(conditional_weights(-costs / temperature, other))
+    return tf.reshape(tf.reduce_sum(weights * costs, axis=1), shape)

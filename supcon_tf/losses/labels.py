@@ -9,13 +9,42 @@ def static_or_dynamic(rows):
 
 
 def class_ids(labels, batch):
-    """The class of each image, int [B].
+    """The class of each image, int64 [B].
 
     Args:
-        labels: int [B]; None makes every image a class of its own, numbered from 0 on.
+        labels: int [B] or [B, 1], of any integer dtype; None makes every image a class of its own,
+            numbered from 0 on. No id has a meaning, -1 neither.
         batch: B, an int or a scalar tensor.
+
+    Raises:
+        ValueError: if they are not one class id an image.
     """
-    return tf.range(batch) if labels is None else tf.reshape(labels, [-1])
+    if labels is None:
+        return tf.range(tf.cast(batch, tf.int64))
+    labels = one_per_image("labels", labels, batch)
+    # Unsigned ids above the largest int64 become the negative ones: other ids, as many classes.
+    integer = labels.dtype.is_integer or labels.dtype == tf.bool
+    return tf.reshape(tf.cast(labels, tf.int64) if integer else labels, [-1])
+
+
+def one_per_image(name, values, batch):
+    """A tensor [B] or [B, 1]; others are refused, where B is unknown when the graph runs."""
+    values = tf.convert_to_tensor(values)
+    shape, known = values.shape, isinstance(batch, int)
+    vector = shape.is_compatible_with([None]) or shape.is_compatible_with([None, 1])
+    if not vector or (known and shape.rank and shape[0] not in (batch, None)):
+        kind = "class id" if name == "labels" else "number"
+        advice = "; one-hot labels need argmax first" if name == "labels" else ""
+        raise ValueError(
+            f"{name} must be one {kind} an image, [{batch if known else 'B'}]. Received: shape "
+            f"{shape}{advice}."
+        )
+    if known and shape.is_fully_defined():
+        return values
+    found = tf.stack([tf.shape(values)[0], tf.size(values)])
+    check = tf.debugging.assert_equal(found, batch, f"{name} must be one an image, [B].")
+    with tf.control_dependencies([] if check is None else [check]):
+        return tf.identity(values)
 
 
 def same_class(labels, indices):
@@ -83,7 +112,8 @@ def queued_pairs(labels, queue_labels, filled):
     """
     if queue_labels is None:
         queue_labels = tf.fill(tf.shape(filled), -1)  # An image's class is its number, from 0 on.
-    pairs_of_all = class_pairs(tf.concat([labels, tf.cast(queue_labels, labels.dtype)], axis=0))
+    queue_labels = tf.cast(class_ids(queue_labels, static_or_dynamic(filled)), labels.dtype)
+    pairs_of_all = class_pairs(tf.concat([labels, queue_labels], axis=0))
     takes_part = tf.concat([tf.fill(tf.shape(labels), True), filled], axis=0)
 
     def pairs_of(indices):
@@ -127,7 +157,8 @@ def weighted_pairs(positive_weights, batch, views):
     """As `class_pairs`, with given weights instead of classes.
 
     Args:
-        positive_weights: float or bool [B, B], of pairs of images; 0 for a negative.
+        positive_weights: float or bool [B, B], of pairs of images; 0 for a negative, below 0 for a
+            pair that takes no part.
         batch: B.
         views: V.
     """
@@ -136,7 +167,7 @@ def weighted_pairs(positive_weights, batch, views):
     def pairs_of(indices):
         weights = tf.tile(tf.gather(of_images, indices % batch), [1, views])
         others = _other_rows(indices, batch * views)
-        return tf.where(others, weights, 0.0), others & (weights <= 0)
+        return tf.where(others, tf.maximum(weights, 0.0), 0.0), others & (weights == 0)
 
     return pairs_of
 

@@ -9,14 +9,13 @@ import keras
 import tensorflow as tf
 
 from supcon_tf.losses.blocks import evaluate_anchors
+from supcon_tf.losses.distances import safe_sqrt, squared_distances
 from supcon_tf.losses.labels import class_segments, positives_and_negatives, static_or_dynamic
 from supcon_tf.losses.pairs import (
     AnchorLoss,
     check_block_size,
     choice,
     flatten_views,
-    safe_sqrt,
-    squared_distances,
 )
 
 
@@ -62,7 +61,7 @@ def max_margin_loss(
         negative_weight = 0.5 * anchors / tf.maximum(num_negatives, 1.0)
 
     def block_losses(indices, anchors, rows):
-        squared = squared_distances(anchors, rows)
+        squared = squared_distances(anchors, rows, indices)
         positives, negatives = positives_and_negatives(labels, indices)
         apart = tf.square(tf.maximum(0.0, margin - safe_sqrt(squared)))
         positive = tf.reduce_sum(tf.where(positives, squared, 0.0), axis=1)

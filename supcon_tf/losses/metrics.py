@@ -3,8 +3,9 @@
 import keras
 import tensorflow as tf
 
-from supcon_tf.losses.labels import class_ids, class_segments
-from supcon_tf.losses.pairs import unit_norm
+from supcon_tf.losses.distances import log_near_one, squared_distances
+from supcon_tf.losses.labels import class_ids, class_segments, static_or_dynamic
+from supcon_tf.losses.pairs import num_views, unit_norm
 
 # Rows of a batch whose pairs the uniformity looks at.
 _UNIFORMITY_ROWS = 256
@@ -20,8 +21,8 @@ def positives_per_anchor(labels, embeddings):
     Returns:
         float32 [B], alike for all views of an image.
     """
-    views = embeddings.shape[1] if len(embeddings.shape) == 3 else 1
-    others = class_segments(class_ids(labels, tf.shape(embeddings)[0]))[1]
+    views = num_views(embeddings)
+    others = class_segments(class_ids(labels, static_or_dynamic(embeddings)))[1]
     return views * (others + 1.0) - 1.0
 
 
@@ -47,15 +48,16 @@ def alignment(labels, embeddings):
         and Uniformity on the Hypersphere", section 4 (alpha = 2), with all positives.
     """
     rows, views = _rows(embeddings)
-    labels = class_ids(labels, tf.shape(embeddings)[0])
+    labels = class_ids(labels, static_or_dynamic(embeddings))
     segments, others = class_segments(tf.repeat(labels, views))
-    sums = tf.math.unsorted_segment_sum(rows, segments, tf.shape(rows)[0])
-    # The cosine with each positive, summed: a product with the sum of the class's other rows.
-    cosines = tf.reduce_sum(rows * (tf.gather(sums, segments) - rows), axis=1)
-    norms = tf.reduce_sum(tf.square(rows), axis=1)
-    pairs = tf.reduce_sum(others)
-    distances = 2.0 * (tf.reduce_sum(others * norms) - tf.reduce_sum(cosines))
-    return tf.where(pairs > 0, distances / tf.maximum(pairs, 1.0), 0.0)
+    sizes = others + 1.0
+    # A second time, because a mean of many rows is rounded.
+    for _ in range(2):
+        sums = tf.math.unsorted_segment_sum(rows, segments, tf.shape(rows)[0])
+        rows -= tf.gather(sums, segments) / sizes[:, None]
+    # The pairs of a class of n rows: 2n times the squared distances from its mean, in sum.
+    total = 2.0 * tf.reduce_sum(sizes * tf.reduce_sum(tf.square(rows), axis=1))
+    return total / tf.maximum(tf.reduce_sum(others), 1.0)
 
 
 def uniformity(embeddings):
@@ -76,17 +78,17 @@ def uniformity(embeddings):
     """
     rows, _ = _rows(embeddings)
     rows = rows[:: max(1, -(-(rows.shape[0] or 0) // _UNIFORMITY_ROWS))]
-    norms = tf.reduce_sum(tf.square(rows), axis=1)
-    squared = norms[:, None] + norms[None, :] - 2.0 * tf.matmul(rows, rows, transpose_b=True)
-    count = tf.cast(tf.shape(rows)[0], tf.float32)
-    others = 1.0 - tf.eye(tf.shape(rows)[0])
-    total = tf.reduce_sum(others * tf.exp(-2.0 * tf.maximum(squared, 0.0)))
-    return tf.math.log(tf.maximum(total, 1e-30) / tf.maximum(count * (count - 1.0), 1.0))
+    count = tf.shape(rows)[0]
+    others = 1.0 - tf.eye(count)
+    pairs = tf.maximum(tf.reduce_sum(others), 1.0)
+    logs = -2.0 * squared_distances(rows, rows, tf.range(count))
+    log = tf.math.log(tf.maximum(tf.reduce_sum(others * tf.exp(logs)), 1e-30) / pairs)
+    return log_near_one(log, tf.reduce_sum(others * tf.math.expm1(logs)) / pairs)
 
 
 def _rows(embeddings):
     """All unit-norm rows float32 [B * V, D], and V."""
-    views = embeddings.shape[1] if len(embeddings.shape) == 3 else 1
+    views = num_views(embeddings)
     return unit_norm(tf.reshape(embeddings, [-1, embeddings.shape[-1]])), views
 
 

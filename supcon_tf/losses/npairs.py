@@ -10,7 +10,13 @@ import tensorflow as tf
 
 from supcon_tf.losses.blocks import evaluate_anchors
 from supcon_tf.losses.labels import same_class, static_or_dynamic
-from supcon_tf.losses.pairs import AnchorLoss, check_block_size, check_temperature, flatten_views
+from supcon_tf.losses.pairs import (
+    AnchorLoss,
+    check_block_size,
+    check_temperature,
+    flatten_views,
+    num_views,
+)
 
 
 def npairs_loss(labels, embeddings, *, temperature=1.0, normalize=False, block_size=None):
@@ -46,7 +52,7 @@ def npairs_loss(labels, embeddings, *, temperature=1.0, normalize=False, block_s
     """
     check_temperature(temperature)
     check_block_size(block_size)
-    if len(embeddings.shape) != 3 or embeddings.shape[1] != 2:
+    if num_views(embeddings) != 2:
         raise ValueError(f"embeddings must be [B, 2, D]. Received: shape {embeddings.shape}.")
     labels, rows = flatten_views(labels, embeddings, normalize)
     batch = static_or_dynamic(rows) // 2

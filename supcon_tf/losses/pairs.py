@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from supcon_tf.losses.labels import class_ids, static_or_dynamic
+from supcon_tf.losses.labels import class_ids, one_per_image, static_or_dynamic
 
 # exp(-1e30 - x) is exactly 0 in float32 and, unlike -inf, leaves no NaN in a gradient.
 MASKED = -1e30
@@ -36,6 +36,21 @@ def choice(name, value, allowed):
         raise ValueError(f"{name} must be one of {', '.join(allowed)}. Received: {value!r}.")
 
 
+def num_views(embeddings):
+    """V of embeddings float [B, V, D]; 1 of [B, D].
+
+    Raises:
+        ValueError: if they have neither two nor three axes, or V or D is not known.
+    """
+    shape = tf.TensorShape(embeddings.shape)
+    if shape.rank not in (2, 3) or None in shape[1:]:
+        raise ValueError(
+            "embeddings must be [B, V, D] or [B, D], of a known number of views and dimensions "
+            f"(tf.ensure_shape). Received: shape {shape}."
+        )
+    return shape[1] if shape.rank == 3 else 1
+
+
 def flatten_views(labels, embeddings, normalize=True):
     """Flattens a multi-view batch to rows, view-major, in float32.
 
@@ -49,24 +64,14 @@ def flatten_views(labels, embeddings, normalize=True):
         labels int [V * B] and rows float32 [V * B, D]: all of view 0, then all of view 1, ...
 
     Raises:
-        ValueError: if `embeddings` has neither two nor three axes, or `labels` another length.
+        ValueError: if `embeddings` has other axes, or `labels` another shape.
     """
     embeddings = tf.cast(embeddings, tf.float32)
-    if embeddings.shape.rank == 2:
-        embeddings = embeddings[:, None, :]
-    if embeddings.shape.rank != 3:
-        raise ValueError(
-            f"embeddings must be [B, V, D] or [B, D]. Received: shape {embeddings.shape}."
-        )
-    _, views, dim = embeddings.shape
+    views, dim = num_views(embeddings), embeddings.shape[-1]
     batch = static_or_dynamic(embeddings)
     labels = class_ids(labels, batch)
-    if isinstance(batch, int) and labels.shape[0] not in (batch, None):
-        raise ValueError(
-            f"labels must be one class id an image, [{batch}]. Received: {labels.shape[0]} values; "
-            "one-hot labels need argmax first."
-        )
-    rows = tf.reshape(tf.transpose(embeddings, [1, 0, 2]), [views * batch, dim])
+    by_view = tf.transpose(tf.reshape(embeddings, [batch, views, dim]), [1, 0, 2])
+    rows = tf.reshape(by_view, [views * batch, dim])
     return tf.tile(labels, [views]), unit_norm(rows) if normalize else rows
 
 
@@ -94,19 +99,6 @@ def check_block_size(block_size):
         raise ValueError(f"block_size must be None or an int >= 1. Received: {block_size!r}.")
 
 
-def squared_distances(anchors, rows):
-    """Squared Euclidean distances float32 [R, N] of anchors [R, D] and rows [N, D]."""
-    squares = [tf.reduce_sum(tf.square(points), axis=1) for points in (anchors, rows)]
-    products = tf.matmul(anchors, rows, transpose_b=True)
-    return tf.maximum(0.0, squares[0][:, None] + squares[1][None, :] - 2.0 * products)
-
-
-def safe_sqrt(squared):
-    """The square root, with gradient 0 at 0."""
-    positive = squared > 0
-    return tf.where(positive, tf.sqrt(tf.where(positive, squared, 1.0)), 0.0)
-
-
 def masked_logsumexp(logits, mask):
     """log(sum(exp(logits))) over the entries of each row that `mask` keeps.
 
@@ -128,7 +120,10 @@ class AnchorLoss(keras.losses.Loss):
     """A Keras loss of labels and embeddings with one value per anchor.
 
     Unlike `keras.losses.Loss` it keeps integer labels (float32 would merge ids above 2**24), takes
-    None for labels, and repeats `sample_weight` over the views.
+    None for labels, and repeats `sample_weight` over the views. Anchors that a loss excludes take
+    part in no reduction: with l, w and c the values, the weights and 1 where an anchor counts,
+    "sum" is sum(c w l), "sum_over_batch_size" and "mean" are sum(c w l) / sum(c), and
+    "mean_with_sample_weight" is sum(c w l) / sum(c w).
 
     A subclass is a dataclass (`eq=False`), whose fields are its constructor's arguments and its
     attributes; among them are `reduction`, as in `keras.losses.Loss`, where "none" returns one
@@ -163,13 +158,27 @@ class AnchorLoss(keras.losses.Loss):
         """
         y_pred = tf.convert_to_tensor(y_pred)
         y_true = None if y_true is None else tf.convert_to_tensor(y_true)
-        losses = self.call(y_true, y_pred, **pairs)
+        if self.reduction in (None, "none"):
+            losses, counted = self.call(y_true, y_pred, **pairs), None
+        else:
+            losses, counted = self.counted_losses(y_true, y_pred, **pairs)
         if sample_weight is not None:
-            weight = tf.reshape(tf.cast(sample_weight, tf.float32), [-1])
+            weight = one_per_image("sample_weight", sample_weight, static_or_dynamic(y_pred))
+            weight = tf.reshape(tf.cast(weight, tf.float32), [-1])
             repeats = tf.shape(losses)[0] // tf.shape(weight)[0]
             sample_weight = tf.reshape(tf.tile(weight, [repeats]), tf.shape(losses))
+        if counted is not None:
+            counted = tf.stop_gradient(counted)
+            sample_weight = counted if sample_weight is None else counted * sample_weight
+            if self.reduction in ("mean", "sum_over_batch_size"):  # Of the anchors that count.
+                share = tf.reduce_mean(counted)
+                losses /= tf.where(share > 0, share, 1.0)
         # Reduction, and division by the number of replicas, as for every Keras loss.
         return _reduce(losses, sample_weight, self.reduction)
+
+    def counted_losses(self, y_true, y_pred, **pairs):
+        """The values that are reduced, and float32 of their shape: which count; None for all."""
+        return self.call(y_true, y_pred, **pairs), None
 
     def collapsed_value(self, num_rows):
         """The loss of a batch of N identical embeddings, where that is known; else None."""

@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from supcon_tf.losses.pairs import masked_logsumexp
+from supcon_tf.losses.pairs import flatten_views, masked_logsumexp
 
 
 def losses_from_pairs(pairs_of, temperature, *modes):
@@ -56,6 +56,14 @@ def row_losses(logits, weights, negative, summation_location, denominator_mode, 
         log_numerator = _weighted_logsumexp(logits, weights) - tf.math.log(divisor)
     losses = tf.where(counted, log_denominator - log_numerator, 0.0)
     return losses, tf.cast(counted, tf.float32)
+
+
+def followed_by_queue(rows, queue, normalize):
+    """Rows [N, D] with those of a queue, if there is one, behind them; these have no gradient."""
+    if queue is None:
+        return rows
+    _, queued = flatten_views(None, tf.stop_gradient(queue[1]), normalize)
+    return tf.concat([rows, queued], axis=0)
 
 
 def _weighted_logsumexp(logits, weights):

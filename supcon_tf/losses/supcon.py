@@ -17,8 +17,9 @@ from supcon_tf.losses.pairs import (
     check_temperature,
     choice,
     flatten_views,
+    num_views,
 )
-from supcon_tf.losses.rows import losses_from_pairs
+from supcon_tf.losses.rows import followed_by_queue, losses_from_pairs
 
 # Below it exp(-2 / temperature) leaves float32.
 _SYMMETRIC_TEMPERATURE = 0.025
@@ -59,8 +60,9 @@ def supcon_loss(
         labels: int [B], class ids; None makes every image a class of its own (SimCLR).
         embeddings: float [B, V, D], V views of each image; [B, D] is taken as one view.
         positive_weights: float or bool [B, B] instead of labels: how much image j is a positive of
-            image i, at least 0; 0 makes it a negative. The diagonal is the weight of an image's
-            own other views. An anchor's weights are scaled to sum to 1. No gradient flows into it.
+            image i; 0 makes it a negative, and a number below 0 leaves the pair out. The diagonal
+            is the weight of an image's own other views. An anchor's weights are scaled to sum to
+            1. No gradient flows into it.
         queue: `(labels int [Q], embeddings float [Q, D], filled bool [Q])` of earlier batches:
             further contrasts, and positives of the anchors of their class (negatives of all
             where `labels` is None). They are no anchors; no gradient flows into them, and rows
@@ -100,12 +102,49 @@ def supcon_loss(
         "one_positive": Feeney and Hughes 2023. `margin`: Barbano et al. 2023; as in the authors'
         code it acts on logits, after the division by the temperature.
     """
-    check_temperature(temperature)
     _check_modes(summation_location, contrast_mode, denominator_mode, anchors_without_positives)
+    losses, counted = _anchor_losses(
+        labels,
+        embeddings,
+        positive_weights=positive_weights,
+        queue=queue,
+        temperature=temperature,
+        summation_location=summation_location,
+        contrast_mode=contrast_mode,
+        denominator_mode=denominator_mode,
+        margin=margin,
+        positives_cap=positives_cap,
+        positives_cap_seed=positives_cap_seed,
+        scale_by_temperature=scale_by_temperature,
+        normalize=normalize,
+        block_size=block_size,
+    )
+    return _scaled_to_counted(losses, counted) if anchors_without_positives == "exclude" else losses
+
+
+def _anchor_losses(
+    labels,
+    embeddings,
+    *,
+    positive_weights,
+    queue,
+    temperature,
+    summation_location,
+    contrast_mode,
+    denominator_mode,
+    margin,
+    positives_cap,
+    positives_cap_seed,
+    scale_by_temperature,
+    normalize,
+    block_size,
+):
+    """The losses of `supcon_loss`, not scaled; and 1 where an anchor counts, else 0."""
+    check_temperature(temperature)
     _check_limits(margin, denominator_mode, positives_cap, positives_cap_seed, block_size)
     _check_combination(labels, positive_weights, queue, positives_cap)
     ids, rows = flatten_views(labels, embeddings, normalize)
-    views = 1 if len(embeddings.shape) == 2 else embeddings.shape[1]
+    views = num_views(embeddings)
     batch = static_or_dynamic(rows) // views
     plain = positive_weights is queue is positives_cap is block_size is None
     plain = plain and contrast_mode == denominator_mode == "all"
@@ -114,14 +153,12 @@ def supcon_loss(
     else:
         cap = positives_cap, positives_cap_seed
         pairs_of = pairs_of_batch(ids, batch, views, positive_weights, *cap, queue, labels is None)
-        rows = _followed_by_queue(rows, queue, normalize)
+        rows = followed_by_queue(rows, queue, normalize)
         modes = summation_location, denominator_mode, margin
         block_losses = losses_from_pairs(pairs_of, temperature, *modes)
         anchors = batch if contrast_mode == "one" else batch * views
         losses, counted = evaluate_anchors(block_losses, rows, anchors, block_size, outputs=2)
-    if anchors_without_positives == "exclude":
-        losses = _scaled_to_counted(losses, counted)
-    return losses * temperature if scale_by_temperature else losses
+    return losses * temperature if scale_by_temperature else losses, counted
 
 
 def _check_modes(summation_location, contrast_mode, denominator_mode, anchors_without_positives):
@@ -156,13 +193,6 @@ def _check_combination(labels, positive_weights, queue, positives_cap):
     for name, value in given.items():
         if queue is not None and value is not None:
             raise ValueError(f"{name} cannot be combined with a queue. Received: {name} and queue.")
-
-
-def _followed_by_queue(rows, queue, normalize):
-    if queue is None:
-        return rows
-    _, queued = flatten_views(None, tf.stop_gradient(queue[1]), normalize)
-    return tf.concat([rows, queued], axis=0)
 
 
 def _scaled_to_counted(losses, counted):
@@ -250,6 +280,13 @@ class SupConLoss(AnchorLoss):
         """Labels int [B] or None and embeddings float [B, V, D] in, float32 [anchors] out."""
         pairs = {"positive_weights": positive_weights, "queue": queue}
         return supcon_loss(y_true, y_pred, **pairs, **vars(self.options))
+
+    def counted_losses(self, y_true, y_pred, positive_weights=None, queue=None):
+        """As `call`, not scaled, and which anchors count: None for all."""
+        options = {**vars(self.options), "positive_weights": positive_weights, "queue": queue}
+        excludes = options.pop("anchors_without_positives") == "exclude"
+        losses, counted = _anchor_losses(y_true, y_pred, **options)
+        return losses, counted if excludes else None
 
     def collapsed_value(self, num_rows):
         """The loss of identical embeddings, log(N - 1); None where it depends on the labels."""

@@ -1,7 +1,8 @@
 """Triplet losses within a batch.
 
 Schroff et al. 2015, "FaceNet", eq. 1 and section 3.2; Hermans et al. 2017, "In Defense of the
-Triplet Loss for Person Re-Identification", eq. 5 (batch hard) and section 2 (soft margin).
+Triplet Loss for Person Re-Identification", eq. 5 (batch hard) and section 2 (soft margin); Xuan
+et al. 2020, "Improved Embeddings with Easy Positive Triplet Mining".
 """
 
 import dataclasses
@@ -11,14 +12,14 @@ import keras
 import tensorflow as tf
 
 from supcon_tf.losses.blocks import evaluate_anchors
+from supcon_tf.losses.distances import safe_sqrt, squared_distances
 from supcon_tf.losses.labels import positives_and_negatives, static_or_dynamic
 from supcon_tf.losses.pairs import (
     AnchorLoss,
     check_block_size,
+    check_switch,
     choice,
     flatten_views,
-    safe_sqrt,
-    squared_distances,
 )
 
 # Larger than any distance, and its square still a float32.
@@ -36,25 +37,28 @@ def triplet_loss(
     mining="semi_hard",
     average="all",
     normalize=True,
+    soft=False,
     block_size=None,
 ):
     """Triplet loss within the batch, one value per anchor.
 
     With d the distance, an anchor i, a positive p and a negative n give
 
-        max(0, d_ip - d_in + margin),    or log(1 + exp(d_ip - d_in)) with the soft margin.
+        max(0, d_ip - d_in + margin),    or, soft, log(1 + exp(d_ip - d_in + margin)).
 
     Args:
         labels: int [B], class ids; None makes every image a class of its own.
         embeddings: float [B, V, D]; [B, D] is taken as one view.
-        margin: float >= 0, of a distance; None for the soft margin.
+        margin: float >= 0, of a distance; None for `soft` with the margin 0.
         distance: "squared" Euclidean, as in FaceNet, or "euclidean".
         mining: "all" triplets; or for each anchor its "hard" one, the farthest positive and the
-            nearest negative; or for each anchor and positive the "semi_hard" one, the nearest
-            negative farther than the positive, or where there is none the farthest negative.
+            nearest negative; or its "easy_positive" one, the nearest positive and the nearest
+            negative (Xuan et al. 2020); or for each anchor and positive the "semi_hard" one, the
+            nearest negative farther than the positive, or where there is none the farthest one.
         average: the mean over the anchors is the mean over "all" triplets so chosen, or over the
             "active" ones, whose hinge is above 0.
         normalize: whether the embeddings are scaled to unit norm first.
+        soft: whether the hinge is replaced by its smooth form.
         block_size: anchors per block; None chooses.
 
     Returns:
@@ -69,26 +73,27 @@ def triplet_loss(
         Schroff et al. 2015, eq. 1; Hermans et al. 2017, eq. 5. Memory is linear in the rows; time
         grows with their square, times a logarithm for "all" and "semi_hard" (sorting).
     """
-    _check_options(margin, distance, mining, average, block_size)
+    _check_options(margin, distance, mining, average, soft, block_size)
+    soft, margin = soft or margin is None, margin or 0.0
     labels, rows = flatten_views(labels, embeddings, normalize)
     count = static_or_dynamic(rows)
-    all_soft = mining == "all" and margin is None
+    all_soft = mining == "all" and soft
     if all_soft:
         _check_all_soft(count)
         mine = _all_soft
     else:
-        mine = {"all": _all_hinge, "hard": _hard, "semi_hard": _semi_hard}[mining]
+        mine = _MINERS[mining]
 
     def block_sums(indices, anchors, rows):
-        distances = squared_distances(anchors, rows)
+        distances = squared_distances(anchors, rows, indices)
         if distance == "euclidean":
             distances = safe_sqrt(distances)
-        return mine(distances, *positives_and_negatives(labels, indices), margin, average)
+        return mine(distances, *positives_and_negatives(labels, indices), margin, average, soft)
 
     elements = None
     if isinstance(count, int):
         # Sorting holds several arrays of twice the rows.
-        elements = count * count if all_soft else count if mining == "hard" else 8 * count
+        elements = count * count if all_soft else count if mining in _ONE_EACH else 8 * count
     sums, triplets = evaluate_anchors(
         block_sums, rows, count, block_size, outputs=2, elements=elements
     )
@@ -96,14 +101,17 @@ def triplet_loss(
     return sums * tf.cast(count, tf.float32) / tf.maximum(total, 1.0)
 
 
-def _check_options(margin, distance, mining, average, block_size):
+def _check_options(margin, distance, mining, average, soft, block_size):
     if margin is not None and not 0 <= margin < float("inf"):
         raise ValueError(f"margin must be None (soft) or at least 0. Received: {margin}.")
     choice("distance", distance, ("squared", "euclidean"))
-    choice("mining", mining, ("all", "hard", "semi_hard"))
+    choice("mining", mining, tuple(_MINERS))
+    check_switch("soft", soft)
     choice("average", average, ("all", "active"))
-    if margin is None and average == "active":
-        raise ValueError("average='active' needs a margin: a soft triplet is always active.")
+    if (soft or margin is None) and average == "active":
+        raise ValueError(
+            "average='active' needs a hinge (a margin, and soft=False). Received: soft."
+        )
     check_block_size(block_size)
 
 
@@ -115,10 +123,10 @@ def _check_all_soft(count):
         )
 
 
-def _penalty(difference, valid, margin, average):
+def _penalty(difference, valid, margin, average, soft):
     """The penalty of d_ip - d_in, and 1 where the triplet counts in the mean; 0 if not valid."""
-    if margin is None:
-        penalty, counted = tf.nn.softplus(difference), valid
+    if soft:
+        penalty, counted = tf.nn.softplus(difference + margin), valid
     else:
         penalty = tf.maximum(0.0, difference + margin)
         counted = valid & (penalty > 0) if average == "active" else valid
@@ -130,23 +138,31 @@ def _penalty(difference, valid, margin, average):
 # and the numbers of triplets that count float32 [R].
 
 
-def _hard(distances, positives, negatives, margin, average):
+def _hard(distances, positives, negatives, margin, average, soft):
     """The farthest positive against the nearest negative."""
     farthest = tf.reduce_max(tf.where(positives, distances, -_FAR), axis=1)
     nearest = tf.reduce_min(tf.where(negatives, distances, _FAR), axis=1)
     valid = tf.reduce_any(positives, axis=1) & tf.reduce_any(negatives, axis=1)
-    return _penalty(farthest - nearest, valid, margin, average)
+    return _penalty(farthest - nearest, valid, margin, average, soft)
 
 
-def _all_soft(distances, positives, negatives, margin, average):
+def _easy_positive(distances, positives, negatives, margin, average, soft):
+    """The nearest positive against the nearest negative."""
+    kinds = positives, negatives
+    positive, negative = (tf.reduce_min(tf.where(kind, distances, _FAR), axis=1) for kind in kinds)
+    valid = tf.reduce_any(positives, axis=1) & tf.reduce_any(negatives, axis=1)
+    return _penalty(positive - negative, valid, margin, average, soft)
+
+
+def _all_soft(distances, positives, negatives, margin, average, soft):
     """Every positive with every negative, in a matrix of rows by rows per anchor."""
     difference = distances[:, :, None] - distances[:, None, :]  # [R, N (positive), N (negative)]
     valid = positives[:, :, None] & negatives[:, None, :]
-    penalty, counts = _penalty(difference, valid, margin, average)
+    penalty, counts = _penalty(difference, valid, margin, average, soft)
     return tf.reduce_sum(penalty, axis=[1, 2]), tf.reduce_sum(counts, axis=[1, 2])
 
 
-def _all_hinge(distances, positives, negatives, margin, average):
+def _all_hinge(distances, positives, negatives, margin, average, soft):
     """Every positive with every negative, without forming the triplets.
 
     With t = d_ip + margin, the sum over n of max(0, t - d_in) is t times the number of negatives
@@ -166,7 +182,7 @@ def _all_hinge(distances, positives, negatives, margin, average):
     return tf.reduce_sum(sums, axis=1), counts
 
 
-def _semi_hard(distances, positives, negatives, margin, average):
+def _semi_hard(distances, positives, negatives, margin, average, soft):
     """Every positive with the nearest negative farther than it, or else the farthest negative."""
     ranked = _rank(distances, positives, negatives, 0.0)
     ascending = _ordered(tf.where(negatives, distances, _FAR))[0]
@@ -174,8 +190,18 @@ def _semi_hard(distances, positives, negatives, margin, average):
     place = tf.minimum(ranked.nearer, tf.maximum(number - 1, 0))
     chosen = tf.gather(ascending, place, batch_dims=1)
     valid = ranked.is_positive & (number > 0)
-    penalty, counts = _penalty(ranked.values - chosen, valid, margin, average)
+    penalty, counts = _penalty(ranked.values - chosen, valid, margin, average, soft)
     return tf.reduce_sum(penalty, axis=1), tf.reduce_sum(counts, axis=1)
+
+
+_MINERS = {
+    "all": _all_hinge,
+    "hard": _hard,
+    "easy_positive": _easy_positive,
+    "semi_hard": _semi_hard,
+}
+# They choose one triplet for each anchor.
+_ONE_EACH = ("hard", "easy_positive")
 
 
 class _Ranked(typing.NamedTuple):
@@ -236,13 +262,15 @@ class TripletLoss(AnchorLoss):
     mining: str = "semi_hard"
     average: str = "all"
     normalize: bool = True
+    soft: bool = False
     block_size: int | None = None
     reduction: str | None = "sum_over_batch_size"
     name: str | None = "triplet"
 
     def __post_init__(self):
         super().__post_init__()
-        _check_options(self.margin, self.distance, self.mining, self.average, self.block_size)
+        kind = self.distance, self.mining, self.average, self.soft
+        _check_options(self.margin, *kind, self.block_size)
 
     def call(self, y_true, y_pred):
         """Labels int [B] or None and embeddings float [B, V, D] in, float32 [V * B] out."""

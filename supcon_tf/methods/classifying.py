@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 
 from supcon_tf.engine.method import Method
+from supcon_tf.losses.labels import class_ids, static_or_dynamic
 from supcon_tf.networks.copies import frozen_copy
 from supcon_tf.networks.heads import build_classifier, classification_head
 
@@ -56,7 +57,8 @@ class ClassifyingMethod(Method, abc.ABC):
         """The reduced cross entropy of every view's logits."""
         logits, weights = outputs["logits"], outputs.get("sample_weight")
         _, num_views, num_classes = logits.shape
-        targets = tf.one_hot(tf.repeat(tf.reshape(outputs["labels"], [-1]), num_views), num_classes)
+        labels = class_ids(outputs["labels"], static_or_dynamic(logits))
+        targets = tf.one_hot(tf.repeat(labels, num_views), num_classes)
         weights = None if weights is None else tf.repeat(tf.reshape(weights, [-1]), num_views)
         return self.cross_entropy(targets, tf.reshape(logits, [-1, num_classes]), weights)
 

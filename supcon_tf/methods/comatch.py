@@ -189,7 +189,8 @@ class CoMatch(ClassifyingMethod):
         """Puts this batch into the history, the bank and the queue of contrasts."""
         aligned, pseudo_labels = self._label(outputs)
         embeddings = outputs["embeddings"]
-        known = tf.one_hot(tf.reshape(outputs["labels"], [-1]), self.num_classes)
+        labels = tf.cast(tf.reshape(outputs["labels"], [-1]), tf.int64)
+        known = tf.one_hot(labels, self.num_classes)
         rows = [embeddings[name] for name in ("weak", "labelled") if name in embeddings]
         self.pseudo_labels.push(outputs["weak_logits"], rows, (aligned, known))
         if self.contrast_queue is not None:

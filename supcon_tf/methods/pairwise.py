@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from supcon_tf.engine.method import Method, encode_views
 from supcon_tf.losses import metrics
+from supcon_tf.losses.labels import class_ids, static_or_dynamic
 from supcon_tf.methods.spec import (
     MethodSpec,
     Parts,
@@ -99,7 +100,7 @@ class PairwiseModel(Method):
             return
         keys = outputs.get("keys", outputs["embeddings"])
         _, num_views, dim = keys.shape
-        labels = outputs.get("labels", tf.zeros(tf.shape(keys)[:1], tf.int32))
+        labels = class_ids(outputs.get("labels"), static_or_dynamic(keys))
         self.queue.push(tf.repeat(labels, num_views), tf.reshape(keys, [-1, dim]))
 
     def measure(self, outputs):

@@ -3,6 +3,8 @@
 import keras
 import tensorflow as tf
 
+from supcon_tf.losses.labels import class_ids, static_or_dynamic
+
 
 @keras.saving.register_keras_serializable("supcon_tf")
 class MemoryQueue(keras.layers.Layer):
@@ -46,7 +48,7 @@ class MemoryQueue(keras.layers.Layer):
         """Puts a batch in the place of the oldest rows.
 
         Args:
-            labels: int [N].
+            labels: int [N], of any integer dtype.
             embeddings: float [N, D].
 
         Raises:
@@ -58,6 +60,7 @@ class MemoryQueue(keras.layers.Layer):
                 f"a queue of {self.size} rows must hold a whole batch. Received: {count} rows. "
                 "Raise queue_size."
             )
+        labels = class_ids(labels, static_or_dynamic(embeddings))
         count = tf.shape(embeddings, tf.int64)[0]
         pushed = tf.convert_to_tensor(self.pushed)
         # Of a batch of unknown size, the last rows that fit.

@@ -29,7 +29,7 @@ def extract_features(
         progress: title of a progress bar, shown on a terminal; '' for none.
 
     Returns:
-        features float32 [N, F] and labels int32 [N], in the order of `Split.sample`.
+        features float32 [N, F] and labels int64 [N], in the order of `Split.sample`.
     """
     return encode_split(
         inference_function(encoder),
@@ -61,7 +61,7 @@ def encode_split(
         progress: as in `extract_features`.
 
     Returns:
-        features float32 [N, F] and labels int32 [N], in the order of `Split.sample`.
+        features float32 [N, F] and labels int64 [N], in the order of `Split.sample`.
     """
     batches = split.images(image_size_px, batch_size, limit)
     count = split.num_examples if limit is None else min(limit, split.num_examples)
@@ -77,10 +77,10 @@ def encode_batches(
 
     Args:
         encode: from images float32 [B, S, S, 3] in [0, 1] to features [B, F].
-        batches: images and labels int32 [B].
+        batches: images and labels int64 [B].
 
     Returns:
-        features float32 [N, F] and labels int32 [N], in their order.
+        features float32 [N, F] and labels int64 [N], in their order.
     """
     found = [(encode(images).numpy(), labels.numpy()) for images, labels in batches]
     features, labels = zip(*found, strict=True)

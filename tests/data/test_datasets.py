@@ -66,7 +66,7 @@ def test_image_size_overrides_the_native_one(data_dir):
     dataset = open_dataset("digits", data_dir, image_size_px=12)
     images, labels = next(iter(dataset.test.images(dataset.image_size_px, 7)))
     assert images.shape == (7, 12, 12, 3)
-    assert labels.dtype == tf.int32
+    assert labels.dtype == tf.int64
 
 
 def test_unknown_names_suggest_the_nearest(tmp_path):

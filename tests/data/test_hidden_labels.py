@@ -1,5 +1,7 @@
 """Training images whose labels are hidden: which they are, and who may see them."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -7,7 +9,7 @@ from conftest import write_images
 
 import supcon_tf
 from supcon_tf import PretrainConfig, UserError
-from supcon_tf.data.splits import UNLABELED
+from supcon_tf.data.splits import UNLABELED, hide_labels
 from supcon_tf.stages.building import steps_per_epoch_of, stream_of
 
 
@@ -33,6 +35,23 @@ def test_so_many_of_each_class_keep_their_label_by_seed(digits, data_dir):
     described = part.describe()
     assert described["unlabelled"]["examples"] == 1307
     assert described["train"] != open_with(1).describe()["train"]
+
+
+def test_which_keep_their_label_does_not_depend_on_what_the_classes_are_called(digits):
+    new = np.random.default_rng(0).permutation(10)
+    elements = digits.train.elements
+
+    def renamed(seed):
+        return elements(seed).map(lambda image, label: (image, tf.gather(new, label)))
+
+    other = dataclasses.replace(
+        digits,
+        train=dataclasses.replace(digits.train, elements=renamed),
+        class_names=tuple(digits.class_names[at] for at in np.argsort(new)),
+    )
+    found, expected = (hide_labels(data, 4, None, seed=5).train for data in (other, digits))
+    assert encoded(found) == encoded(expected)
+    np.testing.assert_array_equal(found.labels(), new[expected.labels()])
 
 
 def test_a_share_of_each_class_keeps_its_labels(digits, data_dir):

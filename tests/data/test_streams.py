@@ -1,6 +1,7 @@
 """Streams that methods compose: balanced batches, several sizes, several streams."""
 
 import collections
+import dataclasses
 
 import numpy as np
 import pytest
@@ -49,6 +50,29 @@ def test_balanced_batches_are_a_function_of_seed_and_step():
     steps = [17, 0, 5, 17]
     np.testing.assert_array_equal([first(s) for s in steps], [again(s) for s in steps])
     assert any((first(s) != other(s)).any() for s in range(5))
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "int64", "uint64"])
+def test_balanced_batches_do_not_depend_on_what_the_classes_are_called(dtype):
+    ids = {7: 1, -3: 65535, 40: 0, 2: 9}
+    if dtype != "uint16":
+        ids |= {7: 2**40, 2: 2**63 - 1}
+    renamed = np.array([ids[label] for label in LABELS.tolist()]).astype(dtype)
+    found, expected = (balanced_order(labels, 2, 2, 3) for labels in (renamed, LABELS))
+    for step in range(9):
+        np.testing.assert_array_equal(found(step), expected(step))
+
+
+def test_a_stream_keeps_ids_that_leave_int32(digits):
+    load = digits.train.load
+    far = dataclasses.replace(
+        digits.train, load=lambda *element: (load(*element)[0], load(*element)[1] - 2**40)
+    )
+    position = Position(0, 0, WHOLE)
+    stream = views(far, [Views(HOW, 1, 8)], batch_size=24, position=position)
+    near = views(digits.train, [Views(HOW, 1, 8)], batch_size=24, position=position)
+    ((_, found),), ((_, expected),) = taken(stream, 1), taken(near, 1)
+    np.testing.assert_array_equal(found, expected - 2**40)
 
 
 @pytest.mark.parametrize(

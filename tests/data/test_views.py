@@ -23,7 +23,7 @@ def test_shapes_and_dropped_remainder(digits):
     views, labels = found[0]
     assert views.shape == (100, 3, 8, 8, 3)
     assert labels.shape == (100,)
-    assert (views.dtype, labels.dtype) == (np.float32, np.int32)
+    assert (views.dtype, labels.dtype) == (np.float32, np.int64)
     assert stream(digits).element_spec[0].shape == (100, 2, 8, 8, 3)
 
 

@@ -83,6 +83,19 @@ def test_pairwise_weights(location, denominator):
     assert_same(evaluate(None, EMBEDDINGS, "xla", block_size=4, **options), whole)
 
 
+def test_a_weight_below_0_leaves_a_pair_out():
+    """The loss of two images less is that of a batch whose pairs with them are left out."""
+    weights = (LABELS[:, None] == LABELS[None, :]).astype(float)
+    weights[:, [1, 4]] = weights[[1, 4]] = -1.0
+    options = {"anchors_without_positives": "zero"}
+    found = supcon_loss(None, EMBEDDINGS, positive_weights=weights, **options)
+    kept = [0, 2, 3, 5, 6]
+    expected = supcon_loss(LABELS[kept], EMBEDDINGS[kept], **options)
+    found = np.reshape(found, (2, 7))
+    np.testing.assert_allclose(found[:, kept].ravel(), expected, rtol=1e-5)
+    assert np.all(found[:, [1, 4]] == 0)
+
+
 def test_a_mask_of_equal_labels_equals_the_labels():
     mask = LABELS[:, None] == LABELS[None, :]
     by_mask = evaluate(None, EMBEDDINGS, positive_weights=mask)
@@ -139,6 +152,12 @@ TRIPLETS = [
     )
     if margin is not None or average == "all"
 ]
+TRIPLETS += [
+    {"mining": "easy_positive", "distance": "euclidean"},
+    {"mining": "easy_positive", "average": "active"},
+    {"mining": "all", "soft": True, "margin": 0.3},
+    {"mining": "semi_hard", "soft": True, "margin": 0.3, "distance": "euclidean"},
+]
 OTHERS = [
     *((triplet_loss, options) for options in TRIPLETS),
     (npairs_loss, {}),
@@ -155,6 +174,48 @@ def test_other_losses_equal_the_loops(function, options):
     np.testing.assert_allclose(found.mean(), np.mean(expected), rtol=2e-5)
     if function is npairs_loss:
         np.testing.assert_allclose(found, expected, rtol=2e-5)
+
+
+@pytest.mark.parametrize(
+    "options", [one for one in TRIPLETS if "average" not in one or one["average"] == "all"]
+)
+def test_triplets_of_each_anchor(options):
+    chosen = {"margin": 0.2, "distance": "squared", **options}
+    chosen.pop("average", None)
+    found = reference.triplets(LABELS, EMBEDDINGS.astype(np.float64), **chosen)
+    expected = np.zeros(14)
+    for anchor, value in found:
+        expected[anchor] += value * 14 / len(found)
+    np.testing.assert_allclose(
+        triplet_loss(LABELS, EMBEDDINGS, **options), expected, rtol=1e-4, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("options", TRIPLETS)
+@pytest.mark.parametrize(
+    "labels", [np.zeros(7, int), np.arange(7)], ids=["one class", "no positive"]
+)
+def test_without_triplets_it_is_exactly_0(labels, options):
+    values, gradient = evaluate(labels, EMBEDDINGS[:, :1], function=triplet_loss, **options)
+    assert np.all(values == 0)
+    assert np.all(gradient == 0)
+
+
+@pytest.mark.parametrize(("function", "options"), [(supcon_loss, {"normalize": False}), *OTHERS])
+def test_embeddings_of_one_dimension(function, options):
+    embeddings = raw((7, 2, 1), 0.9, 1.7, 2.3).astype(np.float32)
+    if function is not npairs_loss:
+        options = {**options, "normalize": False}
+    slow = {triplet_loss: "triplet", npairs_loss: "npairs", max_margin_loss: "max_margin"}
+    given = {name: value for name, value in options.items() if name != "normalize"}
+    if function is supcon_loss:
+        expected = reference.supcon(LABELS, embeddings.astype(np.float64), 0.1)
+    else:
+        expected = getattr(reference, slow[function])(
+            LABELS, embeddings.astype(np.float64), **given
+        )
+    found = function(LABELS, embeddings, **options)
+    np.testing.assert_allclose(np.mean(found), np.mean(expected), rtol=1e-4)
 
 
 @pytest.mark.parametrize(("function", "options"), OTHERS)

@@ -16,9 +16,9 @@ QUEUE = l2(raw((6, 5), 1.3, 0.8))
 FILLED = np.array([True, True, False, True, True, False])
 
 
-def reference(labels, queue_labels, temperature, location, mode):
+def reference(labels, queue_labels, temperature, location, mode, embeddings=EMBEDDINGS):
     """One value per anchor, view-major: the batch's rows and the filled rows of the queue."""
-    labels, rows = flatten(labels, EMBEDDINGS)
+    labels, rows = flatten(labels, embeddings)
     anchors = len(rows) if mode == "all" else len(LABELS)
     every = [*zip(labels, rows, strict=True)]
     every += [
@@ -53,6 +53,32 @@ def test_equals_loops_over_pairs(location, mode, block_size):
     )
     expected = reference(LABELS, QUEUE_LABELS, 0.3, location, mode)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("location", ["out", "in"])
+def test_gradient_equals_differences_of_the_loops(location):
+    rows = tf.constant(EMBEDDINGS, tf.float32)
+    with tf.GradientTape() as tape:
+        tape.watch(rows)
+        losses = supcon_loss(
+            LABELS,
+            rows,
+            queue=(QUEUE_LABELS, QUEUE, FILLED),
+            temperature=0.3,
+            summation_location=location,
+            normalize=False,
+        )
+        total = tf.reduce_sum(losses * tf.range(1.0, 9.0))
+    found, expected = tape.gradient(total, rows).numpy(), np.zeros(EMBEDDINGS.shape)
+    for place in np.ndindex(EMBEDDINGS.shape):
+        sides = []
+        for step in (1e-6, -1e-6):
+            moved = EMBEDDINGS.copy()
+            moved[place] += step
+            values = reference(LABELS, QUEUE_LABELS, 0.3, location, "all", moved)
+            sides.append(np.sum(values * np.arange(1, 9)))
+        expected[place] = (sides[0] - sides[1]) / 2e-6
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_simclr_takes_the_queue_as_negatives():
