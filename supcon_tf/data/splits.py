@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
@@ -27,6 +28,7 @@ class Split:
         fingerprint: changes when examples are added, removed or resized.
         native_size_px: side of its square images; None where sizes differ.
         names: of each example in the stored order, such as its file; None for its place in it.
+        folder: that the names are files of; None where they are none.
     """
 
     num_examples: int
@@ -36,6 +38,7 @@ class Split:
     fingerprint: str
     native_size_px: int | None = None
     names: tuple[str, ...] | None = None
+    folder: Path | None = None
 
     def records(self, shuffle_seed=None, skip=0, keep=None) -> tf.data.Dataset:
         """`(encoded, label int32)` of every example, once.

@@ -12,6 +12,7 @@ from supcon_tf.config import ExportConfig
 from supcon_tf.core.errors import UserError
 from supcon_tf.core.files import read_json, write_json, writing
 from supcon_tf.core.provenance import manifest
+from supcon_tf.data.datasets import naming_lost_images
 from supcon_tf.data.splits import ImageDataset
 from supcon_tf.exporting import tflite
 from supcon_tf.exporting.calibration import calibration_scores, fit_temperature
@@ -65,7 +66,8 @@ def export(config: ExportConfig) -> dict:
     with writing(target) as temporary:
         print(f"exporting to {target}", file=sys.stderr)
         temporary.mkdir(parents=True)
-        scores = _write_bundle(temporary, target, run, dataset, model, config)
+        with naming_lost_images(dataset.train, dataset.test):
+            scores = _write_bundle(temporary, target, run, dataset, model, config)
     scores = {"path": str(target), **scores}
     run.record("export", scores)
     return scores

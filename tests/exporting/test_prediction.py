@@ -1,5 +1,6 @@
 """Prediction from a bundle, a TFLite file and a server: images in, probabilities out, faults."""
 
+import errno
 import os
 
 import numpy as np
@@ -211,3 +212,18 @@ def test_a_file_is_taken_once_but_a_link_to_it_is_another(tree):
 def test_what_names_no_image_is_refused(image, message, tree):
     with pytest.raises(UserError, match=message):
         find_images(["a.png", image])
+
+
+def test_a_folder_that_may_not_be_read_is_named(tree, monkeypatch):
+    """Root may read every folder, so the refusal is played."""
+    scandir = os.scandir
+
+    def refusing(path):
+        if str(path) in ("deep/er", "deep/.trash"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return scandir(path)
+
+    os.mkdir("deep/.trash")
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(UserError, match="cannot read folder deep/er: Permission denied"):
+        find_images(["deep"])
