@@ -55,7 +55,7 @@ def export(config: ExportConfig) -> dict:
             is left out, and said so.
     """
     run = RunDirectory(config.run_dir)
-    run.pretrain_config()
+    run.pretrain_config().check_outside_data("saved_models_dir", config.saved_models_dir)
     folder = Path(config.saved_models_dir) / check_name(config.name or run.path.resolve().name)
     target = next_version(folder, config.version)
     dataset = run.open_dataset()
