@@ -1,7 +1,6 @@
 """The plan before the work: the data, steps and memory of a pretraining, and what would stop it."""
 
 import dataclasses
-import json
 import math
 import os
 import shutil
@@ -185,8 +184,7 @@ def _devices(strategy):
     workers = 1
     if strategy == "multi_worker" or (strategy == "auto" and tf_config):
         # The strategy itself would wait for all workers.
-        check_cluster(tf_config)
-        cluster = json.loads(tf_config)["cluster"]
+        cluster = check_cluster(tf_config)
         workers = sum(len(cluster.get(job, ())) for job in ("worker", "chief"))
         here = max(1, len(tf.config.list_logical_devices("GPU")))
     else:

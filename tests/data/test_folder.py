@@ -1,13 +1,11 @@
-import errno
 import os
 import shutil
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import write_images
+from conftest import forbid, write_images
 
 from supcon_tf import UserError, open_dataset
 from supcon_tf.core.errors import StorageError
@@ -110,31 +108,18 @@ def test_a_link_that_leads_nowhere_is_a_bad_image(image_folder):
 
 @pytest.mark.parametrize("place", ["", "dark", "dark/deeper", "unlabeled/deeper"])
 def test_a_folder_that_may_not_be_read_is_refused_and_named(image_folder, monkeypatch, place):
-    """Root may read every folder, so the refusal is played."""
     for inner in ("dark/deeper", "unlabeled/deeper", "dark/.thumbnails"):
         (image_folder / inner).mkdir(parents=True)
     shutil.copy(image_folder / "dark/000.png", image_folder / "unlabeled")
-    scandir = os.scandir
-
-    def refusing(path):
-        if Path(path) in (image_folder / place, image_folder / "dark/.thumbnails"):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
-        return scandir(path)
-
-    monkeypatch.setattr(os, "scandir", refusing)
+    for forbidden in (place, "dark/.thumbnails"):
+        forbid(monkeypatch, image_folder / forbidden)
     with pytest.raises(UserError, match=f"cannot read folder {image_folder / place}: Permission"):
         open_dataset(f"folder:{image_folder}", skip_bad_images=True)
 
 
 def test_a_file_that_may_not_be_read_is_named_with_the_reason(image_folder, monkeypatch):
-    read_bytes = Path.read_bytes
-
-    def refusing(path):
-        if path.name == "003.png":
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
-        return read_bytes(path)
-
-    monkeypatch.setattr(Path, "read_bytes", refusing)
+    for name in ("dark", "light"):
+        forbid(monkeypatch, image_folder / name / "003.png")
     with pytest.raises(UserError, match=r"dark/003\.png and 1 more: Permission denied\. Remove"):
         open_dataset(f"folder:{image_folder}")
 

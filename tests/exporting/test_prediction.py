@@ -1,11 +1,10 @@
 """Prediction from a bundle, a TFLite file and a server: images in, probabilities out, faults."""
 
-import errno
 import os
 
 import numpy as np
 import pytest
-from conftest import write_images
+from conftest import forbid, write_images
 from exporting.model_servers import dogs, model_server, results, serving
 
 from supcon_tf import UserError
@@ -215,15 +214,8 @@ def test_what_names_no_image_is_refused(image, message, tree):
 
 
 def test_a_folder_that_may_not_be_read_is_named(tree, monkeypatch):
-    """Root may read every folder, so the refusal is played."""
-    scandir = os.scandir
-
-    def refusing(path):
-        if str(path) in ("deep/er", "deep/.trash"):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
-        return scandir(path)
-
     os.mkdir("deep/.trash")
-    monkeypatch.setattr(os, "scandir", refusing)
+    for folder in ("deep/er", "deep/.trash"):
+        forbid(monkeypatch, folder)
     with pytest.raises(UserError, match="cannot read folder deep/er: Permission denied"):
         find_images(["deep"])
