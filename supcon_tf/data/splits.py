@@ -117,7 +117,7 @@ class Split:
 
         Args:
             image_size_px: side of the square images.
-            batch_size: images a batch; the last may be smaller.
+            batch_size: images per batch, at most; the last may be smaller.
             limit: as in `sample`.
 
         Returns:
@@ -128,6 +128,8 @@ class Split:
             return preprocess(decode(encoded), image_size_px), label
 
         images = self.sample(limit).map(load, num_parallel_calls=tf.data.AUTOTUNE)
+        # TensorFlow's work grows with the size that is asked for, not with what is there.
+        batch_size = min(batch_size, self.num_examples, limit or self.num_examples)
         return images.batch(batch_size).prefetch(tf.data.AUTOTUNE)
 
 

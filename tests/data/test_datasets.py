@@ -154,3 +154,18 @@ def test_refuses_a_data_set_without_labels(tmp_path):
     WithoutLabels(data_dir=str(tmp_path)).download_and_prepare()
     with pytest.raises(UserError, match="must have an image and a class label"):
         open_dataset("without_labels", str(tmp_path))
+
+
+def test_a_batch_is_at_most_the_data(digits, monkeypatch):
+    """A batch of a million takes TensorFlow half a minute, for however few images."""
+    asked, batch = [], tf.data.Dataset.batch
+
+    def noting(self, size, **arguments):
+        asked.append(size)
+        return batch(self, size, **arguments)
+
+    monkeypatch.setattr(tf.data.Dataset, "batch", noting)
+    for limit in (None, 1000, 7):
+        (images, _), *_ = digits.test.images(8, 2**20, limit)
+        assert len(images) == asked[-1]
+    assert asked == [450, 450, 7]
