@@ -12,7 +12,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from supcon_tf.core.errors import UserError
+from supcon_tf.core.errors import StorageError, UserError
 
 TEMPORARY_PREFIX = ".writing-"
 LOCK = ".lock"
@@ -26,6 +26,9 @@ def writing(path: Path):
 
     A file is replaced; a folder that is already there and not empty is a `UserError`. The content
     is on the disk before the name is.
+
+    Raises:
+        StorageError: if the disk is full.
     """
     new = [folder for folder in path.parents if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -49,6 +52,14 @@ def writing(path: Path):
                 f"{path} was written by another process meanwhile. Run it again."
             ) from error
         _flush(path.parent)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise StorageError(
+            f"the disk is full: {path} takes more than the {format_bytes(_size(temporary))} that "
+            f"were written; {format_bytes(shutil.disk_usage(path.parent).free)} are free. Free "
+            "some space, then run this again."
+        ) from error
     finally:
         remove(temporary)
         if not path.exists():
@@ -221,6 +232,19 @@ def read_json_of_people(path: str, title: str) -> Any:
         )
     except ValueError as error:
         raise UserError(f"{title} {path} is not JSON: {error}. Correct it.") from error
+
+
+def format_bytes(number: float) -> str:
+    """A size as "3.2 MiB"."""
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if number < 1024:
+            return f"{number:.0f} {unit}" if unit == "bytes" else f"{number:.1f} {unit}"
+        number /= 1024
+    return f"{number:.1f} TiB"
+
+
+def _size(path: Path) -> int:
+    return sum(file.stat().st_size for file in [path, *path.rglob("*")] if file.is_file())
 
 
 def sha256(path: Path) -> str:

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from supcon_tf.core.errors import StorageError, UserError
-from supcon_tf.core.files import parse_json, sha256, write_json, writing
+from supcon_tf.core.files import format_bytes, parse_json, sha256, write_json, writing
 
 _WEIGHTS, _REST = "model.weights.h5", "rest.npz"
 
@@ -107,8 +107,8 @@ def _check_space(folder: Path, model: keras.Model) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise StorageError(
-            f"the disk of {folder} is full: {free / 2**20:.0f} MiB free, a checkpoint takes "
-            f"{needed / 2**20:.0f}. The ones before it are kept; free some space and --resume."
+            f"the disk of {folder} is full: {format_bytes(free)} free, a checkpoint takes "
+            f"{format_bytes(needed)}. The ones before it are kept; free some space and --resume."
         )
 
 

@@ -14,11 +14,12 @@ import tensorflow as tf
 
 from supcon_tf.config import PretrainConfig
 from supcon_tf.core.errors import UserError
+from supcon_tf.core.files import format_bytes
 from supcon_tf.data.datasets import from_config
 from supcon_tf.engine.devices import check_cluster, make_strategy
 from supcon_tf.networks.initial import initial_weights
 from supcon_tf.stages import building, checks
-from supcon_tf.stages.estimates import format_bytes, images_at_once, memory_bytes
+from supcon_tf.stages.estimates import images_at_once, memory_bytes
 from supcon_tf.stages.plan_rows import (
     Sheet,
     add_data,
