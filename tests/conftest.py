@@ -1,7 +1,10 @@
 """Two logical CPU devices for every test, and one small run that many tests look at."""
 
+import builtins
+import errno
 import fcntl
 import importlib
+import io
 import json
 import os
 import pickle
@@ -127,6 +130,23 @@ def write_images(root: Path, classes, per_class, mode="RGB", size=(12, 12), seed
             pixels = np.clip(noise, 0, 255).astype(np.uint8)
             Image.fromarray(pixels, mode).save(root / name / f"{number:03d}.png")
     return root
+
+
+def forbid(monkeypatch, path: Path):
+    """Refuses a file or a folder to this process, which may be root's, as the system would."""
+    for module, name in ((builtins, "open"), (io, "open"), (os, "scandir")):
+        _refuse(monkeypatch, module, name, path)
+
+
+def _refuse(monkeypatch, module, name, path):
+    allowed = getattr(module, name)
+
+    def refusing(place, *arguments, **named):
+        if isinstance(place, str | os.PathLike) and Path(place) == Path(path):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(place))
+        return allowed(place, *arguments, **named)
+
+    monkeypatch.setattr(module, name, refusing)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ after Ctrl-C and 143 after SIGTERM, 1 for anything unforeseen (with a traceback)
 import contextlib
 import dataclasses
 import os
+import re
 import signal
 import sys
 import textwrap
@@ -93,8 +94,11 @@ def _parser(config_class, usage):
             sys.exit(0)
         try:
             return flags.FLAGS(argv)
-        except (flags.Error, UnicodeDecodeError) as error:
+        except flags.Error as error:
             _fail(error)
+        except UnicodeDecodeError:
+            files = re.findall("^-?-flagfile[=\n](.*)$", "\n".join(argv), re.MULTILINE)
+            _fail(f"flagfile must be a text file. Received: {', '.join(files)}.")
 
     return parse
 

@@ -56,7 +56,9 @@ class AddClassConfig(Config):
     """Classes added to an exported model from a few images, without training."""
 
     model: str = setting("", "Exported model: saved_models/NAME, or one of its versions.")
-    images: str = setting("", "Folder with one subfolder of images for each new class.")
+    images: str = setting(
+        "", "Folder with one subfolder of images for each new class.", any_bytes=True
+    )
     holdout_fraction: float = setting(
         0.3, "Share of each new class's images to score on.", at_least=0.001, at_most=0.9
     )
@@ -119,4 +121,4 @@ class PredictConfig(Config):
     top_k: int = setting(1, "Classes to print for each image.", at_least=1)
     batch_size: int = setting(64, "Images a step.", at_least=1, at_most=2**20)
     format: str = setting("tsv", "What is written.", choices=("tsv", "csv", "jsonl"))
-    output: str = setting("", "File to write ('': standard output).")
+    output: str = setting("", "File to write ('': standard output).", any_bytes=True)

@@ -21,6 +21,7 @@ def setting(
     at_most: float | None = None,
     below: float | None = None,
     identity: bool = True,
+    any_bytes: bool = False,
 ) -> Any:
     """Declares one setting.
 
@@ -35,6 +36,7 @@ def setting(
         below: exclusive upper bound of a number.
         identity: whether the setting is part of what a run *is*. Where a run lies and whether it
             may be continued are not.
+        any_bytes: whether it is the path of files that may have names other than UTF-8.
 
     Returns:
         A dataclass field.
@@ -46,6 +48,7 @@ def setting(
         "choices": choices,
         "bounds": {name: bound for name, bound in bounds.items() if bound is not None},
         "identity": identity,
+        "any_bytes": any_bytes,
     }
     if isinstance(default, dict):
         return dataclasses.field(default_factory=lambda: dict(default), metadata=metadata)
@@ -78,9 +81,18 @@ def _check_type(name: str, value: Any, expected: type, optional: bool) -> Any:
     return value
 
 
+def _is_text(value: str, any_bytes: bool) -> bool:
+    """Whether it has no NUL and, but for `any_bytes`, none of the bytes that are not UTF-8."""
+    # Python keeps those as surrogates.
+    odd = not any_bytes and any("\ud800" <= letter <= "\udfff" for letter in value)
+    return not odd and "\0" not in value
+
+
 def _check_value(name: str, value: Any, metadata: Mapping[str, Any]) -> None:
     if isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"{name} must be a finite number. Received: {value}.")
+    if isinstance(value, str) and not _is_text(value, metadata["any_bytes"]):
+        raise UserError(f"{name} must be UTF-8 text. Received: {value!r}. Give another.")
     bounds = metadata["bounds"]
     if not all(_HOLDS[kind][0](value, bound) for kind, bound in bounds.items()):
         allowed = " and ".join(f"{_HOLDS[kind][1]} {bound}" for kind, bound in bounds.items())

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from pathlib import Path
 
 from supcon_tf.config.settings import Config, setting
 from supcon_tf.core.errors import UserError
@@ -23,20 +24,22 @@ class RunConfig(Config):
             raise UserError("resume and overwrite exclude each other; give one of them.")
 
 
+_FOLDER = "folder:"
+
+
 def _absolute(path: str) -> str:
     return os.path.abspath(os.path.expanduser(path))
-
-
-def _absolute_folder(dataset: str) -> str:
-    kind, separator, path = dataset.partition(":")
-    return f"folder:{_absolute(path)}" if kind == "folder" and separator and path else dataset
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PretrainConfig(RunConfig):
     """Training of an encoder: contrastive, or with cross entropy as the baseline."""
 
-    dataset: str = setting("digits", "TensorFlow Datasets name, or folder:PATH (a folder a class).")
+    dataset: str = setting(
+        "digits",
+        "TensorFlow Datasets name, or folder:PATH (one folder per class).",
+        any_bytes=True,
+    )
     data_dir: str = setting("", "Where TensorFlow Datasets keeps data ('': its own default).")
     holdout_fraction: float | None = setting(
         None,
@@ -183,14 +186,13 @@ class PretrainConfig(RunConfig):
                 f"warmup_epochs must be below epochs ({self.epochs}). Received: "
                 f"{self.warmup_epochs:g}. Pass a lower --warmup_epochs, or more --epochs."
             )
-        path = self.dataset.removeprefix("folder:")
-        if path != self.dataset and _absolute(self.run_dir).startswith(_absolute(path) + os.sep):
-            raise UserError(
-                f"run_dir must not lie in the data set's folder. Received: {self.run_dir}. Its "
-                "pictures would become images of a class."
-            )
-        # Absolute, so that a later stage finds the data from any directory.
-        object.__setattr__(self, "dataset", _absolute_folder(self.dataset))
+        if self.dataset.startswith(_FOLDER):
+            path = self.dataset.removeprefix(_FOLDER)
+            if not path:
+                raise UserError("dataset must name a folder. Received: 'folder:'.")
+            # Absolute, so that a later stage finds the data from any directory.
+            object.__setattr__(self, "dataset", f"{_FOLDER}{_absolute(path)}")
+        self.check_outside_data("run_dir", self.run_dir)
         for name in ("data_dir", "encoder_weights"):
             if getattr(self, name):
                 object.__setattr__(self, name, _absolute(getattr(self, name)))
@@ -198,6 +200,26 @@ class PretrainConfig(RunConfig):
             object.__setattr__(self, "encoder", _absolute(self.encoder))
         if "temperature" in self.method_args:
             raise UserError("method_args must not hold temperature; use the setting temperature.")
+
+    def check_outside_data(self, name: str, path: str) -> None:
+        """Refuses an output path in the folder of the images, where it would become a class.
+
+        Args:
+            name: the setting to blame.
+            path: its value; links are followed.
+
+        Raises:
+            UserError: if it lies there.
+        """
+        folder = self.dataset.removeprefix(_FOLDER)
+        if folder == self.dataset:
+            return
+        folder, place = (Path(os.path.realpath(at)) for at in (folder, path))
+        if folder in (place, *place.parents):
+            raise UserError(
+                f"{name} must not lie in the data set's folder {folder}. Received: {path}. What is "
+                "written there would become a class or its images."
+            )
 
     def warmup_length(self) -> float:
         """Epochs of warm-up: as given, or a sixteenth of all."""

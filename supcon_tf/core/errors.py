@@ -10,4 +10,4 @@ class UserError(ValueError):
 
 
 class StorageError(UserError):
-    """A disk that is full or cannot be written: no fault of the settings."""
+    """Files that cannot be written or read, as on a full disk: no fault of the settings."""

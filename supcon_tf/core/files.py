@@ -12,7 +12,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from supcon_tf.core.errors import UserError
+from supcon_tf.core.errors import StorageError, UserError
 
 TEMPORARY_PREFIX = ".writing-"
 LOCK = ".lock"
@@ -26,6 +26,9 @@ def writing(path: Path):
 
     A file is replaced; a folder that is already there and not empty is a `UserError`. The content
     is on the disk before the name is.
+
+    Raises:
+        StorageError: if the disk is full.
     """
     new = [folder for folder in path.parents if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -49,6 +52,14 @@ def writing(path: Path):
                 f"{path} was written by another process meanwhile. Run it again."
             ) from error
         _flush(path.parent)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise StorageError(
+            f"the disk is full: {path} takes more than the {format_bytes(_size(temporary))} that "
+            f"were written; {format_bytes(shutil.disk_usage(path.parent).free)} are free. Free "
+            "some space, then run this again."
+        ) from error
     finally:
         remove(temporary)
         if not path.exists():
@@ -147,16 +158,46 @@ def write_json(path: Path, content: Any) -> None:
         temporary.write_text(json.dumps(content, indent=2) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Reads JSON.
+def check_readable(path: Path) -> None:
+    """Opens a file, before a library does that cannot say why it failed.
 
     Raises:
-        UserError: if the file is not JSON.
+        UserError: if it cannot be read.
     """
     try:
-        return json.loads(path.read_text())
+        with open(path, "rb") as file:
+            file.read(1)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+def parse_json(text: str | bytes, **how: Any) -> Any:
+    """The content of JSON, however broken it may be.
+
+    Args:
+        text: in UTF-8.
+        **how: as `json.loads` takes it.
+
+    Raises:
+        ValueError: if it is not JSON.
+    """
+    try:
+        return json.loads(text, **how)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def read_json(path: Path) -> Any:
+    """Reads JSON that this package wrote.
+
+    Raises:
+        UserError: if the file cannot be read, or is not JSON.
+    """
+    try:
+        return parse_json(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path}: {error}.") from error
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot read {path}: {reason}. Restore it, or move it away.") from error
 
 
 def read_json_of_people(path: str, title: str) -> Any:
@@ -170,14 +211,14 @@ def read_json_of_people(path: str, title: str) -> Any:
         UserError: if it cannot be read, or is not JSON.
     """
 
-    def no_twins(pairs):
+    def reject_duplicate_keys(pairs):
         names = [name for name, _ in pairs]
-        twins = sorted({name for name in names if names.count(name) > 1})
-        if twins:
-            raise ValueError(f"{twins[0]!r} is there twice")
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"{twice[0]!r} is there twice")
         return dict(pairs)
 
-    def no_constant(text):
+    def reject_constant(text):
         raise ValueError(f"{text} is no number")
 
     try:
@@ -186,9 +227,24 @@ def read_json_of_people(path: str, title: str) -> Any:
         reason = getattr(error, "strerror", None) or "it is not a text file"
         raise UserError(f"{title} {path} cannot be read: {reason}. Pass a JSON file.") from error
     try:
-        return json.loads(text, object_pairs_hook=no_twins, parse_constant=no_constant)
-    except (ValueError, RecursionError) as error:
+        return parse_json(
+            text, object_pairs_hook=reject_duplicate_keys, parse_constant=reject_constant
+        )
+    except ValueError as error:
         raise UserError(f"{title} {path} is not JSON: {error}. Correct it.") from error
+
+
+def format_bytes(number: float) -> str:
+    """A size as "3.2 MiB"."""
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if number < 1024:
+            return f"{number:.0f} {unit}" if unit == "bytes" else f"{number:.1f} {unit}"
+        number /= 1024
+    return f"{number:.1f} TiB"
+
+
+def _size(path: Path) -> int:
+    return sum(file.stat().st_size for file in [path, *path.rglob("*")] if file.is_file())
 
 
 def sha256(path: Path) -> str:

@@ -8,9 +8,11 @@ import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import tensorflow as tf
 
+SPLITS = ("train", "test")
 _PACKAGES = ("supcon_tf", "tensorflow", "keras", "tensorflow-datasets", "numpy", "scikit-learn")
 
 
@@ -30,6 +32,21 @@ def manifest(seed: int, dataset: dict) -> dict:
         "dataset": dataset,
         "hardware": hardware(),
     }
+
+
+def is_manifest(entry: Any) -> bool:
+    """Whether JSON is a stage's entry in manifest.json, as far as it is read again."""
+    dataset = entry.get("dataset") if isinstance(entry, dict) else None
+    if not isinstance(dataset, dict) or not isinstance(entry.get("resumed", []), list):
+        return False
+    splits = [dataset.get(split) for split in SPLITS]
+    splits += [dataset["unlabelled"]] if "unlabelled" in dataset else []
+    bad = dataset.get("bad_images", [])
+    return (
+        all(isinstance(split, dict) and isinstance(split.get("examples"), int) for split in splits)
+        and isinstance(bad, list)
+        and all(isinstance(name, str) for name in bad)
+    )
 
 
 def hardware() -> dict:

@@ -4,13 +4,15 @@ TensorFlow Datasets' own, the embedded digits and folders all come out alike: `(
 so that decoding happens in one place and shuffle buffers hold compressed bytes.
 """
 
+import contextlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import tensorflow as tf
 
 from supcon_tf.config import PretrainConfig
-from supcon_tf.core.errors import UserError
+from supcon_tf.core.errors import StorageError, UserError
 from supcon_tf.data import folder
 from supcon_tf.data.splits import (
     DEFAULT_IMAGE_SIZE_PX,
@@ -138,7 +140,7 @@ def folder_split(
         class_names: name of each label.
     """
     index_of = {"": UNLABELED, **{label: index for index, label in enumerate(class_names)}}
-    paths = [str(Path(path) / file) for file, _ in examples]
+    paths = [os.fsencode(Path(path) / file) for file, _ in examples]  # Names may be any bytes.
     labels = [index_of[label] for _, label in examples]
     return Split(
         num_examples=len(examples),
@@ -147,4 +149,36 @@ def folder_split(
         shuffle_buffer=len(examples),
         fingerprint=folder.fingerprint(path, examples),
         names=tuple(file for file, _ in examples),
+        folder=Path(path),
     )
+
+
+@contextlib.contextmanager
+def naming_lost_images(*splits: Split | None):
+    """Names an image file that can no longer be read, where TensorFlow fails in the block.
+
+    Args:
+        splits: where the block's images come from.
+
+    Raises:
+        StorageError: if one of their files cannot be read; otherwise TensorFlow's own error.
+    """
+    try:
+        yield
+    except (
+        tf.errors.ResourceExhaustedError,  # Not the images' fault, nor another worker's end.
+        tf.errors.UnavailableError,
+        tf.errors.AbortedError,
+        tf.errors.CancelledError,
+    ):
+        raise
+    except tf.errors.OpError as error:
+        for split in splits:
+            root = split and split.folder
+            bad = root and folder.check_images(root, [(name, "") for name in split.names])
+            if bad:
+                raise StorageError(
+                    f"{folder.bad_images_line(root, bad)} It was sound before. Restore it, then "
+                    "run this again; a training continues with --resume."
+                ) from error
+        raise

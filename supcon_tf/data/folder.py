@@ -4,6 +4,7 @@ A subfolder unlabeled/ beside them holds training images, at any depth, whose cl
 """
 
 import concurrent.futures
+import contextlib
 import hashlib
 import math
 import os
@@ -15,8 +16,8 @@ from pathlib import Path
 from sklearn.model_selection import train_test_split
 from tqdm import tqdm
 
-from supcon_tf.core.errors import UserError
-from supcon_tf.data.images import EXTENSIONS, is_readable
+from supcon_tf.core.errors import StorageError, UserError
+from supcon_tf.data.images import EXTENSIONS, fault_of, images_in
 
 DEFAULT_HOLDOUT = 0.2
 UNLABELED_FOLDER = "unlabeled"
@@ -24,6 +25,19 @@ UNLABELED_FOLDER = "unlabeled"
 Example = tuple[str, str]  # File name relative to the root, class name.
 
 
+@contextlib.contextmanager
+def _naming_folders():
+    """Turns what the system says of a folder that cannot be read into one line."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"cannot read folder {error.filename}: {error.strerror}. Make it readable, or move it "
+            "away."
+        ) from error
+
+
+@_naming_folders()
 def read_folder(
     path: str,
     holdout_fraction: float | None,
@@ -58,10 +72,8 @@ def read_folder(
     examples = [example for split in splits.values() for example in split]
     bad = list(check_images(root, examples) if bad_images is None else bad_images)
     if bad and not skip_bad_images:
-        more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
-        raise UserError(
-            f"cannot read image {root / bad[0]}{more}. Remove or replace it, or pass "
-            "--skip_bad_images."
+        raise StorageError(
+            f"{bad_images_line(root, bad)} Remove or replace it, or pass --skip_bad_images."
         )
     excluded = set(bad)
     splits = {
@@ -102,38 +114,34 @@ def fingerprint(path: str, examples: list[Example]) -> str:
     """SHA-256 over the names and sizes of a split's files."""
     digest = hashlib.sha256()
     for name, _ in examples:
-        digest.update(f"{name}\0{os.path.getsize(Path(path) / name)}\n".encode(errors="replace"))
+        line = f"{name}\0{os.path.getsize(Path(path) / name)}\n"
+        digest.update(line.encode(errors="surrogateescape"))
     return digest.hexdigest()
 
 
+@_naming_folders()
 def list_classes(root: Path, split: str = "") -> list[Example]:
     """The image files under each class folder of `root / split`, at any depth, in a fixed order.
 
     Raises:
-        UserError: if one of them holds none.
+        UserError: if one of them holds none, or cannot be read.
     """
     examples = []
-    for folder in sorted((root / split).iterdir()):
+    with os.scandir(root / split) as entries:
+        folders = sorted(Path(entry) for entry in entries if entry.is_dir())
+    for folder in folders:
         hidden = folder.name.startswith(".") or folder == root / UNLABELED_FOLDER
-        if folder.is_dir() and not hidden:
+        if not hidden:
             examples += [(file, folder.name) for file in _list_images(root, folder)]
     return examples
 
 
 def _list_images(root: Path, folder: Path) -> list[str]:
     """The image files in a folder at any depth, relative to the root, in a fixed order."""
-    files = sorted(file for file in folder.rglob("*") if _is_image(file, folder))
+    files = images_in(folder)
     if not files:
         raise UserError(f"folder {folder} holds no image ({', '.join(EXTENSIONS)}).")
     return [file.relative_to(root).as_posix() for file in files]
-
-
-def _is_image(file: Path, folder: Path) -> bool:
-    """Whether it is named like an image and neither it nor a folder above it is hidden."""
-    hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
-    named = not hidden and file.suffix.lower() in EXTENSIONS
-    # A link that leads nowhere is found unreadable later, and named.
-    return named and (file.is_file() or (file.is_symlink() and not file.exists()))
 
 
 def _check_classes(path: str, splits: dict[str, list[Example]]) -> list[str]:
@@ -191,14 +199,17 @@ def hold_out(path, examples, fraction, seed, setting="holdout_fraction"):
     return sorted(rest), sorted(held)
 
 
-def check_images(root: Path, examples: list[Example]) -> list[str]:
+def bad_images_line(root: Path, bad: Sequence[str]) -> str:
+    """A sentence or two that name the first of the files that `check_images` has found."""
+    more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
+    return f"cannot read image {root / bad[0]}{more}: {fault_of(root / bad[0])}"
+
+
+def check_images(root: Path, examples: Sequence[Example]) -> list[str]:
     """The names of the files under `root` that do not decode, as training would decode them."""
 
     def is_bad(example):
-        try:
-            return not is_readable((root / example[0]).read_bytes())
-        except OSError:
-            return True
+        return fault_of(root / example[0]) is not None
 
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         checks = pool.map(is_bad, examples)

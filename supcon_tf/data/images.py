@@ -1,6 +1,9 @@
 """Decoding and evaluation preprocessing: one path for training, evaluation and serving."""
 
 import contextlib
+import os
+import stat
+from pathlib import Path
 
 import tensorflow as tf
 
@@ -126,19 +129,51 @@ def decode_checked(encoded: bytes) -> tf.Tensor:
         return decode(tf.constant(encoded))
 
 
-def is_readable(encoded: bytes) -> bool:
-    """Whether `decode` gives the picture that the bytes hold.
+def fault_of(file: Path) -> str | None:
+    """The reason why an image file cannot be used, as a sentence; None for a sound one.
 
     Damage that a decoder repairs by itself, as JPEG's does within a picture, is not noticed.
 
     Args:
-        encoded: the content of a file.
+        file: its path.
     """
     try:
-        decode_checked(encoded)
-    except InvalidImage:
-        return False
-    return True
+        decode_checked(file.read_bytes())
+    except InvalidImage as error:
+        return str(error)
+    except OSError as error:
+        return f"{error.strerror}."
+    return None
+
+
+def images_in(folder: Path) -> list[Path]:
+    """The files that are named like images in a folder, at any depth, in a fixed order.
+
+    Hidden files and folders are left out, and links to folders are not followed. A file that cannot
+    be looked at, such as a link that leads nowhere, is found unreadable later, and named.
+
+    Args:
+        folder: its path.
+
+    Raises:
+        OSError: if it, or a folder in it, cannot be read.
+    """
+
+    def refuse(error):
+        raise error
+
+    found = []
+    for path, folders, files in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(path, name) for name in files if not name.startswith(".")]
+    return sorted(file for file in found if file.suffix.lower() in EXTENSIONS and _is_file(file))
+
+
+def _is_file(path):
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except OSError:
+        return True
 
 
 def refuse_colour_palette(encoded: bytes) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
@@ -28,6 +29,7 @@ class Split:
         fingerprint: changes when examples are added, removed or resized.
         native_size_px: side of its square images; None where sizes differ.
         names: of each example in the stored order, such as its file; None for its place in it.
+        folder: that the names are files of; None where they are none.
     """
 
     num_examples: int
@@ -37,6 +39,7 @@ class Split:
     fingerprint: str
     native_size_px: int | None = None
     names: tuple[str, ...] | None = None
+    folder: Path | None = None
 
     def records(self, shuffle_seed=None, skip=0, keep=None) -> tf.data.Dataset:
         """`(encoded, label int64)` of every example, once.
@@ -115,7 +118,7 @@ class Split:
 
         Args:
             image_size_px: side of the square images.
-            batch_size: images a batch; the last may be smaller.
+            batch_size: images per batch, at most; the last may be smaller.
             limit: as in `sample`.
 
         Returns:
@@ -126,6 +129,8 @@ class Split:
             return preprocess(decode(encoded), image_size_px), label
 
         images = self.sample(limit).map(load, num_parallel_calls=tf.data.AUTOTUNE)
+        # TensorFlow's work grows with the size that is asked for, not with what is there.
+        batch_size = min(batch_size, self.num_examples, limit or self.num_examples)
         return images.batch(batch_size).prefetch(tf.data.AUTOTUNE)
 
 

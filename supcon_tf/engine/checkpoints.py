@@ -1,18 +1,18 @@
 """Checkpoints of one stage: weights, optimizer, metrics and curves after a step, a folder each."""
 
 import dataclasses
-import json
 import math
 import shutil
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 
 from supcon_tf.core.errors import StorageError, UserError
-from supcon_tf.core.files import sha256, write_json, writing
+from supcon_tf.core.files import format_bytes, parse_json, sha256, write_json, writing
 
 _WEIGHTS, _REST = "model.weights.h5", "rest.npz"
 
@@ -107,26 +107,37 @@ def _check_space(folder: Path, model: keras.Model) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise StorageError(
-            f"the disk of {folder} is full: {free / 2**20:.0f} MiB free, a checkpoint takes "
-            f"{needed / 2**20:.0f}. The ones before it are kept; free some space and --resume."
+            f"the disk of {folder} is full: {format_bytes(free)} free, a checkpoint takes "
+            f"{format_bytes(needed)}. The ones before it are kept; free some space and --resume."
         )
 
 
 def _read(path: Path) -> State | None:
-    """The state of a checkpoint; None unless it is sound."""
+    """The state of a checkpoint; None unless it is sound.
+
+    Raises:
+        StorageError: if this user may not read it.
+    """
     try:
-        content = json.loads((path / "state.json").read_text())
+        content = parse_json((path / "state.json").read_bytes())
         digests = content.pop("sha256")
         state = State(**content)
-        whole = state.step == int(path.name) and _is_history(state.history)
+        whole = type(state.step) is int and state.step == int(path.name)
+        whole = whole and is_history(state.history)
         whole = whole and 0 <= state.seconds < math.inf
         return state if whole and _digests(path) == digests else None
+    except PermissionError as error:  # Passed over, it would be replaced.
+        raise StorageError(
+            f"checkpoint {path} cannot be read: {error.strerror}. Make it readable."
+        ) from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
-def _is_history(history) -> bool:
-    """Whether it is curves of numbers, or None, of one length."""
+def is_history(history: Any) -> bool:
+    """Whether JSON is curves of numbers, or None, of one length."""
+    if not isinstance(history, dict) or not all(isinstance(v, list) for v in history.values()):
+        return False
     numbers = all(
         value is None or isinstance(value, int | float)
         for values in history.values()

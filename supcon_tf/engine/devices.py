@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import json
 import os
 import signal
 import sys
@@ -11,6 +10,7 @@ import threading
 import tensorflow as tf
 
 from supcon_tf.core.errors import UserError
+from supcon_tf.core.files import parse_json
 
 STRATEGIES = ("auto", "one_device", "mirrored", "multi_worker", "tpu")
 
@@ -91,14 +91,18 @@ def _tpu() -> tf.distribute.Strategy:
         raise UserError(f"strategy=tpu found no TPU: {reason} Choose another strategy.") from error
 
 
-def check_cluster(text: str) -> None:
-    """Raises `UserError` unless it is a TF_CONFIG of workers, with or without a chief."""
+def check_cluster(text: str) -> dict[str, list[str]]:
+    """The hosts of a TF_CONFIG by kind: workers, with or without a chief.
+
+    Raises:
+        UserError: if it is none.
+    """
     advice = (
         'Set it on every worker to {"cluster": {"worker": ["host:port", ...]}, "task": {"type": '
         '"worker", "index": 0}}.'
     )
     try:
-        config = json.loads(text)
+        config = parse_json(text)
         cluster, task = config["cluster"], config["task"]
         sound = set(cluster) <= {"worker", "chief"} and isinstance(task["index"], int)
         sound = sound and all(isinstance(tasks, list) for tasks in cluster.values())
@@ -109,3 +113,4 @@ def check_cluster(text: str) -> None:
         sound = False
     if not sound:
         raise UserError(f"TF_CONFIG must describe the cluster. Received: {text!r}. {advice}")
+    return cluster

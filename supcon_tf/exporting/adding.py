@@ -126,7 +126,7 @@ def _find_images(config: AddClassConfig, bundle: Bundle) -> _NewClasses:
             )
     bad = folder.check_images(root, examples)
     if bad:
-        raise UserError(f"cannot read image {root / bad[0]}. Remove or replace it.")
+        raise UserError(f"{folder.bad_images_line(root, bad)} Remove or replace it.")
     parts = folder.hold_out(str(root), examples, config.holdout_fraction, config.seed)
     every = [*bundle.class_names, *names]
     return _NewClasses(names, *(folder_split(str(root), part, every) for part in parts))

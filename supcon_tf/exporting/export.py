@@ -12,6 +12,7 @@ from supcon_tf.config import ExportConfig
 from supcon_tf.core.errors import UserError
 from supcon_tf.core.files import read_json, write_json, writing
 from supcon_tf.core.provenance import manifest
+from supcon_tf.data.datasets import naming_lost_images
 from supcon_tf.data.splits import ImageDataset
 from supcon_tf.exporting import tflite
 from supcon_tf.exporting.calibration import calibration_scores, fit_temperature
@@ -54,7 +55,7 @@ def export(config: ExportConfig) -> dict:
             is left out, and said so.
     """
     run = RunDirectory(config.run_dir)
-    run.pretrain_config()
+    run.pretrain_config().check_outside_data("saved_models_dir", config.saved_models_dir)
     folder = Path(config.saved_models_dir) / check_name(config.name or run.path.resolve().name)
     target = next_version(folder, config.version)
     dataset = run.open_dataset()
@@ -65,7 +66,8 @@ def export(config: ExportConfig) -> dict:
     with writing(target) as temporary:
         print(f"exporting to {target}", file=sys.stderr)
         temporary.mkdir(parents=True)
-        scores = _write_bundle(temporary, target, run, dataset, model, config)
+        with naming_lost_images(dataset.train, dataset.test):
+            scores = _write_bundle(temporary, target, run, dataset, model, config)
     scores = {"path": str(target), **scores}
     run.record("export", scores)
     return scores

@@ -16,7 +16,13 @@ import numpy as np
 
 from supcon_tf.config import PredictConfig
 from supcon_tf.core.errors import UserError
-from supcon_tf.data.images import EXTENSIONS, InvalidImage, decode_checked, preprocess
+from supcon_tf.data.images import (
+    EXTENSIONS,
+    InvalidImage,
+    decode_checked,
+    images_in,
+    preprocess,
+)
 from supcon_tf.exporting.bundle import load_bundle
 from supcon_tf.exporting.layout import SUMS, check_sums, newest_bundle
 from supcon_tf.exporting.remote import RemoteModel
@@ -71,8 +77,10 @@ def _image_files(image: str) -> list[Path]:
     if str(path) == "." and not path.name:
         raise UserError("an image's path is empty, or the current folder. Name files or folders.")
     if path.is_dir():
-        inside = (file for file in path.rglob("*") if not _is_hidden(file.relative_to(path)))
-        found = _images_among(inside)
+        try:
+            found = images_in(path)
+        except OSError as error:
+            raise UserError(f"cannot read folder {error.filename}: {error.strerror}.") from error
         if not found:
             raise UserError(f"folder has no image ({', '.join(EXTENSIONS)}). Received: {path}.")
         return found
@@ -86,10 +94,6 @@ def _image_files(image: str) -> list[Path]:
             f"no image ({', '.join(EXTENSIONS)}) matches the pattern. Received: {image!r}."
         )
     return found
-
-
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
 
 
 def _images_among(paths: Iterable[Path]) -> list[Path]:

@@ -14,6 +14,7 @@ from ai_edge_litert.interpreter import Interpreter
 
 from supcon_tf.config import RUNTIMES
 from supcon_tf.core.errors import UserError
+from supcon_tf.core.files import check_readable, parse_json
 from supcon_tf.exporting.layout import tflite_file
 from supcon_tf.exporting.reload_export import run_tflite
 
@@ -127,15 +128,16 @@ def read_metadata(path: Path) -> dict:
     Raises:
         UserError: if there is none.
     """
+    check_readable(path)
     try:
         with zipfile.ZipFile(path) as archive:
             if archive.getinfo(_METADATA).file_size > _MAX_METADATA_BYTES:
                 raise ValueError(_METADATA)
-            metadata = json.loads(archive.read(_METADATA))
+            metadata = parse_json(archive.read(_METADATA))
         names, size = metadata["class_names"], metadata["image_size_px"]
         if type(size) is not int or type(names) is not list or {*map(type, names)} != {str}:
             raise TypeError(_METADATA)
-    except (OSError, zipfile.BadZipFile, KeyError, ValueError, TypeError, RecursionError) as error:
+    except (OSError, zipfile.BadZipFile, KeyError, ValueError, TypeError) as error:
         raise UserError(
             f"{path} is no TFLite model of a bundle: it holds no class names. Give a file that "
             "export.py wrote."

@@ -193,6 +193,8 @@ class MethodSpec:
         for name, value in given.items():
             kind, words = _KINDS.get(type(defaults[name]), (object, ""))
             is_switch = isinstance(value, bool) and kind not in (bool, object)
+            if isinstance(value, int) and abs(value) >= 2**63:
+                raise ValueError(f"{name} must fit 64 bits. Received: {value!r}.")
             if is_switch or not isinstance(value, kind):
                 raise ValueError(f"{name} must be {words}. Received: {value!r}.")
 

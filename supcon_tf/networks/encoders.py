@@ -17,6 +17,7 @@ import numpy as np
 from keras import layers
 
 from supcon_tf.core.errors import UserError
+from supcon_tf.core.files import check_readable
 from supcon_tf.networks import resnet
 from supcon_tf.networks.wide_resnet import WIDE_ENCODERS, build_wide_resnet
 
@@ -157,6 +158,7 @@ def _check_saved(path):
         raise UserError(
             f"no such encoder file; give the path of a .keras file. Received: {path!r}."
         )
+    check_readable(path)
     if not zipfile.is_zipfile(path):
         raise UserError(f"the encoder file is damaged or not a .keras file. Received: {path!r}.")
 
@@ -232,6 +234,7 @@ def _check_weights(name, weights):
         raise UserError(f"weights must be a .weights.h5 or .h5 file. Received: {weights!r}.")
     if not os.path.isfile(weights):
         raise UserError(f"no such weights file; give a local path. Received: {weights!r}.")
+    check_readable(weights)
 
 
 def _load_weights(model, name, weights):

@@ -5,6 +5,7 @@ from pathlib import Path
 import keras
 
 from supcon_tf.core.errors import UserError
+from supcon_tf.core.files import check_readable
 
 
 def load_kept(file: Path, is_classifier: bool) -> keras.Model:
@@ -17,10 +18,9 @@ def load_kept(file: Path, is_classifier: bool) -> keras.Model:
     Raises:
         UserError: if the file cannot be read, is damaged, or holds the other kind of model.
     """
+    check_readable(file)
     try:
         model = keras.saving.load_model(file, compile=False)
-    except PermissionError as error:
-        raise UserError(f"{file} cannot be read: {error.strerror}.") from error
     except Exception as error:  # A broken file fails in many ways inside Keras.
         raise UserError(
             f"{file} is corrupted ({type(error).__name__}). Train that stage again with "

@@ -31,6 +31,7 @@ def tune(config: TuneConfig, base: PretrainConfig) -> dict:
             trial failed.
     """
     role = role_of_process()
+    base.check_outside_data("search_dir", config.search_dir)
     space, oracle = prepare(config, base)
     place = SearchDirectory(config.search_dir)
     if role == "worker":

@@ -116,8 +116,13 @@ def method_of(
     try:
         spec.check_kinds(given)
         method = spec.build_with(parts, given)
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
         raise UserError(f"method {config.method}: {error}") from error
+    except TypeError as error:  # Of a setting whose default, None, tells no kind.
+        shown = ", ".join(f"{name}={value!r}" for name, value in given.items())
+        raise UserError(
+            f"method {config.method}: a setting is of the wrong kind. Received: {shown} ({error})."
+        ) from error
     parts.check_all_used()
     return method
 

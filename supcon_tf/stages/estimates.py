@@ -202,12 +202,3 @@ def memory_bytes(
 
 def _float_bytes(variables):
     return 4 * sum(math.prod(variable.shape) for variable in variables)
-
-
-def format_bytes(number: float) -> str:
-    """A size as "3.2 MiB"."""
-    for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if number < 1024:
-            return f"{number:.0f} {unit}" if unit == "bytes" else f"{number:.1f} {unit}"
-        number /= 1024
-    return f"{number:.1f} TiB"

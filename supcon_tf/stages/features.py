@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
+from supcon_tf.data.datasets import naming_lost_images
 from supcon_tf.data.splits import Split
 
 
@@ -67,7 +68,8 @@ def encode_split(
     count = split.num_examples if limit is None else min(limit, split.num_examples)
     hidden = not progress or not sys.stderr.isatty()
     shown = tqdm(batches, progress, -(-count // batch_size), leave=False, disable=hidden)
-    return encode_batches(encode, shown)
+    with naming_lost_images(split):
+        return encode_batches(encode, shown)
 
 
 def encode_batches(

@@ -6,11 +6,12 @@ import sys
 import numpy as np
 
 from supcon_tf.config import PretrainConfig
+from supcon_tf.core.files import format_bytes
 from supcon_tf.data.splits import ImageDataset
 from supcon_tf.engine import precision
 from supcon_tf.engine.method import Method
 from supcon_tf.stages import building
-from supcon_tf.stages.estimates import chance_alone, expected_positives, format_bytes
+from supcon_tf.stages.estimates import chance_alone, expected_positives
 
 # Above it, counting the labels is announced: it may take minutes.
 _MANY_IMAGES = 100_000

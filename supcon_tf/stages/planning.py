@@ -1,7 +1,6 @@
 """The plan before the work: the data, steps and memory of a pretraining, and what would stop it."""
 
 import dataclasses
-import json
 import math
 import os
 import shutil
@@ -15,11 +14,12 @@ import tensorflow as tf
 
 from supcon_tf.config import PretrainConfig
 from supcon_tf.core.errors import UserError
+from supcon_tf.core.files import format_bytes
 from supcon_tf.data.datasets import from_config
 from supcon_tf.engine.devices import check_cluster, make_strategy
 from supcon_tf.networks.initial import initial_weights
 from supcon_tf.stages import building, checks
-from supcon_tf.stages.estimates import format_bytes, images_at_once, memory_bytes
+from supcon_tf.stages.estimates import images_at_once, memory_bytes
 from supcon_tf.stages.plan_rows import (
     Sheet,
     add_data,
@@ -185,8 +185,7 @@ def _devices(strategy):
     workers = 1
     if strategy == "multi_worker" or (strategy == "auto" and tf_config):
         # The strategy itself would wait for all workers.
-        check_cluster(tf_config)
-        cluster = json.loads(tf_config)["cluster"]
+        cluster = check_cluster(tf_config)
         workers = sum(len(cluster.get(job, ())) for job in ("worker", "chief"))
         here = max(1, len(tf.config.list_logical_devices("GPU")))
     else:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 
 from supcon_tf.config import PretrainConfig
-from supcon_tf.data.datasets import from_config
+from supcon_tf.data.datasets import from_config, naming_lost_images
 from supcon_tf.engine import checkpoints, precision
 from supcon_tf.engine.devices import make_strategy
 from supcon_tf.engine.loop import Watching, fit
@@ -102,18 +102,21 @@ def _train(config, dataset, model, run, steps, stop_when):
     """Fits the model; returns its curves."""
     chief = is_chief(model.distribute_strategy)
     measure = _online_knn(config, dataset, model) if chief else lambda epoch: {}
-    return fit(
-        model,
-        stream_of(config, dataset),
-        epochs=config.epochs,
-        steps_per_epoch=steps,
-        folder=run.path,
-        stage="pretrain",
-        saving=Saving(
-            config.checkpoint_steps, keep=config.keep_checkpoints, best_metric=config.best_metric
-        ),
-        watching=Watching(measure, _CollapseWatch(config, model), stop_when),
-    )
+    with naming_lost_images(dataset.all_images, dataset.validation):
+        return fit(
+            model,
+            stream_of(config, dataset),
+            epochs=config.epochs,
+            steps_per_epoch=steps,
+            folder=run.path,
+            stage="pretrain",
+            saving=Saving(
+                config.checkpoint_steps,
+                keep=config.keep_checkpoints,
+                best_metric=config.best_metric,
+            ),
+            watching=Watching(measure, _CollapseWatch(config, model), stop_when),
+        )
 
 
 def _online_knn(config, dataset, model):

@@ -8,6 +8,7 @@ logs/           TensorBoard;  pictures/  PNG files
 """
 
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from supcon_tf.core.files import (
     write_json,
     writing,
 )
-from supcon_tf.core.provenance import manifest, resumption
+from supcon_tf.core.provenance import SPLITS, is_manifest, manifest, resumption
 from supcon_tf.data.datasets import from_config
 from supcon_tf.data.splits import ImageDataset
 from supcon_tf.engine import checkpoints
@@ -38,8 +39,6 @@ from supcon_tf.stages.overwriting import (
     put_back,
     set_aside,
 )
-
-_SPLITS = ("train", "test")
 
 
 class RunDirectory:
@@ -86,12 +85,18 @@ class RunDirectory:
         return stages
 
     def metrics(self) -> dict:
-        """The scores recorded so far, by stage."""
-        return self._read("metrics.json")
+        """The scores recorded so far, by stage; raises `UserError` if their file is damaged."""
+        return self._read_stages("metrics.json", lambda scores: isinstance(scores, dict))
 
     def history(self) -> dict:
-        """The curves recorded so far, by stage."""
-        return self._read("history.json")
+        """The curves recorded so far, by stage; raises `UserError` if their file is damaged."""
+        return self._read_stages("history.json", checkpoints.is_history)
+
+    def _read_stages(self, name: str, is_sound: Callable[[Any], bool]) -> dict:
+        content = self._read(name)
+        if not all(map(is_sound, content.values())):
+            raise UserError(f"{self.path / name} is damaged. Restore it, or move it away.")
+        return content
 
     def checkpoints(self, stage: str) -> Path:
         """The folder of a stage's checkpoints."""
@@ -220,9 +225,7 @@ class RunDirectory:
 
     def _stage_manifest(self, stage: str) -> dict:
         entry = self._read("manifest.json").get(stage)
-        dataset = entry.get("dataset") if isinstance(entry, dict) else None
-        splits = [dataset.get(split) for split in _SPLITS] if isinstance(dataset, dict) else [None]
-        if not all(isinstance(split, dict) and "examples" in split for split in splits):
+        if not is_manifest(entry):
             raise UserError(f"{self.path}/manifest.json is damaged. Run {stage} with --overwrite.")
         return entry
 
@@ -269,7 +272,7 @@ class RunDirectory:
 
     def check_same_data(self, stage: str, now: dict) -> None:
         """Raises `UserError` if `ImageDataset.describe` gives other splits than when it began."""
-        for split in (*_SPLITS, "unlabelled"):
+        for split in (*SPLITS, "unlabelled"):
             both = self._stage_manifest(stage)["dataset"], now
             then, found = (data.get(split, {"examples": 0}) for data in both)
             if then != found:

@@ -34,6 +34,19 @@ BAD_INPUT = {
     "stray argument": (["pretrain", "digits"], "unexpected argument. Received: 'digits'"),
     "flag of the wrong type": (["pretrain", "--epochs=many"], "flag --epochs=many"),
     "unknown recipe": (["pretrain", "--flagfile=scripts/recipes/none.flags"], "none.flags"),
+    "binary recipe": (
+        ["pretrain", "--flagfile={inputs}/binary.flags"],
+        "flagfile must be a text file. Received: /",
+    ),
+    "nested binary recipe": (
+        ["evaluate", "--flagfile={inputs}/outer.flags"],
+        "/outer.flags.",
+    ),
+    "folder without a path": (["pretrain", "--dataset=folder:"], "Received: 'folder:'"),
+    "setting of a method of the wrong kind": (
+        ["pretrain", "--method=triplet", '--method_args=margin="x"'],
+        "margin must be a number. Received: 'x'",
+    ),
     "unknown data set": (["pretrain", "--dataset=cifar1000"], "Received: 'cifar1000'"),
     "unknown encoder": (["pretrain", "--encoder=resnet9"], "Received: 'resnet9'"),
     "unknown method": (["pretrain", "--method=byol"], "Received: 'byol'"),
@@ -94,6 +107,8 @@ def inputs(tmp_path_factory, data_dir):
     """Folders that are no data sets, and a run whose only checkpoint is broken."""
     folder = tmp_path_factory.mktemp("inputs")
     (folder / "empty").mkdir()
+    (folder / "binary.flags").write_bytes(b"--epochs=3\n\xff\xfe")
+    (folder / "outer.flags").write_text(f"--flagfile={folder}/binary.flags")
     write_images(folder / "one", ["a"], 5)
     (folder / "space.json").write_text('{"momentum": {"choices": [0.8, 0.9]}}')
     (folder / "bad.json").write_text('{"learning_rat": {"choices": [0.8, 0.9]}}')
@@ -151,6 +166,15 @@ def check_one_clear_line(case, status, output, error):
 def test_so_it_is_in_a_process_of_its_own(case, script):
     finished = script(*BAD_INPUT[case][0])
     check_one_clear_line(case, finished.returncode, finished.stdout, finished.stderr)
+
+
+@pytest.mark.parametrize("closed", [">&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_no_obstacle(closed, tmp_path):
+    """And no file of the program takes their place."""
+    command = ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "scripts/write_digits.py"]
+    finished = subprocess.run([*command, f"--output_dir={tmp_path / 'photos'}"], cwd=ROOT)
+    assert finished.returncode == 0
+    assert len(list((tmp_path / "photos").rglob("*.png"))) == 1797
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

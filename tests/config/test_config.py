@@ -69,6 +69,10 @@ def test_where_a_run_lies_is_not_what_it_is():
         ({"resume": True, "overwrite": True}, "exclude each other"),
         ({"run_dir": ""}, "run_dir must name a directory"),
         ({"dataset": "folder:d", "run_dir": "d/run"}, "run_dir must not lie in the data set's"),
+        ({"dataset": "folder:d", "run_dir": "d"}, "run_dir must not lie in the data set's"),
+        ({"dataset": "folder:"}, "dataset must name a folder. Received: 'folder:'"),
+        ({"run_dir": "\udcff"}, r"run_dir must be UTF-8 text. Received: '.udcff'"),
+        ({"dataset": "folder:\0"}, "dataset must be UTF-8 text. Received: 'folder:.x00'"),
         ({"epochs": 2**63}, "epochs must be at least 1 and at most"),
         ({"image_size_px": 100_000}, "image_size_px must be at least 1 and at most 4096"),
         ({"method_args": {"temperature": 1}}, "use the setting temperature"),
@@ -95,6 +99,28 @@ def test_data_paths_become_absolute(monkeypatch, tmp_path):
     assert config.dataset == f"folder:{tmp_path}/photos"
     assert config.data_dir == f"{tmp_path}/data"
     assert PretrainConfig(dataset="cifar10").dataset == "cifar10"
+
+
+def test_outputs_reach_the_images_through_no_link(tmp_path):
+    (tmp_path / "photos/class").mkdir(parents=True)
+    (tmp_path / "inside").symlink_to("photos/class")
+    (tmp_path / "images").symlink_to("photos")
+    (tmp_path / "photos/away").symlink_to(tmp_path)
+    named = pytest.raises(UserError, match="run_dir must not lie in the data set's folder")
+    for dataset, run in (("photos", "inside/run"), ("images", "photos/run")):
+        with named:
+            PretrainConfig(dataset=f"folder:{tmp_path / dataset}", run_dir=str(tmp_path / run))
+    # Only by its name it lies there.
+    config = PretrainConfig(
+        dataset=f"folder:{tmp_path / 'photos'}", run_dir=str(tmp_path / "photos/away/run")
+    )
+    with pytest.raises(UserError, match="search_dir must not lie in the data set's folder"):
+        config.check_outside_data("search_dir", str(tmp_path / "inside"))
+    PretrainConfig(run_dir=str(tmp_path / "inside/run"))
+
+
+def test_paths_of_images_may_be_of_any_bytes():
+    assert PretrainConfig(dataset="folder:/\udcff").dataset == "folder:/\udcff"
 
 
 def test_replace_validates_again():

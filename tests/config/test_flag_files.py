@@ -39,3 +39,19 @@ def test_arguments_keep_their_types():
     assert parse_arguments("a=true,b=false,c=none") == {"a": True, "b": False, "c": None}
     with pytest.raises(UserError, match="must be name=value"):
         parse_arguments("a")
+
+
+@pytest.mark.parametrize("text", ["{[]:1}", "-" * 100_000 + "1", "[" * 1000, "9" * 10_000])
+def test_what_is_no_number_is_text(text):
+    assert parse_arguments(f"a={text}") == {"a": text}
+
+
+@pytest.mark.parametrize("content", [b"--epochs=7\n\xff\xfe", None])
+def test_a_file_that_is_no_text_is_named(tmp_path, content):
+    file = tmp_path / "mine.flags"
+    if content is None:
+        file.mkdir()
+    else:
+        file.write_bytes(content)
+    with pytest.raises(UserError, match=f"{file}: (it is no text file|Is a directory)"):
+        read_flag_file(file)

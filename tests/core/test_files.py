@@ -1,5 +1,6 @@
 """Files are whole or not there; what killed processes left is cleared away."""
 
+import errno
 import os
 import socket
 import subprocess
@@ -7,7 +8,7 @@ import sys
 
 import pytest
 
-from supcon_tf.core.errors import UserError
+from supcon_tf.core.errors import StorageError, UserError
 from supcon_tf.core.files import TEMPORARY_PREFIX, writing
 
 
@@ -43,3 +44,16 @@ def test_a_folder_that_another_process_wrote_meanwhile_is_kept(tmp_path):
         write()
     assert [path.name for path in tmp_path.iterdir()] == ["1"]
     assert (tmp_path / "1" / "theirs").exists()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_named_with_the_file_and_the_room(tmp_path, number):
+    def write():
+        with writing(tmp_path / "new" / "a.csv") as temporary:
+            temporary.write_bytes(bytes(3 * 2**20))
+            raise OSError(number, os.strerror(number))  # Without a name, as write() gives it.
+
+    message = "full: .*/new/a.csv takes more than the 3.0 MiB that were written; .* are free"
+    with pytest.raises(StorageError, match=message):
+        write()
+    assert list(tmp_path.iterdir()) == []

@@ -154,3 +154,68 @@ def test_refuses_a_data_set_without_labels(tmp_path):
     WithoutLabels(data_dir=str(tmp_path)).download_and_prepare()
     with pytest.raises(UserError, match="must have an image and a class label"):
         open_dataset("without_labels", str(tmp_path))
+
+
+def test_a_batch_is_at_most_the_data(digits, monkeypatch):
+    """A batch of a million takes TensorFlow half a minute, for however few images."""
+    asked, batch = [], tf.data.Dataset.batch
+
+    def noting(self, size, **arguments):
+        asked.append(size)
+        return batch(self, size, **arguments)
+
+    monkeypatch.setattr(tf.data.Dataset, "batch", noting)
+    for limit in (None, 1000, 7):
+        (images, _), *_ = digits.test.images(8, 2**20, limit)
+        assert len(images) == asked[-1]
+    assert asked == [450, 450, 7]
+
+
+@pytest.mark.parametrize("kind", ["digits", "folder", "tfds"])
+def test_the_validation_set_is_drawn_from_each_class_by_the_seed(kind, data_dir, tmp_path):
+    if kind == "folder":
+        write_images(tmp_path, ["a", "b", "c"], 40)
+    if kind == "tfds":
+        Sorted(data_dir=str(tmp_path)).download_and_prepare()
+    name, place = {
+        "digits": ("digits", data_dir),
+        "folder": (f"folder:{tmp_path}", ""),
+        "tfds": ("sorted", str(tmp_path)),
+    }[kind]
+
+    def opened(seed):
+        found = open_dataset(name, place, validation_fraction=0.25, seed=seed)
+        return [
+            [e.numpy() for e, _ in split.records()] for split in (found.train, found.validation)
+        ]
+
+    dataset = open_dataset(name, place, validation_fraction=0.25, seed=3)
+    held, rest = (np.bincount(split.labels()) for split in (dataset.validation, dataset.train))
+    np.testing.assert_allclose(held / (held + rest), 0.25, atol=0.01)
+    (rest, held), again, (_, other) = opened(3), opened(3), opened(4)
+    assert [rest, held] == again
+    assert held != other
+    assert not {*held} & {*rest}
+
+
+class Sorted(tfds.core.GeneratorBasedBuilder):
+    """Classes one after the other, in several shards' worth of images that all differ."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        features = tfds.features.FeaturesDict(
+            {
+                "image": tfds.features.Image(shape=(4, 4, 3)),
+                "label": tfds.features.ClassLabel(names=["a", "b"]),
+            }
+        )
+        return tfds.core.DatasetInfo(builder=self, features=features, disable_shuffling=True)
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples(160), "test": self._generate_examples(4)}
+
+    def _generate_examples(self, count):
+        for index in range(count):
+            image = np.full((4, 4, 3), index, np.uint8)
+            yield index, {"image": image, "label": index * 2 // count}

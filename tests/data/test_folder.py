@@ -1,13 +1,18 @@
+import os
 import shutil
 from collections import Counter
 
 import numpy as np
 import pytest
-from conftest import write_images
+import tensorflow as tf
+from conftest import forbid, write_images
 
 from supcon_tf import UserError, open_dataset
+from supcon_tf.core.errors import StorageError
 from supcon_tf.data import folder
+from supcon_tf.data.datasets import naming_lost_images
 from supcon_tf.data.folder import read_folder
+from supcon_tf.data.images import decode
 
 
 def names(split):
@@ -63,7 +68,7 @@ def test_finds_images_at_any_depth_and_ignores_other_files(tmp_path):
 def test_names_a_bad_image_or_leaves_it_out(image_folder):
     bad = image_folder / "dark" / "003.png"
     bad.write_bytes(bad.read_bytes()[:40])
-    with pytest.raises(UserError, match=r"cannot read image .*dark/003\.png\. .*skip_bad_images"):
+    with pytest.raises(UserError, match=r"cannot read image .*dark/003\.png: .*skip_bad_images"):
         open_dataset(f"folder:{image_folder}")
     dataset = open_dataset(f"folder:{image_folder}", skip_bad_images=True)
     assert dataset.bad_images == ("dark/003.png",)
@@ -99,6 +104,66 @@ def test_a_link_that_leads_nowhere_is_a_bad_image(image_folder):
     (image_folder / "dark" / "lost.png").symlink_to("/nowhere.png")
     with pytest.raises(UserError, match=r"cannot read image .*dark/lost.png"):
         open_dataset(f"folder:{image_folder}")
+
+
+@pytest.mark.parametrize("place", ["", "dark", "dark/deeper", "unlabeled/deeper"])
+def test_a_folder_that_may_not_be_read_is_refused_and_named(image_folder, monkeypatch, place):
+    for inner in ("dark/deeper", "unlabeled/deeper", "dark/.thumbnails"):
+        (image_folder / inner).mkdir(parents=True)
+    shutil.copy(image_folder / "dark/000.png", image_folder / "unlabeled")
+    for forbidden in (place, "dark/.thumbnails"):
+        forbid(monkeypatch, image_folder / forbidden)
+    with pytest.raises(UserError, match=f"cannot read folder {image_folder / place}: Permission"):
+        open_dataset(f"folder:{image_folder}", skip_bad_images=True)
+
+
+def test_a_file_that_may_not_be_read_is_named_with_the_reason(image_folder, monkeypatch):
+    for name in ("dark", "light"):
+        forbid(monkeypatch, image_folder / name / "003.png")
+    with pytest.raises(UserError, match=r"dark/003\.png and 1 more: Permission denied\. Remove"):
+        open_dataset(f"folder:{image_folder}")
+
+
+def test_names_of_any_bytes_are_images_as_others(image_folder):
+    odd = os.fsdecode(b"\xff\xfe.png")
+    (image_folder / "dark/000.png").rename(image_folder / "dark" / odd)
+    dataset = open_dataset(f"folder:{image_folder}", holdout_fraction=0.1)
+    assert f"dark/{odd}" in {*dataset.train.names, *dataset.test.names}
+    assert len(list(dataset.train.records())) + len(list(dataset.test.records())) == 40
+    again = open_dataset(f"folder:{image_folder}", holdout_fraction=0.1)
+    assert again.describe() == dataset.describe()
+    (image_folder / "dark" / odd).rename(image_folder / "dark" / os.fsdecode(b"\xfd\xfe.png"))
+    assert open_dataset(f"folder:{image_folder}").describe() != dataset.describe()
+
+
+def _lose(kind, file):
+    if kind == "text":
+        file.write_text("no image")
+    else:
+        file.unlink()
+    if kind == "folder":
+        file.mkdir()
+
+
+@pytest.mark.parametrize("kind", ["text", "deleted", "folder"])
+def test_an_image_lost_since_it_was_checked_is_named(image_folder, kind):
+    split = open_dataset(f"folder:{image_folder}").train
+    lost = image_folder / split.names[3]
+    _lose(kind, lost)
+    with (
+        pytest.raises(StorageError, match=f"cannot read image {lost}: .*--resume"),
+        naming_lost_images(None, split),
+    ):
+        list(split.records().map(lambda encoded, label: decode(encoded)))
+
+
+def test_what_is_no_lost_image_is_left_to_tensorflow(image_folder, digits):
+    split = open_dataset(f"folder:{image_folder}").train
+    with (
+        pytest.raises(tf.errors.InvalidArgumentError),
+        naming_lost_images(split, digits.train),
+    ):
+        tf.constant([1.0, 2.0]) + tf.constant([1.0, 2.0, 3.0])
 
 
 def _break(kind, root):

@@ -5,7 +5,14 @@ import pytest
 import tensorflow as tf
 from PIL import Image, ImageOps
 
-from supcon_tf.data.images import decode, exif_orientation, is_readable, preprocess, shrink
+from supcon_tf.data.images import (
+    InvalidImage,
+    decode,
+    decode_checked,
+    exif_orientation,
+    preprocess,
+    shrink,
+)
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (9, 14, 3), dtype=np.uint8)
 
@@ -51,11 +58,11 @@ def test_refuses_what_is_no_image(broken):
 
 def test_a_colour_palette_in_a_bmp_is_refused():
     """TensorFlow takes its indices for grey levels; a grey one is in their order."""
-    assert not is_readable(encoded(PIXELS, "P", "BMP").numpy())
-    assert not is_readable(encoded(PIXELS, "1", "BMP").numpy())
-    assert is_readable(encoded(PIXELS, "L", "BMP").numpy())
-    assert is_readable(encoded(PIXELS, kind="BMP").numpy())
-    assert is_readable(encoded(PIXELS, "P").numpy())
+    for mode in ("P", "1"):
+        with pytest.raises(InvalidImage, match="colour palette"):
+            decode_checked(encoded(PIXELS, mode, "BMP").numpy())
+    for mode, kind in (("L", "BMP"), (None, "BMP"), ("P", "PNG")):
+        decode_checked(encoded(PIXELS, mode, kind).numpy())
     grey = np.asarray(Image.fromarray(PIXELS).convert("L"))
     np.testing.assert_array_equal(decode(encoded(PIXELS, "L", "BMP"))[..., 0], grey)
 

@@ -6,9 +6,11 @@ import shutil
 import keras
 import numpy as np
 import pytest
+from conftest import forbid
 from engine.models import dense
 
 from supcon_tf import MomentumSGD, UserError
+from supcon_tf.core.errors import StorageError
 from supcon_tf.engine import checkpoints
 from supcon_tf.engine.checkpoints import State
 
@@ -56,7 +58,7 @@ def test_a_full_disk_stops_before_a_checkpoint_is_half_written(tmp_path, monkeyp
     usage = shutil.disk_usage(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
-        with pytest.raises(UserError, match="is full: 0 MiB free, a checkpoint takes 1. The ones"):
+        with pytest.raises(UserError, match="full: 1000 bytes free, a checkpoint takes 1.0 MiB"):
             checkpoints.save(tmp_path, State(2), dense())
     assert checkpoints.newest(tmp_path) == State(1)
     assert names(tmp_path) == ["000000001"]
@@ -77,7 +79,7 @@ def test_a_disk_that_fills_while_writing_leaves_the_ones_before(tmp_path, monkey
     assert checkpoints.newest(tmp_path) == State(1)
 
 
-@pytest.mark.parametrize("damage", ["truncate", "flip", "state", "schema"])
+@pytest.mark.parametrize("damage", ["truncate", "flip", "state", "schema", "nested"])
 def test_a_corrupted_checkpoint_is_passed_over(tmp_path, capsys, damage):
     for step in (1, 2):
         checkpoints.save(tmp_path, State(step), dense())
@@ -97,6 +99,9 @@ def _damage(checkpoint, damage):
     if damage == "schema":
         (checkpoint / "state.json").write_text('{"step": "2"}')
         return
+    if damage == "nested":
+        (checkpoint / "state.json").write_text("[" * 100_000)
+        return
     file = checkpoint / ("state.json" if damage == "state" else "model.weights.h5")
     content = bytearray(file.read_bytes())
     if damage == "flip":
@@ -109,6 +114,7 @@ def _damage(checkpoint, damage):
     [
         {"step": 10**6},
         {"step": True},
+        {"step": 3.0},
         {"step": -1},
         {"history": {"loss": "abc"}},
         {"history": {"loss": [1.0], "accuracy": []}},
@@ -124,6 +130,16 @@ def test_an_absurd_state_is_passed_over(tmp_path, change):
     file = tmp_path / "000000003/state.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
     assert checkpoints.newest(tmp_path) == State(2)
+
+
+@pytest.mark.parametrize("name", ["state.json", "model.weights.h5", "rest.npz"])
+def test_a_checkpoint_that_may_not_be_read_is_not_passed_over(tmp_path, monkeypatch, name):
+    """It would be replaced. Root may read every file, so the refusal is played."""
+    for step in (1, 2):
+        checkpoints.save(tmp_path, State(step), dense())
+    forbid(monkeypatch, tmp_path / "000000002" / name)
+    with pytest.raises(StorageError, match="000000002 cannot be read: Permission denied"):
+        checkpoints.newest(tmp_path)
 
 
 def test_what_is_no_checkpoint_is_left_alone(tmp_path):

@@ -4,7 +4,7 @@ import os
 
 import numpy as np
 import pytest
-from conftest import write_images
+from conftest import forbid, write_images
 from exporting.model_servers import dogs, model_server, results, serving
 
 from supcon_tf import UserError
@@ -211,3 +211,11 @@ def test_a_file_is_taken_once_but_a_link_to_it_is_another(tree):
 def test_what_names_no_image_is_refused(image, message, tree):
     with pytest.raises(UserError, match=message):
         find_images(["a.png", image])
+
+
+def test_a_folder_that_may_not_be_read_is_named(tree, monkeypatch):
+    os.mkdir("deep/.trash")
+    for folder in ("deep/er", "deep/.trash"):
+        forbid(monkeypatch, folder)
+    with pytest.raises(UserError, match="cannot read folder deep/er: Permission denied"):
+        find_images(["deep"])

@@ -6,6 +6,7 @@ import h5py
 import keras
 import numpy as np
 import pytest
+from conftest import forbid
 from networks.helpers import application, random_images
 
 from supcon_tf import UserError, build_encoder
@@ -108,3 +109,13 @@ def test_check_refuses_settings_of_a_saved_encoder(tmp_path):
 def test_check_accepts_our_own():
     for name in ENCODERS:
         check_encoder(name, width_multiplier=2.0)
+
+
+@pytest.mark.parametrize("name", ["a.keras", "a.weights.h5"])
+def test_a_file_that_may_not_be_read_is_not_damaged(tmp_path, monkeypatch, name):
+    file = tmp_path / name
+    file.touch()
+    forbid(monkeypatch, file)
+    encoder, weights = (str(file), "") if name.endswith(".keras") else ("resnet8", str(file))
+    with pytest.raises(UserError, match=f"{name} cannot be read: Permission denied"):
+        build_encoder(encoder, 8, 1.0, weights)

@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 
 import supcon_tf
-from supcon_tf import ClassifierConfig, PretrainConfig, UserError
+from supcon_tf import ClassifierConfig, EvaluateConfig, PretrainConfig, UserError
+from supcon_tf.core.errors import StorageError
+from supcon_tf.engine import checkpoints
+from supcon_tf.engine.progress import Progress
 
 
 def test_classifier_needs_a_pretrained_encoder(tmp_path):
@@ -35,19 +38,55 @@ def test_classifier_is_not_replaced_silently(finished_run):
         supcon_tf.train_classifier(ClassifierConfig(run_dir=str(finished_run), epochs=5))
 
 
+def small_pretraining(image_folder, tmp_path, **changes):
+    settings = {
+        "dataset": f"folder:{image_folder}",
+        "image_size_px": 8,
+        "encoder": "resnet8",
+        "width_multiplier": 0.25,
+        "batch_size": 8,
+        "epochs": 1,
+        "warmup_epochs": 0,
+        "run_dir": str(tmp_path / "run"),
+    }
+    return PretrainConfig(**{**settings, **changes})
+
+
 def test_changed_data_is_refused(image_folder, tmp_path):
-    config = PretrainConfig(
-        dataset=f"folder:{image_folder}",
-        image_size_px=8,
-        encoder="resnet8",
-        width_multiplier=0.25,
-        batch_size=8,
-        epochs=1,
-        warmup_epochs=0,
-        run_dir=str(tmp_path / "run"),
-    )
+    config = small_pretraining(image_folder, tmp_path)
     supcon_tf.pretrain(config, maps=False)
     shutil.copy(image_folder / "dark/000.png", image_folder / "dark/new.png")
     with pytest.raises(UserError, match="split 'train' of folder:.* changed since"):
         supcon_tf.train_classifier(ClassifierConfig(run_dir=config.run_dir))
     assert not (tmp_path / "run" / "checkpoints/classifier").exists()
+
+
+def test_an_image_lost_while_a_stage_runs_is_named_and_checkpoints_are_kept(
+    image_folder, tmp_path, monkeypatch
+):
+    """A file of the same size, so that the data set looks as it was."""
+    config = small_pretraining(image_folder, tmp_path, epochs=20)
+    lost = image_folder / supcon_tf.open_dataset(config.dataset).train.names[0]
+    sound = lost.read_bytes()
+    after_epoch = Progress.after_epoch
+
+    def losing(self, values):
+        after_epoch(self, values)
+        lost.write_bytes(bytes(len(sound)))
+
+    def named():
+        return pytest.raises(StorageError, match=f"cannot read image {lost}: .* with --resume")
+
+    with monkeypatch.context() as patch, named():
+        patch.setattr(Progress, "after_epoch", losing)
+        supcon_tf.pretrain(config, maps=False)
+    assert checkpoints.newest(tmp_path / "run/checkpoints/pretrain").step >= 4
+    with pytest.raises(StorageError, match=f"cannot read image {lost}: "):
+        supcon_tf.pretrain(config.replace(resume=True), maps=False)
+    lost.write_bytes(sound)
+    supcon_tf.pretrain(config.replace(resume=True), maps=False)
+    lost.write_bytes(bytes(len(sound)))
+    with named():
+        supcon_tf.train_classifier(ClassifierConfig(run_dir=config.run_dir))
+    with named():
+        supcon_tf.evaluate(EvaluateConfig(run_dir=config.run_dir))

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from supcon_tf import SupConLoss, TripletLoss
+from supcon_tf.core.files import format_bytes
 from supcon_tf.losses.blocks import BLOCK_ELEMENTS
 from supcon_tf.stages.estimates import (
     activation_bytes,
     block_bytes,
     chance_alone,
     expected_positives,
-    format_bytes,
 )
 
 

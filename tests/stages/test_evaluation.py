@@ -1,6 +1,9 @@
 import json
 import shutil
+import threading
+import time
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 import supcon_tf
 from supcon_tf import UserError, knn_predict, soft_neighbor_predict
+from supcon_tf.stages import run_directory
 from supcon_tf.stages.features import extract_features
 from supcon_tf.stages.run_directory import RunDirectory
 from supcon_tf.stages.scores import classification_scores, confusion_matrix, top_k_accuracy
@@ -172,3 +176,26 @@ def test_an_uneven_last_batch_changes_nothing(finished_run, digits):
     assert len(parts) == 450
     np.testing.assert_array_equal(labels, same_labels)
     np.testing.assert_allclose(parts, whole, rtol=1e-5, atol=1e-6)
+
+
+def test_scores_that_are_recorded_at_once_are_all_kept(tmp_path, monkeypatch):
+    """As of evaluate.py beside export.py: files are read, changed and written back in turn."""
+    names = [f"{number}" for number in range(8)]
+    start = threading.Barrier(len(names))
+    reading = run_directory.read_json
+
+    def slow(path):
+        content = reading(path)
+        time.sleep(0.02)  # Whoever reads now would write over the others.
+        return content
+
+    def record(name):
+        start.wait()
+        RunDirectory(str(tmp_path)).record(name, {"top1": 1.0}, {"loss": [1.0]})
+
+    RunDirectory(str(tmp_path)).record("before", {}, {})
+    monkeypatch.setattr(run_directory, "read_json", slow)
+    with ThreadPoolExecutor(len(names)) as pool:
+        list(pool.map(record, names))
+    assert set(RunDirectory(str(tmp_path)).metrics()) == {"before", *names}
+    assert set(RunDirectory(str(tmp_path)).history()) == {"before", *names}

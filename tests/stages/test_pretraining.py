@@ -19,6 +19,18 @@ from supcon_tf.stages.run_directory import RunDirectory
         ({"method": "byol"}, "method must be one of .*Received: 'byol'"),
         ({"augmentation": "rand"}, "augmentation must be one of .*Received: 'rand'"),
         ({"method_args": {"margin": 1.0}}, "margin needs denominator_mode"),
+        (
+            {"method": "triplet", "method_args": {"margin": "x"}},
+            "method triplet: margin must be a number. Received: 'x'",
+        ),
+        (
+            {"method": "cacr", "method_args": {"rbf_t": "x"}},
+            "method cacr: a setting is of the wrong kind. Received: rbf_t='x'",
+        ),
+        (
+            {"method": "comatch", "method_args": {"history": 2**63}},
+            "method comatch: history must fit 64 bits. Received: 9223372036854775808",
+        ),
         ({"batch_size": 2000}, "at most the 1347 training images .*Received: 2000"),
         ({"image_size_px": 3}, "needs images of 4 pixels"),
         ({"strategy": "mirrored", "batch_size": 129}, "multiple of the 2 replicas. Received: 129"),
