@@ -126,9 +126,7 @@ class Method(keras.Model, abc.ABC):
 
     def kept(self):
         """The models that a run keeps, of Keras's own layers, by name; `encoder` at least."""
-        encoder = portable_copy(self.encoder)
-        encoder.set_weights(self.evaluation_encoder.get_weights())
-        return {"encoder": encoder}
+        return {"encoder": portable_copy(self.encoder, self.evaluation_encoder)}
 
     def collapsed_loss(self, batch_size, num_views):
         """The loss where all embeddings are identical, if that is known; else None.
@@ -240,7 +238,9 @@ class Method(keras.Model, abc.ABC):
         momentum = tf.minimum(self.ema_momentum, (1.0 + step) / (10.0 + step))
         for network, average in self.averaged_networks():
             for mean, now in zip(average.weights, network.weights, strict=True):
-                mean.assign(momentum * mean + (1.0 - momentum) * now)
+                if keras.backend.is_float_dtype(mean.dtype):  # Not a count of examples.
+                    share = tf.cast(momentum, mean.dtype)
+                    mean.assign(share * mean + (1.0 - share) * now)
         self.ema_updates.assign_add(1)
 
     def get_config(self):
