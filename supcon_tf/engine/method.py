@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 from supcon_tf.engine.local_terms import local_gradients, local_variables
-from supcon_tf.engine.micro_batches import micro_batch_gradients
+from supcon_tf.engine.micro_batches import check_repeatable, micro_batch_gradients
 from supcon_tf.engine.workers import gather_batch, num_replicas
 from supcon_tf.networks.copies import frozen_copy, portable_copy
 
@@ -36,7 +36,8 @@ class Method(keras.Model, abc.ABC):
         **kwargs: as `keras.Model`.
 
     Raises:
-        ValueError: if `ema_momentum` or `micro_batch_size` is out of range.
+        ValueError: if `ema_momentum` or `micro_batch_size` is out of range, or micro-batches would
+            draw other random numbers the second time.
     """
 
     def __init__(self, encoder, loss_names, *, micro_batch_size=None, ema_momentum=None, **kwargs):
@@ -45,6 +46,8 @@ class Method(keras.Model, abc.ABC):
             raise ValueError(f"micro_batch_size must be at least 1. Received: {micro_batch_size}.")
         if ema_momentum is not None and not 0 < ema_momentum < 1:
             raise ValueError(f"ema_momentum must be in (0, 1). Received: {ema_momentum}.")
+        if micro_batch_size is not None:
+            check_repeatable(encoder)
         self.encoder = encoder
         self.micro_batch_size = micro_batch_size
         self.ema_momentum = ema_momentum

@@ -220,9 +220,9 @@ def _check_same(source, target, input_shape):
         off = np.linalg.norm(found - expected) / max(np.linalg.norm(expected), 1e-6)
         if np.isfinite(expected).all() and not off <= _tolerance(source, target):
             raise UserError(
-                f"a copy of {source.name!r} does not compute the same: outputs are off by {off:.1%}. "
-                "One of its layers holds more than its `get_config` and its weights say; make that "
-                "a weight or a setting."
+                f"a copy of {source.name!r} does not compute the same: outputs are off by "
+                f"{off:.1%}. One of its layers holds more than its `get_config` and its weights "
+                "say; make that a weight or a setting."
             )
 
 
