@@ -8,7 +8,6 @@ embedding, the encoder's gradient is a sum over micro-batches.
 import contextlib
 import re
 
-import keras
 import tensorflow as tf
 
 from supcon_tf.engine.local_terms import grouped_losses, local_variables, summed_gradients

@@ -69,7 +69,7 @@ class PairwiseModel(Method):
         """Embeddings [b, V, D]; the labels; and the keys [b, V, D], where they are others."""
         views, labels, weights = keras.utils.unpack_x_y_sample_weight(batch)
         features = encode_views(self.encoder, views, training)
-        outputs = {"embeddings": project_views(self.projection_head, features)}
+        outputs = {"embeddings": project_views(self.projection_head, features, training)}
         outputs |= {} if labels is None else {"labels": labels}
         outputs |= {} if weights is None else {"sample_weight": weights}
         if training and self.queue is not None and self.ema_momentum is not None:

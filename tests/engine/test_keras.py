@@ -196,6 +196,17 @@ def test_other_losses_and_metrics_are_refused_by_name(argument):
         pairwise().compile(optimizer="sgd", **argument)
 
 
+def test_a_head_trains_its_batch_norm_and_dropout():
+    rows = [keras.Input((4,)), keras.layers.Dense(6), keras.layers.BatchNormalization()]
+    model = PairwiseModel(encoder(), keras.Sequential(rows), SupConLoss(0.5))
+    model.compile(optimizer=keras.optimizers.SGD(0.0), jit_compile=False)
+    found = model.fit(VIEWS, LABELS, batch_size=10, verbose=0).history["loss"][0]
+    hidden = model.projection_head.layers[0](model.encoder(VIEWS.reshape(-1, 8, 8, 3))).numpy()
+    standardized = (hidden - hidden.mean(axis=0)) / np.sqrt(hidden.var(axis=0) + 1e-3)
+    expected = float(SupConLoss(0.5)(LABELS, standardized.reshape(10, 2, -1)))
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
 @pytest.mark.multi_device
 @pytest.mark.parametrize("images", [8, 7])
 def test_two_replicas_give_what_one_gives_even_with_a_ragged_batch(images):

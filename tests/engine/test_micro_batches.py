@@ -164,7 +164,6 @@ def test_a_head_that_draws_is_refused_in_the_first_step():
 
 
 def test_random_numbers_of_keras_are_repeated():
-    views, labels = next(iter(batches()))
     model, twin = drawing("keras.random"), drawing("keras.random")
     twin.set_weights(model.get_weights())
     model.compile("sgd", jit_compile=False)
