@@ -5,6 +5,7 @@ import abc
 import keras
 import tensorflow as tf
 
+from supcon_tf.engine.batches import never_empty, weights_need_labels
 from supcon_tf.engine.local_terms import local_gradients, local_variables
 from supcon_tf.engine.micro_batches import check_repeatable, micro_batch_gradients
 from supcon_tf.engine.workers import gather_batch, num_replicas
@@ -187,8 +188,13 @@ class Method(keras.Model, abc.ABC):
         self.compile(**keras.saving.deserialize_keras_object(config))
         self.optimizer.build(self.trainable_variables)
 
+    fit = weights_need_labels(keras.Model.fit)
+    evaluate = weights_need_labels(keras.Model.evaluate)
+    train_on_batch = weights_need_labels(keras.Model.train_on_batch)
+
     def train_step(self, batch):
         """Makes one step on what each replica got of a batch of the stream."""
+        batch = never_empty(batch)
         terms, gradients, outputs = self.gradients(batch)
         self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
         self._update_averages()
@@ -198,7 +204,7 @@ class Method(keras.Model, abc.ABC):
 
     def test_step(self, batch):
         """Computes the losses and metrics of a batch without training on it."""
-        outputs = gather_outputs(self.forward(batch, training=False))
+        outputs = gather_outputs(self.forward(never_empty(batch), training=False))
         terms = {**self.compute_losses(outputs), **self.regularization()}
         return self._logged(terms, outputs)
 
@@ -274,27 +280,6 @@ def _deserialized(value):
 def gather_outputs(outputs):
     """Joins the outputs of `forward` of all replicas, each tensor along its first axis."""
     return tf.nest.map_structure(gather_batch, outputs)
-
-
-def encode_views(encoder, views, training=True):
-    """Encodes all views of a batch in one pass for each size of view.
-
-    Args:
-        encoder: a model from images [N, H, W, C] to features [N, F].
-        views: float [B, V, H, W, C]; [B, H, W, C] is taken as one view; or a tuple of such, of
-            different sizes, whose views follow one another.
-        training: passed on to the encoder.
-
-    Returns:
-        float32 [B, V, F], V in all.
-    """
-    if isinstance(views, tuple | list):
-        return tf.concat([encode_views(encoder, one, training) for one in views], axis=1)
-    if views.shape.rank == 4:
-        views = views[:, None]
-    _, num_views, *size = views.shape
-    features = tf.cast(encoder(tf.reshape(views, [-1, *size]), training=training), tf.float32)
-    return tf.reshape(features, [views.shape[0] or -1, num_views, features.shape[-1]])
 
 
 def shown(metric):

@@ -21,6 +21,7 @@ from supcon_tf.stages import pictures
 from supcon_tf.stages.building import compiled_model, encoder_of, steps_per_epoch_of, stream_of
 from supcon_tf.stages.checks import data_checks, settings_checks
 from supcon_tf.stages.features import encode_batches, extract_features, inference_function
+from supcon_tf.stages.removal import check_there
 from supcon_tf.stages.run_directory import RunDirectory
 from supcon_tf.stages.scores import knn_predict
 
@@ -61,12 +62,13 @@ def pretrain(
         print_plan(config)
         return {}
     strategy = make_strategy(config.strategy)  # Workers join before anything else of TensorFlow.
+    run = everywhere(strategy, lambda: RunDirectory(config.run_dir))
     check_alike(strategy, _in_common(config, stop_when))
     everywhere(strategy, lambda: [check() for check in settings_checks(config)])
     chief = is_chief(strategy)
     if not chief:
         print("this worker trains too; the first one shows the progress", file=sys.stderr)
-    with RunDirectory(config.run_dir) as run:
+    with run:
         chief_first(strategy, lambda: run.check("pretrain", config))
         dataset = _open_dataset(config, strategy)
         steps = steps_per_epoch_of(config, dataset)
@@ -204,6 +206,7 @@ def _keep(config, dataset, model, run, history, steps, maps) -> dict:
     if "knn_top1" in history:
         metrics.setdefault("knn_top1", history["knn_top1"][-1])
     kept = model.kept()
+    check_there(run.path, **kept)
     pictures.learning_curves({"pretrain": history}, run.pictures / "learning_curves.png")
     if maps:
         _draw_maps(run, config, dataset, kept["encoder"])

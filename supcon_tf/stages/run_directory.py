@@ -26,6 +26,7 @@ from supcon_tf.core.files import (
     write_json,
     writing,
 )
+from supcon_tf.core.keras_settings import check_keras
 from supcon_tf.core.provenance import manifest, resumption
 from supcon_tf.data.datasets import from_config
 from supcon_tf.data.splits import ImageDataset
@@ -38,6 +39,7 @@ from supcon_tf.stages.overwriting import (
     put_back,
     set_aside,
 )
+from supcon_tf.stages.removal import check_there
 
 _SPLITS = ("train", "test")
 
@@ -50,6 +52,7 @@ class RunDirectory:
     """
 
     def __init__(self, path: str):
+        check_keras()  # Whatever the stage.
         self.path = Path(path)
         self.pictures = self.path / "pictures"
         self._locked = False
@@ -192,9 +195,7 @@ class RunDirectory:
 
     def _lock(self) -> None:
         """Keeps other processes from writing into the run until `release`."""
-        if self._locked:
-            return
-        if not lock(self.path):
+        if not self._locked and not lock(self.path):
             raise UserError(
                 f"another process is writing to run_dir {self.path}. Wait for it, or stop it."
             )
@@ -228,6 +229,7 @@ class RunDirectory:
 
     def record(self, stage: str, metrics: dict, history: dict | None = None) -> None:
         """Adds a stage's scores to metrics.json, and its curves to history.json."""
+        check_there(self.path)
         self._update("metrics.json", {stage: metrics})
         if history is not None:
             self._update("history.json", {stage: history})
