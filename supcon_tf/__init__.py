@@ -7,7 +7,17 @@ TensorFlow.
 import importlib
 import os
 import platform
+import sys
 from typing import TYPE_CHECKING
+
+if "keras" not in sys.modules:
+    os.environ["KERAS_BACKEND"] = "tensorflow"  # It goes before keras.json.
+elif sys.modules["keras"].config.backend() != "tensorflow":
+    raise ImportError(
+        "supcon_tf needs Keras on TensorFlow. Received: Keras already imported on "
+        f"{sys.modules['keras'].config.backend()}. Set KERAS_BACKEND=tensorflow, or import "
+        "supcon_tf first."
+    )
 
 if TYPE_CHECKING:  # For editors and type checkers.
     from supcon_tf.config import AddClassConfig as AddClassConfig

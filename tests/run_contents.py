@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -77,3 +78,16 @@ def finish(process, seconds=300):
     """The status and the errors of a process that `start` began."""
     _, error = process.communicate(timeout=seconds)
     return process.returncode, error
+
+
+def cluster_of_two():
+    """The environments of two workers on this machine."""
+    sockets = [socket.socket() for _ in range(2)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    workers = [f"127.0.0.1:{one.getsockname()[1]}" for one in sockets]
+    for one in sockets:
+        one.close()
+    tasks = [{"type": "worker", "index": index} for index in range(2)]
+    cluster = {"worker": workers}
+    return [{"TF_CONFIG": json.dumps({"cluster": cluster, "task": task})} for task in tasks]

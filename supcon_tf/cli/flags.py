@@ -18,6 +18,7 @@ from supcon_tf.config import PretrainConfig
 from supcon_tf.config.flag_files import parse_arguments, read_flag_file
 from supcon_tf.config.settings import default_of
 from supcon_tf.core.errors import UserError
+from supcon_tf.core.interrupts import noting_interrupts
 
 _DEFINE = {
     bool: flags.DEFINE_boolean,
@@ -177,7 +178,10 @@ def run(main, config_class, usage, positional=False, base=None, base_without=())
             given += [] if base is None else [_config(base, base_without)]
             given += [argv[1:]] if positional else []
             _import_tensorflow()
-            with _tensorflow_errors():
+            from supcon_tf.core.keras_settings import set_keras
+
+            set_keras()
+            with _tensorflow_errors(), noting_interrupts():
                 main(*given)
         except UserError as error:
             _fail(error)

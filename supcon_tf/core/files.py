@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from supcon_tf.core.errors import StorageError, UserError
+from supcon_tf.core.interrupts import check_interrupts
 
 TEMPORARY_PREFIX = ".writing-"
 LOCK = ".lock"
@@ -41,6 +42,7 @@ def writing(path: Path):
             remove(left)  # Of a process that was killed.
     try:
         yield temporary
+        check_interrupts()
         for file in [temporary, *temporary.rglob("*")]:
             _flush(file)
         try:
@@ -98,6 +100,17 @@ def lock(folder: Path) -> bool:
             return False
     _locks[folder] = descriptor, times + 1
     return True
+
+
+def has_lost(folder: Path) -> bool:
+    """Whether a folder that this process has locked was removed, perhaps replaced, since."""
+    descriptor, _ = _locks.get(folder.resolve(), (None, 0))
+    if descriptor is None:
+        return False
+    try:
+        return not os.path.samestat(os.fstat(descriptor), os.stat(folder / LOCK))
+    except FileNotFoundError:
+        return True
 
 
 def unlock(folder: Path) -> None:

@@ -59,6 +59,13 @@ def resumption() -> dict:
     return {
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command_line": sys.argv,
+        **code(),
+    }
+
+
+def code() -> dict:
+    """The code that runs: this package's commit, and the versions of what it is built on."""
+    return {
         "git_commit": _git_commit(),
         "versions": {"python": platform.python_version(), **_versions()},
     }

@@ -18,7 +18,14 @@ from supcon_tf.engine.method import shown
 from supcon_tf.engine.progress import Progress
 from supcon_tf.engine.saving import History, Saving, best_epoch, forget_lost
 from supcon_tf.engine.signals import StopSignals
-from supcon_tf.engine.workers import agreed, distribute_stream, is_chief, num_workers
+from supcon_tf.engine.workers import (
+    agreed,
+    chief_first,
+    distribute_stream,
+    everywhere,
+    is_chief,
+    num_workers,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,9 +87,9 @@ def fit(
     with strategy.scope(), StopSignals(num_workers(strategy) == 1) as stop:
         model.optimizer.build(model.trainable_variables)
         saved = checkpoints.folder_of(folder, stage)
-        found = checkpoints.newest(saved) if is_chief(strategy) else None
+        found = chief_first(strategy, lambda: checkpoints.newest(saved))
         step = agreed(strategy, found.step if found else 0)
-        state = checkpoints.restore(saved, step, model)
+        state = everywhere(strategy, lambda: checkpoints.restore(saved, step, model))
         if saving.best_metric and is_chief(strategy):
             forget_lost(state.history, saving.best_metric, saved, steps_per_epoch)
         training = _Training(model, folder, stage, epochs, steps_per_epoch, saving, watching, state)

@@ -5,8 +5,9 @@ import abc
 import keras
 import tensorflow as tf
 
+from supcon_tf.engine.batches import never_empty, weights_need_labels
 from supcon_tf.engine.local_terms import local_gradients, local_variables
-from supcon_tf.engine.micro_batches import micro_batch_gradients
+from supcon_tf.engine.micro_batches import check_repeatable, micro_batch_gradients
 from supcon_tf.engine.workers import gather_batch, num_replicas
 from supcon_tf.networks.copies import frozen_copy, portable_copy
 
@@ -36,7 +37,8 @@ class Method(keras.Model, abc.ABC):
         **kwargs: as `keras.Model`.
 
     Raises:
-        ValueError: if `ema_momentum` or `micro_batch_size` is out of range.
+        ValueError: if `ema_momentum` or `micro_batch_size` is out of range, or micro-batches would
+            draw other random numbers the second time.
     """
 
     def __init__(self, encoder, loss_names, *, micro_batch_size=None, ema_momentum=None, **kwargs):
@@ -45,6 +47,8 @@ class Method(keras.Model, abc.ABC):
             raise ValueError(f"micro_batch_size must be at least 1. Received: {micro_batch_size}.")
         if ema_momentum is not None and not 0 < ema_momentum < 1:
             raise ValueError(f"ema_momentum must be in (0, 1). Received: {ema_momentum}.")
+        if micro_batch_size is not None:
+            check_repeatable(encoder)
         self.encoder = encoder
         self.micro_batch_size = micro_batch_size
         self.ema_momentum = ema_momentum
@@ -126,9 +130,7 @@ class Method(keras.Model, abc.ABC):
 
     def kept(self):
         """The models that a run keeps, of Keras's own layers, by name; `encoder` at least."""
-        encoder = portable_copy(self.encoder)
-        encoder.set_weights(self.evaluation_encoder.get_weights())
-        return {"encoder": encoder}
+        return {"encoder": portable_copy(self.encoder, self.evaluation_encoder)}
 
     def collapsed_loss(self, batch_size, num_views):
         """The loss where all embeddings are identical, if that is known; else None.
@@ -186,8 +188,13 @@ class Method(keras.Model, abc.ABC):
         self.compile(**keras.saving.deserialize_keras_object(config))
         self.optimizer.build(self.trainable_variables)
 
+    fit = weights_need_labels(keras.Model.fit)
+    evaluate = weights_need_labels(keras.Model.evaluate)
+    train_on_batch = weights_need_labels(keras.Model.train_on_batch)
+
     def train_step(self, batch):
         """Makes one step on what each replica got of a batch of the stream."""
+        batch = never_empty(batch)
         terms, gradients, outputs = self.gradients(batch)
         self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
         self._update_averages()
@@ -197,7 +204,7 @@ class Method(keras.Model, abc.ABC):
 
     def test_step(self, batch):
         """Computes the losses and metrics of a batch without training on it."""
-        outputs = gather_outputs(self.forward(batch, training=False))
+        outputs = gather_outputs(self.forward(never_empty(batch), training=False))
         terms = {**self.compute_losses(outputs), **self.regularization()}
         return self._logged(terms, outputs)
 
@@ -240,7 +247,9 @@ class Method(keras.Model, abc.ABC):
         momentum = tf.minimum(self.ema_momentum, (1.0 + step) / (10.0 + step))
         for network, average in self.averaged_networks():
             for mean, now in zip(average.weights, network.weights, strict=True):
-                mean.assign(momentum * mean + (1.0 - momentum) * now)
+                if keras.backend.is_float_dtype(mean.dtype):  # Not a count of examples.
+                    share = tf.cast(momentum, mean.dtype)
+                    mean.assign(share * mean + (1.0 - share) * now)
         self.ema_updates.assign_add(1)
 
     def get_config(self):
@@ -271,27 +280,6 @@ def _deserialized(value):
 def gather_outputs(outputs):
     """Joins the outputs of `forward` of all replicas, each tensor along its first axis."""
     return tf.nest.map_structure(gather_batch, outputs)
-
-
-def encode_views(encoder, views, training=True):
-    """Encodes all views of a batch in one pass for each size of view.
-
-    Args:
-        encoder: a model from images [N, H, W, C] to features [N, F].
-        views: float [B, V, H, W, C]; [B, H, W, C] is taken as one view; or a tuple of such, of
-            different sizes, whose views follow one another.
-        training: passed on to the encoder.
-
-    Returns:
-        float32 [B, V, F], V in all.
-    """
-    if isinstance(views, tuple | list):
-        return tf.concat([encode_views(encoder, one, training) for one in views], axis=1)
-    if views.shape.rank == 4:
-        views = views[:, None]
-    _, num_views, *size = views.shape
-    features = tf.cast(encoder(tf.reshape(views, [-1, *size]), training=training), tf.float32)
-    return tf.reshape(features, [views.shape[0] or -1, num_views, features.shape[-1]])
 
 
 def shown(metric):

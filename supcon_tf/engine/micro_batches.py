@@ -5,12 +5,23 @@ Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limi
 embedding, the encoder's gradient is a sum over micro-batches.
 """
 
+import contextlib
+import re
+
 import tensorflow as tf
 
 from supcon_tf.engine.local_terms import grouped_losses, local_variables, summed_gradients
 from supcon_tf.engine.workers import gather_batch, num_replicas
 from supcon_tf.networks.pseudo_labels import ClassQueue, PseudoLabeler
 from supcon_tf.networks.queue import MemoryQueue
+
+# TensorFlow's operations that keep the state of their random numbers to themselves, or in variables
+# of its own generators.
+_DRAWS = re.compile(
+    "Random|Rng|Multinomial|TruncatedNormal|ParameterizedTruncatedNormal|NonDeterministicInts"
+    "|Stateful(Uniform|StandardNormal|TruncatedNormal|Random)|SampleDistorted|Fractional.*Pool"
+    "|.*CandidateSampler"
+)
 
 
 def micro_batch_gradients(model, batch):
@@ -82,6 +93,51 @@ def micro_batch_count(batch, size):
     return count
 
 
+def check_repeatable(encoder):
+    """Raises a ValueError if an encoder, in training, draws numbers that cannot be drawn again.
+
+    Args:
+        encoder: a model from images [N, H, W, C] to features [N, F]; one that is no functional or
+            sequential model is checked in its first step only.
+    """
+    if not getattr(encoder, "inputs", None):
+        return
+    (images,) = encoder.inputs
+
+    @tf.function(autograph=False)
+    def encode(images):
+        with _refusing_unrepeatable():
+            return encoder(images, training=True)
+
+    encode.get_concrete_function(tf.TensorSpec([2, *images.shape[1:]], images.dtype))
+
+
+@contextlib.contextmanager
+def _refusing_unrepeatable():
+    """Raises a ValueError if a graph's operations made inside draw numbers without a layer's seed.
+
+    Keras's own layers draw from seeds that are variables, which are put back for the second time.
+    """
+    if tf.executing_eagerly():
+        yield
+        return
+    graph = tf.compat.v1.get_default_graph()
+    before = graph.version
+    yield
+    made = graph.as_graph_def(from_version=before)
+    nodes = [
+        *made.node,
+        *(node for function in made.library.function for node in function.node_def),
+    ]
+    drawing = sorted({node.op for node in nodes if _DRAWS.match(node.op)})
+    if drawing:
+        raise ValueError(
+            "micro_batch_size encodes every image twice, with the same random numbers, but a layer "
+            f"draws others each time. Received: {', '.join(drawing)}. Draw with keras.random and a "
+            "keras.random.SeedGenerator of the layer."
+        )
+
+
 def _floats(outputs):
     return [tensor for tensor in tf.nest.flatten(outputs) if tensor.dtype.is_floating]
 
@@ -146,7 +202,8 @@ def _state(model):
 
 def _encode_all(model, part, count, repeat):
     """The outputs of all micro-batches, joined."""
-    first = model.forward(part(0))
+    with _refusing_unrepeatable():
+        first = model.forward(part(0))
     arrays = tf.nest.map_structure(
         lambda tensor: tf.TensorArray(tensor.dtype, count, element_shape=tensor.shape).write(
             0, tensor

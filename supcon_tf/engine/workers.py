@@ -1,13 +1,16 @@
 """Replicas and workers: the global batch, who writes, and what all of them agree on."""
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from supcon_tf.core.errors import UserError
 
-_MESSAGE_BYTES = 2000
+# Characters of a value in a message.
+_SHOWN = 200
 
 
 def num_replicas() -> int:
@@ -33,6 +36,13 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
     return resolver.task_type == "chief" if has_chief else resolver.task_id == 0
 
 
+def _index(strategy) -> int:
+    """This worker's place among all; the chief's is 0."""
+    resolver = strategy.cluster_resolver
+    after_chief = "chief" in resolver.cluster_spec().jobs and resolver.task_type == "worker"
+    return resolver.task_id + after_chief
+
+
 def agreed(strategy: tf.distribute.Strategy, value: int) -> int:
     """The chief's value, on every worker; all of them have to ask.
 
@@ -40,22 +50,62 @@ def agreed(strategy: tf.distribute.Strategy, value: int) -> int:
         strategy: the strategy.
         value: this worker's value; only the chief's counts.
     """
-    return value if num_workers(strategy) == 1 else _agreed_numbers(strategy, [value])[0]
+    return value if num_workers(strategy) == 1 else _gathered_numbers(strategy, [value])[0][0]
 
 
-def _agreed_numbers(strategy, values):
-    own = tf.constant(values if is_chief(strategy) else [0] * len(values), tf.int64)
+def _gathered_numbers(strategy, values):
+    """Every worker's integers, as many on each."""
+    workers = num_workers(strategy)
+    own = np.zeros([workers, len(values)], np.int64)
+    own[_index(strategy)] = values
+    own, local = tf.constant(own), strategy.num_replicas_in_sync // workers
 
     @tf.function
     def add_up():
         def one_replica():
             context = tf.distribute.get_replica_context()
-            first = tf.cast(context.replica_id_in_sync_group == 0, tf.int64)
+            first = tf.cast(context.replica_id_in_sync_group % local == 0, tf.int64)
             return context.all_reduce(tf.distribute.ReduceOp.SUM, own * first)
 
         return strategy.run(one_replica)
 
     return strategy.experimental_local_results(add_up())[0].numpy().tolist()
+
+
+def _gathered_texts(strategy, text):
+    """Every worker's text."""
+    content = text.encode(errors="replace")
+    # At least one, as TensorFlow crashes when it reduces nothing.
+    longest = max(1, *(length for (length,) in _gathered_numbers(strategy, [len(content)])))
+    rows = _gathered_numbers(strategy, [*content.ljust(longest, b"\0")])
+    return [bytes(row).rstrip(b"\0").decode() for row in rows]
+
+
+def everywhere(strategy: tf.distribute.Strategy, action: Callable[[], Any]) -> Any:
+    """Does something on every worker; where one of them refuses, all do, in the same words.
+
+    Args:
+        strategy: the strategy.
+        action: called on every worker; it must not wait for the others.
+
+    Returns:
+        What `action` returns on this worker.
+
+    Raises:
+        UserError: on every worker, if `action` raises it, or an OSError, on one of them.
+    """
+    if num_workers(strategy) == 1:
+        return action()
+    result, failure = None, None
+    try:
+        result = action()
+    except (UserError, OSError) as error:
+        failure = error
+    refusals = _gathered_texts(strategy, "" if failure is None else str(failure))
+    for index, refusal in enumerate(refusals):
+        if refusal:
+            raise UserError(f"worker {index}: {refusal}" if index else refusal) from failure
+    return result
 
 
 def chief_first(strategy: tf.distribute.Strategy, action: Callable[[], Any]) -> Any:
@@ -71,30 +121,35 @@ def chief_first(strategy: tf.distribute.Strategy, action: Callable[[], Any]) -> 
     Raises:
         UserError: on every worker, if `action` raises it.
     """
-    message, result = "", None
-    if is_chief(strategy):
-        try:
-            result = action()
-        except UserError as error:
-            message = str(error)
-            _agreed_text(strategy, message)
-            raise
-    message = _agreed_text(strategy, message)
-    if message:
-        raise UserError(message)
-    return result
+    return everywhere(strategy, action if is_chief(strategy) else lambda: None)
 
 
-def _agreed_text(strategy, text):
-    """The chief's text, cut to 2,000 bytes, on every worker."""
+def check_alike(strategy: tf.distribute.Strategy, values: Mapping[str, Any]) -> None:
+    """Compares what all workers of a training must have in common.
+
+    Args:
+        strategy: the strategy.
+        values: anything that JSON can hold, by name.
+
+    Raises:
+        UserError: on every worker, if a value of one of them is not the chief's.
+    """
     if num_workers(strategy) == 1:
-        return text
-    content = text.encode(errors="replace")[:_MESSAGE_BYTES]
-    return (
-        bytes(_agreed_numbers(strategy, [*content.ljust(_MESSAGE_BYTES, b"\0")]))
-        .rstrip(b"\0")
-        .decode(errors="replace")
-    )
+        return
+    everyone = [json.loads(text) for text in _gathered_texts(strategy, json.dumps(values))]
+    for index, theirs in enumerate(everyone):
+        for name in sorted({*everyone[0], *theirs}):
+            chiefs, other = everyone[0].get(name), theirs.get(name)
+            if chiefs != other:
+                raise UserError(
+                    f"the workers differ in {name}: {_short(chiefs)} on worker 0, {_short(other)} "
+                    f"on worker {index}. Start all of them alike."
+                )
+
+
+def _short(value):
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def distribute_stream(

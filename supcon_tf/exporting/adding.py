@@ -13,6 +13,7 @@ import tensorflow as tf
 from supcon_tf.config import AddClassConfig
 from supcon_tf.core.errors import UserError
 from supcon_tf.core.files import writing
+from supcon_tf.core.interrupts import noting_interrupts
 from supcon_tf.core.provenance import resumption
 from supcon_tf.data import folder
 from supcon_tf.data.datasets import folder_split
@@ -46,6 +47,7 @@ class _NewClasses:
     held_out: Split  # To score on.
 
 
+@noting_interrupts()
 def add_class(config: AddClassConfig) -> dict:
     """Writes a bundle's next version, with new classes beside the trained ones.
 

@@ -11,6 +11,7 @@ from scipy.special import softmax
 from supcon_tf.config import ExportConfig
 from supcon_tf.core.errors import UserError
 from supcon_tf.core.files import read_json, write_json, writing
+from supcon_tf.core.interrupts import check_interrupts, noting_interrupts
 from supcon_tf.core.provenance import manifest
 from supcon_tf.data.datasets import naming_lost_images
 from supcon_tf.data.splits import ImageDataset
@@ -35,6 +36,7 @@ PREPROCESSING = {
 }
 
 
+@noting_interrupts()
 def export(config: ExportConfig) -> dict:
     """Exports a run's classifier, reloads every export in a fresh process and compares it.
 
@@ -84,6 +86,7 @@ def _write_bundle(bundle, target, run, dataset, model, config):
     check_graph(bundle)
     metadata = _metadata(run, dataset, config, target, head, index)
     _write_tflite(bundle, dataset, config, metadata)
+    check_interrupts()
     logits = features.logits(held_out)
     expected = softmax(logits / head.temperature, axis=1)
     compared = compare_exports(bundle, dataset.test, config.verify_images, expected, labels)

@@ -16,6 +16,7 @@ import numpy as np
 
 from supcon_tf.config import PredictConfig
 from supcon_tf.core.errors import UserError
+from supcon_tf.core.interrupts import check_interrupts
 from supcon_tf.data.images import (
     EXTENSIONS,
     InvalidImage,
@@ -104,6 +105,7 @@ def _results(model: Model, paths, config):
     class_names, classify = model
     for batch in _batches(paths, config.batch_size):
         probabilities = classify(batch)
+        check_interrupts()
         # A stable order: of equal ones the first class.
         top = np.argsort(-probabilities, axis=1, kind="stable")[:, : config.top_k]
         for (path, _), row, indices in zip(batch, probabilities, top, strict=True):

@@ -11,7 +11,7 @@ import tensorflow as tf
 from supcon_tf.data.augment import AUGMENTATIONS, check_augmentation
 from supcon_tf.data.streams import repeated, views, zipped
 from supcon_tf.data.views import Position, Views
-from supcon_tf.engine.method import encode_views
+from supcon_tf.engine.batches import encode_views
 from supcon_tf.losses.pairs import AnchorMean, check_count
 from supcon_tf.losses.pseudo_labels import graph_loss, pseudo_label_graph
 from supcon_tf.methods.classifying import ClassifyingMethod

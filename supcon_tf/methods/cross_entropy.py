@@ -2,7 +2,7 @@
 
 import keras
 
-from supcon_tf.engine.method import encode_views
+from supcon_tf.engine.batches import encode_views, unpack_views
 from supcon_tf.methods.classifying import ClassifyingMethod
 from supcon_tf.methods.spec import MethodSpec, Parts
 from supcon_tf.networks.heads import project_views
@@ -29,10 +29,9 @@ class CrossEntropyModel(ClassifyingMethod):
 
     def forward(self, batch, training=True):
         """Logits [b, V, C] and labels [b]."""
-        views, labels, weights = keras.utils.unpack_x_y_sample_weight(batch)
+        views, given = unpack_views(batch)
         features = encode_views(self.encoder, views, training)
-        outputs = {"logits": project_views(self.classification_head, features), "labels": labels}
-        return outputs if weights is None else {**outputs, "sample_weight": weights}
+        return {"logits": project_views(self.classification_head, features), **given}
 
     def compute_losses(self, outputs):
         """Cross entropy of every view."""

@@ -2,7 +2,7 @@
 
 import keras
 
-from supcon_tf.engine.method import encode_views
+from supcon_tf.engine.batches import encode_views, unpack_views
 from supcon_tf.losses import metrics
 from supcon_tf.losses.supcon import SupConLoss
 from supcon_tf.methods.classifying import ClassifyingMethod
@@ -65,14 +65,13 @@ class JointModel(ClassifyingMethod):
 
     def forward(self, batch, training=True):
         """Embeddings [b, V, D], logits [b, V, C] and labels [b]."""
-        views, labels, weights = keras.utils.unpack_x_y_sample_weight(batch)
+        views, given = unpack_views(batch)
         features = encode_views(self.encoder, views, training)
-        outputs = {
+        return {
             "embeddings": project_views(self.projection_head, features),
             "logits": project_views(self.classification_head, features),
-            "labels": labels,
+            **given,
         }
-        return outputs if weights is None else {**outputs, "sample_weight": weights}
 
     def compute_losses(self, outputs):
         """SupCon, and the weighted cross entropy of every view."""

@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 from keras import layers
 
+from supcon_tf.engine.batches import unpack_views
 from supcon_tf.engine.method import Method
 from supcon_tf.losses import metrics
 from supcon_tf.losses.pairs import choice
@@ -83,8 +84,8 @@ class LoCo(Method):
         return {name: tensor for part in parts for name, tensor in part.items()}
 
     def forward_in_parts(self, batch, training=True):
-        """As `forward`, a stage at a time; the labels come with each."""
-        views, labels = batch
+        """As `forward`, a stage at a time; labels, and weights if any, come with each."""
+        views, given = unpack_views(batch)
         size, num_views, *image = views.shape
         maps = tf.reshape(views, [-1, *image])
         decoders = dict(zip(self.places, self.decoders, strict=True))
@@ -93,7 +94,7 @@ class LoCo(Method):
             if place in decoders:
                 rows = decoders[place](maps, training=training)
                 embeddings = tf.reshape(rows, [size or -1, num_views, rows.shape[-1]])
-                yield {f"stage{place}": embeddings, "labels": labels}
+                yield {f"stage{place}": embeddings, **given}
 
     def compute_losses(self, outputs):
         """The contrastive losses of the stages in these outputs."""
@@ -105,7 +106,11 @@ class LoCo(Method):
                     "local_loss simclr needs two views of an image or more. Received: "
                     f"{embeddings.shape[1]}."
                 )
-        return {name: self.contrastive_loss(labels, rows) for name, rows in found.items()}
+        weights = outputs.get("sample_weight")
+        return {
+            name: self.contrastive_loss(labels, rows, sample_weight=weights)
+            for name, rows in found.items()
+        }
 
     def trained_by(self, name):
         """The variables of the last stages up to that of the loss, and its decoder's."""

@@ -6,7 +6,8 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
-from supcon_tf.engine.method import Method, encode_views
+from supcon_tf.engine.batches import encode_views, unpack_views
+from supcon_tf.engine.method import Method
 from supcon_tf.losses import metrics
 from supcon_tf.losses.labels import class_ids, static_or_dynamic
 from supcon_tf.methods.spec import (
@@ -68,11 +69,9 @@ class PairwiseModel(Method):
 
     def forward(self, batch, training=True):
         """Embeddings [b, V, D]; the labels; and the keys [b, V, D], where they are others."""
-        views, labels, weights = keras.utils.unpack_x_y_sample_weight(batch)
+        views, given = unpack_views(batch)
         features = encode_views(self.encoder, views, training)
-        outputs = {"embeddings": project_views(self.projection_head, features)}
-        outputs |= {} if labels is None else {"labels": labels}
-        outputs |= {} if weights is None else {"sample_weight": weights}
+        outputs = {"embeddings": project_views(self.projection_head, features, training), **given}
         if training and self.queue is not None and self.ema_momentum is not None:
             features = encode_views(self.ema_encoder, views, training=False)
             outputs["keys"] = tf.stop_gradient(project_views(self.ema_head, features))

@@ -12,7 +12,8 @@ import tensorflow as tf
 from supcon_tf.data.augment import AUGMENTATIONS
 from supcon_tf.data.streams import balanced, views, zipped
 from supcon_tf.data.views import Position, Views
-from supcon_tf.engine.method import Method, encode_views
+from supcon_tf.engine.batches import encode_views
+from supcon_tf.engine.method import Method
 from supcon_tf.losses import metrics
 from supcon_tf.losses.pairs import (
     AnchorLoss,

@@ -5,11 +5,15 @@ computes the same with a faster batch norm, over all replicas, and in the precis
 """
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from supcon_tf.core.errors import UserError
 from supcon_tf.networks.convolution import SubsampledConv2D, is_strided_pointwise
+from supcon_tf.networks.initial import initial_weights
 
+# Side of the images that a copy is checked on, where it takes any.
+_ANY_SIDE = 96
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 
 
@@ -75,13 +79,26 @@ def training_copy(
         any_size: whether the copy takes images of any size, for views of several sizes.
 
     Returns:
-        A model of its own with the same weights in the same order.
+        A model of its own with the same state, weights in the same order.
 
     Raises:
-        UserError: if `precision` is unknown, or the encoder is not built of layers (a subclass of
-            `keras.Model`), which cannot be copied.
+        UserError: if `precision` is unknown, or the encoder cannot be copied: it is not built of
+            layers (a subclass of `keras.Model`), or a layer holds more than its configuration and
+            its saved variables say.
     """
     check_precision(precision)
+    inputs = keras.Input((None, None, encoder.input_shape[-1])) if any_size else None
+    if precision != "float32":
+        with initial_weights(0):  # Half precision is compared less strictly.
+            _clone(encoder, _trained_as("float32", encoder), inputs)
+    trained = _clone(encoder, _trained_as(precision, encoder), inputs)
+    for layer in trained._flatten_layers():  # Those inside other layers too.
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.synchronized = True
+    return trained
+
+
+def _trained_as(precision, encoder):
     last = {id(tensor._keras_history.operation) for tensor in _outputs(encoder)}
 
     def copy(layer):
@@ -89,25 +106,28 @@ def training_copy(
         kind = type(layer)
         if kind is keras.layers.BatchNormalization:
             kind = FusedBatchNormalization
-            config["synchronized"] = True
         if is_strided_pointwise(layer):
             kind = SubsampledConv2D
         if id(layer) not in last and _computes(layer):
             config["dtype"] = precision
         return kind.from_config(config)
 
-    inputs = keras.Input((None, None, encoder.input_shape[-1])) if any_size else None
-    return _clone(encoder, copy, inputs)
+    return copy
 
 
-def portable_copy(encoder: keras.Model) -> keras.Model:
+def portable_copy(encoder: keras.Model, state_of: keras.Model | None = None) -> keras.Model:
     """The inverse of `training_copy`: Keras's own layers, float32.
 
     Args:
         encoder: what `training_copy` returned.
+        state_of: a model of the same layers, such as a moving average, whose state the copy gets;
+            None for the encoder's own.
 
     Returns:
-        A model of its own with the same weights in the same order.
+        A model of its own with the same state, weights in the same order.
+
+    Raises:
+        UserError: as `training_copy`.
     """
 
     def copy(layer):
@@ -121,7 +141,7 @@ def portable_copy(encoder: keras.Model) -> keras.Model:
             config["dtype"] = "float32"
         return kind.from_config(config)
 
-    return _clone(encoder, copy)
+    return _clone(encoder, copy, state_of=state_of)
 
 
 def _computes(layer):
@@ -139,22 +159,98 @@ def _outputs(encoder):
     return keras.tree.flatten(encoder.outputs)
 
 
-def _clone(encoder, copy, inputs=None):
+def _clone(encoder, copy, inputs=None, state_of=None):
     _outputs(encoder)
-    clone = keras.models.clone_model(encoder, inputs, clone_function=copy, recursive=True)
-    clone.set_weights(encoder.get_weights())
+    try:
+        clone = keras.models.clone_model(encoder, inputs, clone_function=copy, recursive=True)
+    except (NotImplementedError, TypeError) as error:  # A layer without a sound `get_config`.
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"the encoder {encoder.name!r} cannot be copied: {reason}") from error
+    copy_state(state_of or encoder, clone)
     if not encoder.trainable:  # The layers' own flags are in their settings.
         clone.trainable = False
     return clone
 
 
 def frozen_copy(network, input_shape=None):
-    """A copy of a model, or of a layer, with the same weights; not trainable."""
+    """A copy of a model, or of a layer, with the same state; not trainable."""
     if isinstance(network, keras.Model):
         copy = keras.models.clone_model(network)
     else:
         copy = type(network).from_config(network.get_config())
         copy.build(input_shape)
-    copy.set_weights(network.get_weights())
+    copy_state(network, copy, input_shape)
     copy.trainable = False
     return copy
+
+
+def copy_state(source: keras.Layer, target: keras.Layer, input_shape=None) -> None:
+    """Gives a copy everything that its layers would save, and checks that it computes the same.
+
+    Args:
+        source: a model or a layer.
+        target: one of the same layers in the same order, perhaps of other precision.
+        input_shape: of one input, with the batch first; None for a model's own.
+
+    Raises:
+        UserError: if outputs differ on a batch of random inputs.
+    """
+    for old, new in zip(source._flatten_layers(), target._flatten_layers(), strict=True):
+        store = {}
+        old.save_own_variables(store)
+        new.load_own_variables(store)
+    seeds = [np.copy(seed) for seed in _seeds(source)]
+    _set_seeds(target, seeds)
+    _check_same(source, target, input_shape)
+    for model in (source, target):  # Some layers draw in inference too.
+        _set_seeds(model, seeds)
+
+
+def _seeds(model):
+    """The variables that are no weights: those of random generators, such as dropout's."""
+    weights = {id(weight) for weight in model.weights}
+    return [variable for variable in model.variables if id(variable) not in weights]
+
+
+def _set_seeds(model, values):
+    for seed, value in zip(_seeds(model), values, strict=True):
+        seed.assign(value)
+
+
+def _check_same(source, target, input_shape):
+    batch = keras.tree.map_structure(_random_batch, _input(source, input_shape))
+    # The largest difference relative to the size of the output; 0 where both are 0.
+    both = _computed(source, batch), _computed(target, batch)
+    for expected, found in zip(*both, strict=True):
+        off = np.linalg.norm(found - expected) / max(np.linalg.norm(expected), 1e-6)
+        if np.isfinite(expected).all() and not off <= _tolerance(source, target):
+            raise UserError(
+                f"a copy of {source.name!r} does not compute the same: outputs are off by "
+                f"{off:.1%}. One of its layers holds more than its `get_config` and its weights "
+                "say; make that a weight or a setting."
+            )
+
+
+def _input(model, shape):
+    if shape is not None:
+        return keras.KerasTensor(shape)
+    # A sequential model has an `input` only once it has been called.
+    return model.inputs[0] if isinstance(model, keras.Sequential) else model.input
+
+
+def _computed(model, batch):
+    return [np.asarray(output, np.float64) for output in keras.tree.flatten(model(batch))]
+
+
+def _random_batch(tensor):
+    """Two examples in [0, 1], or [0, 255] of integers."""
+    shape = [2, *(_ANY_SIDE if side is None else side for side in tensor.shape[1:])]
+    values = np.random.default_rng(0).random(shape)
+    is_float = keras.backend.is_float_dtype(tensor.dtype)
+    return (values if is_float else 255 * values).astype(tensor.dtype)
+
+
+def _tolerance(*models):
+    layers = [layer for model in models for layer in model._flatten_layers()]
+    half = any(layer.compute_dtype in ("float16", "bfloat16") for layer in layers)
+    return 0.5 if half else 1e-3

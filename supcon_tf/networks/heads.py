@@ -74,18 +74,19 @@ class ProjectionHead(keras.layers.Layer):
         }
 
 
-def project_views(head, features):
+def project_views(head, features, training=None):
     """Applies a head to the features of each view.
 
     Args:
         head: a layer from features [N, F] to outputs [N, D].
         features: float [B, V, F].
+        training: whether the head's batch norm and dropout, if it has them, train.
 
     Returns:
         float [B, V, D].
     """
     batch, num_views, dim = features.shape
-    outputs = head(ops.reshape(features, [-1, dim]))
+    outputs = head(ops.reshape(features, [-1, dim]), training=training)
     return ops.reshape(outputs, [-1 if batch is None else batch, num_views, outputs.shape[-1]])
 
 

@@ -16,6 +16,7 @@ from supcon_tf.networks.heads import build_classifier, classification_head
 from supcon_tf.networks.initial import initial_weights
 from supcon_tf.stages import pictures
 from supcon_tf.stages.features import extract_features
+from supcon_tf.stages.removal import check_there
 from supcon_tf.stages.run_directory import RunDirectory
 
 
@@ -43,7 +44,9 @@ def train_classifier(config: ClassifierConfig) -> dict:
         features, labels = extract_features(encoder, dataset.train, progress="features")
         run.begin("classifier", config, dataset.describe())
         head, history = train_head(config, features, labels, len(dataset.class_names), run.path)
-        run.save_model(build_classifier(encoder, head), "classifier")
+        classifier = build_classifier(encoder, head)
+        check_there(run.path, classifier=classifier)
+        run.save_model(classifier, "classifier")
         metrics = {
             "loss": history["loss"][-1],
             "train_top1": history["accuracy"][-1],

@@ -4,8 +4,10 @@ import numpy as np
 
 from supcon_tf.config import EvaluateConfig
 from supcon_tf.core.errors import UserError
+from supcon_tf.core.interrupts import noting_interrupts
 from supcon_tf.stages import pictures
 from supcon_tf.stages.features import extract_features
+from supcon_tf.stages.removal import check_there
 from supcon_tf.stages.run_directory import RunDirectory
 from supcon_tf.stages.scores import (
     classification_scores,
@@ -15,6 +17,7 @@ from supcon_tf.stages.scores import (
 )
 
 
+@noting_interrupts()
 def evaluate(config: EvaluateConfig) -> dict:
     """Scores a run on a split: neighbours' votes, and the classifier where there is one.
 
@@ -62,6 +65,7 @@ def evaluate(config: EvaluateConfig) -> dict:
         logits = model.get_layer("logits")(split_features).numpy()
         metrics |= classification_scores(logits, labels, dataset.class_names)
         metrics["nll"] = negative_log_likelihood(logits, labels)
+        check_there(run.path)
         suffix = "" if config.split == "test" else f"_{config.split}"
         pictures.confusion(
             np.array(metrics["confusion_matrix"]),

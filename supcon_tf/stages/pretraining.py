@@ -3,20 +3,25 @@
 import sys
 from collections.abc import Callable
 
+import keras
 import numpy as np
+import tensorflow as tf
 
 from supcon_tf.config import PretrainConfig
+from supcon_tf.config.search import PLACEMENT
+from supcon_tf.core.provenance import code
 from supcon_tf.data.datasets import from_config, naming_lost_images
 from supcon_tf.engine import checkpoints, precision
 from supcon_tf.engine.devices import make_strategy
 from supcon_tf.engine.loop import Watching, fit
 from supcon_tf.engine.saving import Saving, best_epoch
-from supcon_tf.engine.workers import agreed, chief_first, is_chief
+from supcon_tf.engine.workers import agreed, check_alike, chief_first, everywhere, is_chief
 from supcon_tf.networks.initial import initial_weights
 from supcon_tf.stages import pictures
 from supcon_tf.stages.building import compiled_model, encoder_of, steps_per_epoch_of, stream_of
 from supcon_tf.stages.checks import data_checks, settings_checks
 from supcon_tf.stages.features import encode_batches, extract_features, inference_function
+from supcon_tf.stages.removal import check_there
 from supcon_tf.stages.run_directory import RunDirectory
 from supcon_tf.stages.scores import knn_predict
 
@@ -57,15 +62,16 @@ def pretrain(
         print_plan(config)
         return {}
     strategy = make_strategy(config.strategy)  # Workers join before anything else of TensorFlow.
-    for check in settings_checks(config):
-        check()
+    run = everywhere(strategy, lambda: RunDirectory(config.run_dir))
+    check_alike(strategy, _in_common(config, stop_when))
+    everywhere(strategy, lambda: [check() for check in settings_checks(config)])
     chief = is_chief(strategy)
     remark = precision.remark(config.precision)
     if remark:
         print(f"warning: {remark}; leave --precision out", file=sys.stderr)
     if not chief:
         print("this worker trains too; the first one shows the progress", file=sys.stderr)
-    with RunDirectory(config.run_dir) as run:
+    with run:
         chief_first(strategy, lambda: run.check("pretrain", config))
         dataset = _open_dataset(config, strategy)
         steps = steps_per_epoch_of(config, dataset)
@@ -82,11 +88,25 @@ def pretrain(
         return _keep(config, dataset, model, run, history, steps, maps)
 
 
+def _in_common(config, stop_when):
+    """All that makes several workers one training: settings, code, arithmetic."""
+    own = {name: value for name, value in vars(config).items() if name not in PLACEMENT}
+    return {
+        **{f"setting {name}": value for name, value in own.items()},
+        "stop_when": stop_when is not None,
+        **code(),
+        "dtype policy": keras.config.dtype_policy().name,
+        "TensorFloat-32": tf.config.experimental.tensor_float_32_execution_enabled(),
+    }
+
+
 def _open_dataset(config, strategy):
     """The data set, checked; several workers wait until the chief has prepared it."""
-    dataset = chief_first(strategy, lambda: from_config(config)) or from_config(config)
-    for check in data_checks(config, dataset, strategy.num_replicas_in_sync):
-        check()
+    chiefs = chief_first(strategy, lambda: from_config(config))
+    dataset = everywhere(strategy, lambda: chiefs or from_config(config))
+    check_alike(strategy, dataset.describe())
+    checks = data_checks(config, dataset, strategy.num_replicas_in_sync)
+    everywhere(strategy, lambda: [check() for check in checks])
     if dataset.bad_images and is_chief(strategy):
         shown = ", ".join(dataset.bad_images[:3]) + ", ..." * (len(dataset.bad_images) > 3)
         print(f"unreadable images left out: {len(dataset.bad_images)} ({shown})")
@@ -192,6 +212,7 @@ def _keep(config, dataset, model, run, history, steps, maps) -> dict:
     if "knn_top1" in history:
         metrics.setdefault("knn_top1", history["knn_top1"][-1])
     kept = model.kept()
+    check_there(run.path, **kept)
     pictures.learning_curves({"pretrain": history}, run.pictures / "learning_curves.png")
     if maps:
         _draw_maps(run, config, dataset, kept["encoder"])

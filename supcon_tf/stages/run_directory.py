@@ -27,6 +27,7 @@ from supcon_tf.core.files import (
     write_json,
     writing,
 )
+from supcon_tf.core.keras_settings import check_keras
 from supcon_tf.core.provenance import SPLITS, is_manifest, manifest, resumption
 from supcon_tf.data.datasets import from_config
 from supcon_tf.data.splits import ImageDataset
@@ -39,6 +40,7 @@ from supcon_tf.stages.overwriting import (
     put_back,
     set_aside,
 )
+from supcon_tf.stages.removal import check_there
 
 
 class RunDirectory:
@@ -49,6 +51,7 @@ class RunDirectory:
     """
 
     def __init__(self, path: str):
+        check_keras()  # Whatever the stage.
         self.path = Path(path)
         self.pictures = self.path / "pictures"
         self._locked = False
@@ -197,9 +200,7 @@ class RunDirectory:
 
     def _lock(self) -> None:
         """Keeps other processes from writing into the run until `release`."""
-        if self._locked:
-            return
-        if not lock(self.path):
+        if not self._locked and not lock(self.path):
             raise UserError(
                 f"another process is writing to run_dir {self.path}. Wait for it, or stop it."
             )
@@ -231,6 +232,7 @@ class RunDirectory:
 
     def record(self, stage: str, metrics: dict, history: dict | None = None) -> None:
         """Adds a stage's scores to metrics.json, and its curves to history.json."""
+        check_there(self.path)
         self._update("metrics.json", {stage: metrics})
         if history is not None:
             self._update("history.json", {stage: history})

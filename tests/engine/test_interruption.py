@@ -1,14 +1,12 @@
 """Runs in processes of their own that are killed: nothing is lost, the result is the same."""
 
-import json
 import random
 import re
-import socket
 from pathlib import Path
 
 import numpy as np
 import pytest
-from run_contents import assert_equal_runs, curves, finish, start, weights
+from run_contents import assert_equal_runs, cluster_of_two, curves, finish, start, weights
 
 import supcon_tf
 from supcon_tf import PretrainConfig, UserError
@@ -34,26 +32,9 @@ def test_ten_kills_at_random_steps_change_nothing(finished_run, small_config, tm
     assert_equal_runs(settings["run_dir"], finished_run)
 
 
-def _free_ports(count):
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
-
-
 def start_workers(settings, kill_at=(0, 0)):
-    cluster = {"worker": [f"127.0.0.1:{port}" for port in _free_ports(2)]}
-    return [
-        start(
-            settings,
-            kill_at[index],
-            TF_CONFIG=json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}}),
-        )
-        for index in range(2)
-    ]
+    environments = cluster_of_two()
+    return [start(settings, kill_at[index], **environments[index]) for index in range(2)]
 
 
 @pytest.mark.slow

@@ -45,6 +45,13 @@ def embeddings(model, views):
     return rows.numpy().reshape(*views.shape[:2], -1)
 
 
+def cross_entropy_model():
+    with initial_weights(0):
+        model = CrossEntropyModel(encoder(), 3)
+    model.compile(optimizer=keras.optimizers.SGD(0.0), jit_compile=False)
+    return model
+
+
 def mean_loss(model, slices, weights=None):
     """The loss of each batch, weighted by its images."""
     losses = [
@@ -155,29 +162,19 @@ def test_single_batches():
     )
 
 
-def test_weights_of_samples_and_classes_count():
+@pytest.mark.parametrize(
+    "predict",
+    [
+        lambda m: m.predict(VIEWS[:, 0], batch_size=4),
+        lambda m: m.predict(dataset(VIEWS[:, 0])),
+        lambda m: m.predict(dataset(VIEWS[:, 0], LABELS)),
+        lambda m: m.predict_on_batch(VIEWS[:, 0]),
+    ],
+)
+def test_predictions_are_features(predict):
     model = pairwise()
-    history = fit(model, VIEWS, LABELS, sample_weight=WEIGHTS, batch_size=5)
-    halves = [slice(0, 5), slice(5, 10)]
-    assert history["loss"][0] == pytest.approx(mean_loss(model, halves, WEIGHTS), rel=1e-5)
-    assert history["loss"][0] != pytest.approx(mean_loss(model, halves), rel=1e-2)
-    by_class = {0: 0.5, 1: 2.0, 2: 1.0}
-    history = fit(model, VIEWS, LABELS, class_weight=by_class, batch_size=5)
-    weights = np.vectorize(by_class.get)(LABELS).astype(np.float32)
-    assert history["loss"][0] == pytest.approx(mean_loss(model, halves, weights), rel=1e-5)
-
-
-def test_cross_entropy_takes_weights_too():
-    with initial_weights(0):
-        model = CrossEntropyModel(encoder(), 3)
-    model.compile(optimizer=keras.optimizers.SGD(0.0), jit_compile=False)
-    found = fit(model, VIEWS, LABELS, sample_weight=WEIGHTS, batch_size=10)
-    logits = model.classification_head(model.encoder(VIEWS.reshape(-1, 8, 8, 3))).numpy()
-    logits = logits.astype(np.float64)
-    likelihood = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
-    own = -likelihood[np.arange(20), np.repeat(LABELS, 2)]
-    expected = np.mean(np.repeat(WEIGHTS, 2) * own)
-    assert found["loss"][0] == pytest.approx(expected, rel=1e-5)
+    expected = model.encoder(VIEWS[:, 0])
+    np.testing.assert_allclose(predict(model), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_views_alone_are_enough_for_simclr():
@@ -196,11 +193,23 @@ def test_other_losses_and_metrics_are_refused_by_name(argument):
         pairwise().compile(optimizer="sgd", **argument)
 
 
+def test_a_head_trains_its_batch_norm_and_dropout():
+    rows = [keras.Input((4,)), keras.layers.Dense(6), keras.layers.BatchNormalization()]
+    model = PairwiseModel(encoder(), keras.Sequential(rows), SupConLoss(0.5))
+    model.compile(optimizer=keras.optimizers.SGD(0.0), jit_compile=False)
+    found = model.fit(VIEWS, LABELS, batch_size=10, verbose=0).history["loss"][0]
+    hidden = model.projection_head.layers[0](model.encoder(VIEWS.reshape(-1, 8, 8, 3))).numpy()
+    standardized = (hidden - hidden.mean(axis=0)) / np.sqrt(hidden.var(axis=0) + 1e-3)
+    expected = float(SupConLoss(0.5)(LABELS, standardized.reshape(10, 2, -1)))
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
 @pytest.mark.multi_device
+@pytest.mark.parametrize("weights", [(), (WEIGHTS,)], ids=["", "weighted"])
 @pytest.mark.parametrize("images", [8, 7])
-def test_two_replicas_give_what_one_gives_even_with_a_ragged_batch(images):
+def test_two_replicas_give_what_one_gives_even_with_a_ragged_batch(images, weights):
     """The last batch of 3 is 2 on one replica and 1 on the other."""
-    models, data = [], dataset(VIEWS[:images], LABELS[:images])
+    models, data = [], dataset(*(array[:images] for array in (VIEWS, LABELS, *weights)))
     for name in ("one_device", "mirrored"):
         with make_strategy(name).scope():
             models.append(pairwise(rate=0.5))
@@ -211,6 +220,15 @@ def test_two_replicas_give_what_one_gives_even_with_a_ragged_batch(images):
         np.testing.assert_allclose(left, right, rtol=1e-4, atol=1e-6)
     losses = [model.evaluate(data, verbose=0, return_dict=True)["loss"] for model in models]
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+
+
+@pytest.mark.multi_device
+@pytest.mark.parametrize("train", [fit, lambda m, data: m.evaluate(data)])
+def test_a_replica_without_an_image_is_named(train):
+    with make_strategy("mirrored").scope():
+        model = pairwise()
+    with pytest.raises(tf.errors.InvalidArgumentError, match="a replica got no image"):
+        train(model, dataset(VIEWS[:9], LABELS[:9]))
 
 
 def test_kerass_callbacks_work(tmp_path):

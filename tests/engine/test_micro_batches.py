@@ -66,13 +66,13 @@ def check_equal(model, twin, compiled=False):
 )
 def test_equals_one_pass_over_the_batch(method, compiled):
     settings = {"regularizer": keras.regularizers.L2(0.05)}
-    model = build("one_device", method, micro_batch_size=SIZE, **settings)
+    model = build("one_device", method, micro_batch_size=SIZE)
     check_equal(model, build("one_device", method, **settings), compiled)
 
 
 def test_a_queue_is_pushed_once():
     settings = {"queue_size": 64, "ema_momentum": 0.9}
-    model = build("one_device", micro_batch_size=SIZE, **settings)
+    model = build("one_device", micro_batch_size=SIZE)
     check_equal(model, build("one_device", **settings))
     model.train_step(next(iter(batches())))
     assert int(model.queue.pushed.numpy()) == 2 * BATCH
@@ -108,3 +108,63 @@ def test_refuses_a_batch_that_is_not_a_multiple():
     model = build("one_device", micro_batch_size=3)
     with pytest.raises(ValueError, match="micro_batch_size must divide .* 16. Received: 3"):
         model.train_step(next(iter(batches())))
+
+
+class Drawing(keras.layers.Layer):
+    """A custom layer that adds random numbers in training, from a source of any kind."""
+
+    def __init__(self, source, **kwargs):
+        super().__init__(**kwargs)
+        self.source = source
+        self.seed = keras.random.SeedGenerator(0)
+        self.generator = tf.random.Generator.from_seed(0)
+
+    def call(self, features, training=None):
+        draw = {
+            "tf.random": lambda: tf.random.normal(tf.shape(features)),
+            "dropout": lambda: tf.nn.dropout(tf.ones(tf.shape(features)), 0.5),
+            "generator": lambda: self.generator.normal(tf.shape(features)),
+            "inside a function": lambda: tf.function(tf.random.uniform)(tf.shape(features)),
+            "keras.random": lambda: keras.random.normal(tf.shape(features), seed=self.seed),
+        }[self.source]
+        return features + draw() if training else features
+
+
+def drawing(source, in_head=False):
+    images = keras.Input((8, 8, 3))
+    features = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3)(images))
+    layer = Drawing(source)
+    encoder = keras.Model(images, features if in_head else layer(features))
+    head = ProjectionHead(4, ())
+    if in_head:
+        head = keras.Sequential([keras.Input((4,)), layer, keras.layers.Dense(4)])
+    return PairwiseModel(encoder, head, SupConLoss(), micro_batch_size=SIZE)
+
+
+@pytest.mark.parametrize(
+    ("source", "operation"),
+    [
+        ("tf.random", "RandomStandardNormal"),
+        ("dropout", "RandomUniform"),
+        ("generator", "RngReadAndSkip"),
+        ("inside a function", "RandomUniform"),
+    ],
+)
+def test_random_numbers_that_cannot_be_repeated_are_refused(source, operation):
+    with pytest.raises(ValueError, match=f"Received: {operation}. Draw with keras.random"):
+        drawing(source)
+
+
+def test_a_head_that_draws_is_refused_in_the_first_step():
+    model = drawing("tf.random", in_head=True)
+    model.compile("sgd", jit_compile=False)
+    views, labels = next(iter(batches()))
+    with pytest.raises(ValueError, match="Received: RandomStandardNormal. Draw with keras.random"):
+        model.fit(views, labels, batch_size=BATCH, verbose=0)
+
+
+def test_random_numbers_of_keras_are_repeated():
+    model, twin = drawing("keras.random"), drawing("keras.random")
+    twin.set_weights(model.get_weights())
+    model.compile("sgd", jit_compile=False)
+    check_equal(model, twin)

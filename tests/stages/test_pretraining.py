@@ -1,12 +1,16 @@
 """Pretraining as a whole: what it refuses, shows and keeps."""
 
+import shutil
+
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 import supcon_tf
-from supcon_tf import PretrainConfig, UserError
+from supcon_tf import ClassifierConfig, EvaluateConfig, PretrainConfig, UserError
 from supcon_tf.engine.saving import best_epoch
+from supcon_tf.stages import classification, evaluation, pretraining
 from supcon_tf.stages.features import extract_features
 from supcon_tf.stages.run_directory import RunDirectory
 
@@ -164,3 +168,59 @@ def test_cross_entropy_comes_with_its_classifier(small_config, tmp_path):
     supcon_tf.pretrain(config, maps=False)
     metrics = supcon_tf.evaluate(supcon_tf.EvaluateConfig(run_dir=run_dir))
     assert metrics["top1"] > 0.5
+
+
+def _removing(monkeypatch, run, replaced):
+    """Removes a run directory while its last epoch ends, perhaps for another."""
+
+    def remove(*args, **kwargs):
+        shutil.rmtree(run)
+        if replaced:
+            RunDirectory(str(run)).begin("pretrain", PretrainConfig(run_dir=str(run)), {"name": ""})
+        return fit(*args, **kwargs)
+
+    for stage in (classification, pretraining):
+        fit = stage.fit
+        monkeypatch.setattr(stage, "fit", remove)
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_run_directory_removed_meanwhile_is_refused_and_the_encoder_saved(
+    replaced, small_config, tmp_path, monkeypatch
+):
+    run = tmp_path / "run"
+    _removing(monkeypatch, run, replaced)
+    config = PretrainConfig(run_dir=str(run), **{**small_config, "epochs": 1, "warmup_epochs": 0})
+    message = f"removed or replaced meanwhile. Saved instead: {tmp_path}/run-encoder.keras"
+    with pytest.raises(UserError, match=message):
+        supcon_tf.pretrain(config)
+    assert not (run / "encoder.keras").exists()
+    encoder = keras.saving.load_model(tmp_path / "run-encoder.keras")
+    assert encoder.output_shape == (None, 32)
+
+
+def test_a_run_directory_removed_meanwhile_keeps_the_classifier(
+    finished_run, tmp_path, monkeypatch
+):
+    run = shutil.copytree(finished_run, tmp_path / "run")
+    _removing(monkeypatch, run, False)
+    config = ClassifierConfig(run_dir=str(run), epochs=1, overwrite=True)
+    with pytest.raises(UserError, match=f"Saved instead: {tmp_path}/run-classifier.keras"):
+        supcon_tf.train_classifier(config)
+    classifier = keras.saving.load_model(tmp_path / "run-classifier.keras")
+    assert classifier.output["logits"].shape == (None, 10)
+
+
+def test_scores_of_a_run_directory_removed_meanwhile_are_refused(
+    finished_run, tmp_path, monkeypatch
+):
+    run = shutil.copytree(finished_run, tmp_path / "run")
+
+    def removing(*args):
+        shutil.rmtree(run, ignore_errors=True)
+        return {"knn_top1": 1.0}
+
+    monkeypatch.setattr(evaluation, "_neighbor_scores", removing)
+    with pytest.raises(UserError, match="removed or replaced meanwhile. No score is recorded"):
+        supcon_tf.evaluate(EvaluateConfig(run_dir=str(run)))
+    assert not run.exists()

@@ -1,0 +1,105 @@
+"""Batches as methods take them: views, labels and weights, checked and encoded."""
+
+import functools
+import inspect
+
+import keras
+import tensorflow as tf
+
+from supcon_tf.engine.workers import num_replicas
+
+
+def unpack_views(batch):
+    """The views of a batch `(views, labels, sample_weight)`, whose end may be missing; the rest.
+
+    Args:
+        batch: views [b, ...], or a tuple of such of several sizes; labels int [b] or [b, 1];
+            weights float [b] or [b, 1].
+
+    Returns:
+        The views, and a dict of what there is of `labels` and `sample_weight`, as they are.
+
+    Raises:
+        ValueError: if labels or weights have another shape.
+    """
+    views, *rest = keras.utils.unpack_x_y_sample_weight(batch)
+    images = tf.nest.flatten(views)[0].shape[0]
+    given = dict(zip(("labels", "sample_weight"), rest, strict=True))
+    given = {name: values for name, values in given.items() if values is not None}
+    for name, values in given.items():
+        size, *further = values.shape
+        other = None not in (size, images) and size != images
+        if other or further not in ([], [1]):
+            raise ValueError(
+                f"{name} must be one for each image, of shape [{images}] or [{images}, 1]. "
+                f"Received: {values.shape}."
+            )
+    return views, given
+
+
+def weights_need_labels(function):
+    """Lets a function of `keras.Model` refuse weights that it would leave out without labels.
+
+    Args:
+        function: `fit`, `evaluate` or `train_on_batch`.
+    """
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def checked(self, *args, **kwargs):
+        given = signature.bind(self, *args, **kwargs).arguments
+        validation = given.get("validation_data")
+        if isinstance(validation, tuple) and len(validation) == 3:
+            _check_weights(dict(zip(("x", "y", "sample_weight"), validation, strict=True)))
+        if function is not keras.Model.train_on_batch or "class_weight" in given:
+            _check_weights(given)
+        return function(self, *args, **kwargs)
+
+    return checked
+
+
+def _check_weights(given):
+    is_array = hasattr(given.get("x"), "shape") or isinstance(given.get("x"), list | tuple)
+    for name in ("sample_weight", "class_weight"):
+        if is_array and given.get("y") is None and given.get(name) is not None:
+            raise ValueError(
+                f"{name} needs labels, without which Keras leaves it out. Received: y=None. Pass "
+                "y; a loss that uses no labels takes any."
+            )
+
+
+def never_empty(batch):
+    """A batch without the `None`s at its end; it stops the step where a replica got no image."""
+    if isinstance(batch, tuple):  # Keras's `train_on_batch` fills it up.
+        batch = batch[: max(i + 1 for i, part in enumerate(batch) if part is not None)]
+    tensors = [tensor for tensor in tf.nest.flatten(batch) if tensor is not None]
+    if num_replicas() == 1 or all(tensor.shape[0] is not None for tensor in tensors):
+        return batch
+    message = (
+        "a replica got no image of the last batch, which has fewer than there are replicas; use "
+        "batch(..., drop_remainder=True) or another batch size"
+    )
+    sizes = [tf.shape(tensor)[0] for tensor in tensors]
+    with tf.control_dependencies([tf.debugging.assert_positive(sizes, message)]):
+        return tf.nest.map_structure(tf.identity, batch)
+
+
+def encode_views(encoder, views, training=True):
+    """Encodes all views of a batch in one pass for each size of view.
+
+    Args:
+        encoder: a model from images [N, H, W, C] to features [N, F].
+        views: float [B, V, H, W, C]; [B, H, W, C] is taken as one view; or a tuple of such, of
+            different sizes, whose views follow one another.
+        training: passed on to the encoder.
+
+    Returns:
+        float32 [B, V, F], V in all.
+    """
+    if isinstance(views, tuple | list):
+        return tf.concat([encode_views(encoder, one, training) for one in views], axis=1)
+    if views.shape.rank == 4:
+        views = views[:, None]
+    _, num_views, *size = views.shape
+    features = tf.cast(encoder(tf.reshape(views, [-1, *size]), training=training), tf.float32)
+    return tf.reshape(features, [views.shape[0] or -1, num_views, features.shape[-1]])
