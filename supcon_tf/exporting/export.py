@@ -17,6 +17,7 @@ from supcon_tf.exporting import tflite
 from supcon_tf.exporting.calibration import calibration_scores, fit_temperature
 from supcon_tf.exporting.card import model_card
 from supcon_tf.exporting.comparing import check_exports, compare_exports
+from supcon_tf.exporting.finite import check_finite
 from supcon_tf.exporting.graphs import check_graph
 from supcon_tf.exporting.index import build_index, index_scores, write_index_images
 from supcon_tf.exporting.layout import HELD_OUT, check_name, next_version, write_sums
@@ -109,7 +110,7 @@ class _Features:
 
     def __call__(self, split, limit=None, progress=""):
         with tf.device("CPU:0"):
-            return encode_split(
+            features, labels = encode_split(
                 self._encode,
                 self.image_shape[0],
                 split,
@@ -117,6 +118,8 @@ class _Features:
                 limit=limit,
                 progress=progress,
             )
+        check_finite({"features": features})
+        return features, labels
 
     def logits(self, features):
         with tf.device("CPU:0"):

@@ -4,10 +4,12 @@ import shutil
 import numpy as np
 import pytest
 import tensorflow as tf
+from exporting.fragile import write_fragile
 from tensorflow.core.protobuf import saved_model_pb2
 
 from supcon_tf import UserError, load_bundle
 from supcon_tf.data.images import InvalidImage
+from supcon_tf.exporting.finite import NotFiniteError
 from supcon_tf.exporting.graphs import check_graph
 from supcon_tf.exporting.layout import check_sums, find_versions, newest_bundle, write_sums
 
@@ -37,6 +39,12 @@ def test_the_newest_version_is_found(tmp_path):
     assert newest_bundle(str(tmp_path)) == tmp_path / "10"
     assert newest_bundle(str(tmp_path / "9")) == tmp_path / "9"
     assert find_versions(tmp_path / "nowhere") == []
+
+
+def test_a_newest_version_without_its_model_is_refused_rather_than_passed_over(copy):
+    shutil.copytree(copy, copy.parent / "2", ignore=shutil.ignore_patterns("saved_model.pb"))
+    with pytest.raises(UserError, match="digits/2 lacks saved_model.pb"):
+        load_bundle(newest_bundle(str(copy.parent)))
 
 
 def test_composed_steps_equal_the_signatures(bundle, encoded):
@@ -116,6 +124,40 @@ def test_a_bundle_whose_sums_do_not_match_is_refused(copy, case):
     damage(copy)
     with pytest.raises(UserError, match=f"{message}.*Export it again"):
         load_bundle(copy)
+
+
+def test_every_byte_of_a_bundle_counts(copy):
+    for path in sorted(path for path in copy.rglob("*") if path.is_file()):
+        content = path.read_bytes()
+        for at in {0, len(content) // 2, len(content) - 2}:
+            path.write_bytes(content[:at] + bytes([content[at] ^ 4]) + content[at + 1 :])
+            with pytest.raises(UserError, match=r"SHA-256|lacks|SHA256SUMS"):
+                load_bundle(copy)
+            path.write_bytes(content)
+    load_bundle(copy)
+
+
+@pytest.mark.parametrize("runtime", ["saved_model", "float32"])
+def test_what_a_model_gives_must_be_numbers(exported, tmp_path, runtime):
+    bundle = load_bundle(write_fragile(exported[1] / "1", tmp_path / "1"), runtime)
+    images = np.zeros((4, 8, 8, 3), np.float32)
+    assert np.isfinite(bundle.classify(images)["probabilities"]).all()
+    images[[1, 3]] = 1.0
+    with pytest.raises(NotFiniteError, match="gives numbers that are not finite") as raised:
+        bundle.classify(images)
+    assert raised.value.rows == [1, 3]
+    embeddings = np.full((2, 32), [[0.1], [np.nan]], np.float32)
+    with pytest.raises(NotFiniteError):
+        bundle.nearest(embeddings)
+
+
+def test_a_model_that_is_loaded_does_not_see_its_file_change(copy):
+    bundle, images = load_bundle(copy, "float32"), np.full((1, 8, 8, 3), 0.5, np.float32)
+    expected = bundle.classify(images)["probabilities"]
+    path = copy / "tflite/float32.tflite"
+    with open(path, "r+b") as file:  # In place, as `cp` does.
+        file.write(b"\xff" * path.stat().st_size)
+    np.testing.assert_array_equal(bundle.classify(images)["probabilities"], expected)
 
 
 def test_a_link_in_a_bundle_is_refused(copy, tmp_path):
