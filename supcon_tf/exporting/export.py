@@ -51,8 +51,8 @@ def export(config: ExportConfig) -> dict:
     Raises:
         UserError: if the run has no classifier, the version exists, the encoder has operators that
             TFLite lacks, or a reloaded float32 export differs from Keras by more than
-            `config.max_difference`. A smaller TFLite model that loses more than `max_tflite_loss`
-            is left out, and said so.
+            `config.max_difference`. A TFLite model that cannot be run, or a smaller one that loses
+            more than `max_tflite_loss`, is left out, and said so.
     """
     run = RunDirectory(config.run_dir)
     run.pretrain_config()
@@ -85,7 +85,9 @@ def _write_bundle(bundle, target, run, dataset, model, config):
     _write_tflite(bundle, dataset, config, metadata)
     logits = features.logits(held_out)
     expected = softmax(logits / head.temperature, axis=1)
-    compared = compare_exports(bundle, dataset.test, config.verify_images, expected, labels)
+    compared = compare_exports(
+        bundle, config.format_names(), dataset.test, config.verify_images, expected, labels
+    )
     check_exports(bundle, compared, config.max_difference, config.max_tflite_loss)
     scores = {
         "keras_ms": features.milliseconds(),
@@ -155,7 +157,7 @@ def _write_index(bundle, features: _Features, dataset, config, unseen) -> Index 
 
 
 def _write_tflite(bundle, dataset, config, metadata):
-    """Every precision, calibrated on images spread over the training split."""
+    """The precisions in `formats`, calibrated on images spread over the training split."""
     calibration = dataset.train.spread(config.representative_images)
 
     def representative():
@@ -165,7 +167,7 @@ def _write_tflite(bundle, dataset, config, metadata):
     tflite.write_all(
         bundle,
         metadata,
-        tflite.PRECISIONS,
+        config.format_names(),
         select_ops=config.tflite_select_ops,
         representative=representative,
     )

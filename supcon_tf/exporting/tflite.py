@@ -24,6 +24,7 @@ from supcon_tf.exporting.reload_export import run_tflite
 
 PRECISIONS = RUNTIMES[1:]
 SIGNATURE = "classify"
+_PREFIX = "tflite_"
 _METADATA = "supcon_tf.json"
 # The preprocessing left to the caller: of a float model, of an int8 model.
 _INPUTS = (
@@ -97,7 +98,7 @@ def _missing_operators(message: str) -> str:
 def write_all(
     bundle: Path,
     metadata: Mapping,
-    precisions: Iterable[str],
+    formats: Iterable[str],
     *,
     select_ops: bool,
     representative: Callable[[], Iterable[np.ndarray]] | None = None,
@@ -110,14 +111,16 @@ def write_all(
     Args:
         bundle: the folder that is being written; the SavedModel is there.
         metadata: content of its metadata.json, of which each model keeps what describes it.
-        precisions: which models.
+        formats: of `config.FORMATS`; those that are no TFLite models are passed over.
         select_ops: as in `convert`.
         representative: as in `convert`.
 
     Raises:
         UserError: as `convert`.
     """
-    (bundle / "tflite").mkdir()
+    precisions = [name.removeprefix(_PREFIX) for name in formats if name.startswith(_PREFIX)]
+    if precisions:
+        (bundle / "tflite").mkdir()
     kept = {name: metadata[name] for name in _KEPT}
     for precision in precisions:
         model = convert(bundle, precision, representative, select_ops=select_ops)
