@@ -4,12 +4,10 @@ import shutil
 import numpy as np
 import pytest
 import tensorflow as tf
-from exporting.fragile import write_fragile
 from tensorflow.core.protobuf import saved_model_pb2
 
 from supcon_tf import UserError, load_bundle
 from supcon_tf.data.images import InvalidImage
-from supcon_tf.exporting.finite import NotFiniteError
 from supcon_tf.exporting.graphs import check_graph
 from supcon_tf.exporting.layout import check_sums, find_versions, newest_bundle, write_sums
 
@@ -135,20 +133,6 @@ def test_every_byte_of_a_bundle_counts(copy):
                 load_bundle(copy)
             path.write_bytes(content)
     load_bundle(copy)
-
-
-@pytest.mark.parametrize("runtime", ["saved_model", "float32"])
-def test_what_a_model_gives_must_be_numbers(exported, tmp_path, runtime):
-    bundle = load_bundle(write_fragile(exported[1] / "1", tmp_path / "1"), runtime)
-    images = np.zeros((4, 8, 8, 3), np.float32)
-    assert np.isfinite(bundle.classify(images)["probabilities"]).all()
-    images[[1, 3]] = 1.0
-    with pytest.raises(NotFiniteError, match="gives numbers that are not finite") as raised:
-        bundle.classify(images)
-    assert raised.value.rows == [1, 3]
-    embeddings = np.full((2, 32), [[0.1], [np.nan]], np.float32)
-    with pytest.raises(NotFiniteError):
-        bundle.nearest(embeddings)
 
 
 def test_a_model_that_is_loaded_does_not_see_its_file_change(copy):
