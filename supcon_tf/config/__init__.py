@@ -5,6 +5,7 @@ that can be constructed is valid as far as that can be known without reading the
 """
 
 from supcon_tf.config.deployment import (
+    FORMATS,
     RUNTIMES,
     AddClassConfig,
     ExportConfig,
@@ -20,6 +21,7 @@ from supcon_tf.config.training import (
 )
 
 __all__ = [
+    "FORMATS",
     "RUNTIMES",
     "AddClassConfig",
     "ClassifierConfig",

@@ -5,6 +5,9 @@ import dataclasses
 from supcon_tf.config.settings import Config, setting
 from supcon_tf.core.errors import UserError
 
+RUNTIMES = ("saved_model", "float32", "float16", "dynamic", "int8")
+FORMATS = ("saved_model", *(f"tflite_{precision}" for precision in RUNTIMES[1:]))
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExportConfig(Config):
@@ -20,6 +23,9 @@ class ExportConfig(Config):
         at_least=1,
         below=2**31,
         identity=False,
+    )
+    formats: str = setting(
+        ",".join(FORMATS), "What is written, with commas between; always with saved_model."
     )
     batch_size: int = setting(256, "Images a step while scoring.", at_least=1, at_most=2**20)
     neighbors: int = setting(
@@ -50,6 +56,19 @@ class ExportConfig(Config):
         at_least=0,
     )
 
+    def __post_init__(self):
+        super().__post_init__()
+        names = self.format_names()
+        if not {"saved_model"} <= set(names) <= set(FORMATS) or len(names) != len(set(names)):
+            raise UserError(
+                f"formats must be saved_model and any of {', '.join(FORMATS[1:])}, each once, with "
+                f"commas between. Received: {self.formats!r}."
+            )
+
+    def format_names(self) -> list[str]:
+        """The names in `formats`."""
+        return [name.strip() for name in self.formats.split(",")]
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AddClassConfig(Config):
@@ -64,9 +83,6 @@ class AddClassConfig(Config):
     )
     batch_size: int = setting(64, "Images a step.", at_least=1, at_most=2**20)
     seed: int = setting(0, "Seed of the hold-out.", at_least=0, below=2**31)
-
-
-RUNTIMES = ("saved_model", "float32", "float16", "dynamic", "int8")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from supcon_tf.config import AddClassConfig
+from supcon_tf.config import FORMATS, AddClassConfig, ExportConfig
 from supcon_tf.core.errors import UserError
 from supcon_tf.core.files import writing
 from supcon_tf.core.interrupts import noting_interrupts
@@ -35,8 +35,7 @@ from supcon_tf.exporting.servable import Head, Index, Servable, read_head
 from supcon_tf.stages.features import encode_split
 from supcon_tf.stages.scores import classification_scores, unit_rows
 
-_PRECISIONS = tflite.PRECISIONS[:-1]  # Not int8, which the training images would have to calibrate.
-
+_UNCALIBRATED = "tflite_int8"  # The training images would have to calibrate it.
 Images = tuple[np.ndarray, np.ndarray]  # Features float32 [N, F] and labels int32 [N].
 
 
@@ -168,13 +167,15 @@ def _write(
     model = _servable(bundle, head, index, class_names)
     model.save(path)
     _write_index_images(path, bundle, new.support, class_names)
-    tflite.write_all(path, metadata, _PRECISIONS, select_ops=settings["tflite_select_ops"])
+    written = ExportConfig(formats=settings.get("formats", ",".join(FORMATS))).format_names()
+    formats = [name for name in written if name != _UNCALIBRATED]
+    tflite.write_all(path, metadata, formats, select_ops=settings["tflite_select_ops"])
     unseen = _encode(bundle, new.held_out, batch_size)
     features, labels = (np.concatenate(parts) for parts in zip(old, unseen, strict=True))
     np.savez(path / HELD_OUT, features=features, labels=labels)
     probabilities = _probabilities(model, features)
     compared = compare_exports(
-        path, new.held_out, len(unseen[1]), probabilities[len(old[1]) :], unseen[1]
+        path, formats, new.held_out, len(unseen[1]), probabilities[len(old[1]) :], unseen[1]
     )
     check_exports(path, compared, settings["max_difference"], settings["max_tflite_loss"])
     scores = {

@@ -12,6 +12,7 @@ import tensorflow as tf
 from supcon_tf.core.errors import UserError
 from supcon_tf.core.files import read_json
 from supcon_tf.data.images import InvalidImage, invalid_images, refuse_colour_palette
+from supcon_tf.exporting.finite import check_finite
 from supcon_tf.exporting.graphs import check_graph
 from supcon_tf.exporting.layout import INDEX_IMAGES, THUMBNAILS, check_sums, tflite_file
 from supcon_tf.exporting.tflite import TfliteModel
@@ -104,7 +105,7 @@ class Bundle:
                 f"bundle {self.path} has no {self.runtime} model. Received: runtime="
                 f"{self.runtime!r}. It has {', '.join(['saved_model', *there])}."
             )
-        model = TfliteModel(file)
+        model = TfliteModel(file, file.read_bytes())
         if model.image_size_px != self.image_size_px:
             raise self._damaged(f"{self.runtime} takes images of another size")
         return model
@@ -112,7 +113,9 @@ class Bundle:
     def _call(self, signature: str, **inputs: np.ndarray) -> dict[str, Any]:
         """NumPy arrays that a signature of the SavedModel gives."""
         inputs = {name: tf.constant(value) for name, value in inputs.items()}
-        return {name: out.numpy() for name, out in self._signatures[signature](**inputs).items()}
+        found = {name: out.numpy() for name, out in self._signatures[signature](**inputs).items()}
+        check_finite(found)
+        return found
 
     def decode(self, encoded: bytes) -> np.ndarray:
         """Decodes and preprocesses an image.
@@ -150,6 +153,9 @@ class Bundle:
         Returns:
             `class_id` int32 [B], `class_name` (B names), `probabilities` float32 [B, C] and
             `embeddings` float32 [B, F], unit norm.
+
+        Raises:
+            NotFiniteError: if the model gives NaN or an infinity for some of them.
         """
         found = self._tflite(images) if self._tflite else self._call("classify", images=images)
         class_id = found["probabilities"].argmax(axis=1).astype(np.int32)

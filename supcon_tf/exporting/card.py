@@ -77,7 +77,7 @@ def _recipe(metadata):
 
 
 def _scores(metrics):
-    parts = [export_table(metrics["export"])]
+    parts = [export_table(metrics["export"]) + _failed(metrics["export"])]
     test = metrics.get("test")
     if test:
         parts.append(
@@ -91,8 +91,14 @@ def _scores(metrics):
         added = metrics["added"]
         parts[0] = f"The trained classes, as they were exported:\n\n{parts[0]}"
         parts.append(f"This version, with the added classes:\n\n{added_table(added)}")
-        parts.append(f"Its exports on the added classes' images:\n\n{export_table(added)}")
+        exports = export_table(added) + _failed(added)
+        parts.append(f"Its exports on the added classes' images:\n\n{exports}")
     return "\n\n".join(parts)
+
+
+def _failed(scores):
+    faults = scores.get("failed", {}).items()
+    return "".join(f"\n\nLeft out: {name.replace('_', ' ')}, as {fault}." for name, fault in faults)
 
 
 def _calibration(metrics):

@@ -1,9 +1,11 @@
 """Comparison of exports with the model they were made of, in a process without this package."""
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +21,18 @@ _RELOAD = Path(__file__).with_name("reload_export.py")
 
 
 def compare_exports(
-    bundle: Path, split: Split, limit: int, expected: np.ndarray, labels: np.ndarray
+    bundle: Path,
+    formats: Sequence[str],
+    split: Split,
+    limit: int,
+    expected: np.ndarray,
+    labels: np.ndarray,
 ) -> dict:
     """Runs a bundle in a fresh process, and compares it with the model it was made of.
 
     Args:
         bundle: folder of the SavedModel, with tflite/ in it.
+        formats: which of `config.FORMATS` it has.
         split: images to compare on, as encoded bytes, so that preprocessing is compared too.
         limit: at most so many of them, as `Split.sample` draws them.
         expected: probabilities float [N, C] that the model gives them.
@@ -32,16 +40,11 @@ def compare_exports(
 
     Returns:
         By export: `top1`, `model_top1`, `max_difference` (of probabilities), `bytes` and `ms`, the
-        median time of one image of the size that the encoder takes; and `images` compared.
-
-    Raises:
-        RuntimeError: if the process fails.
+        median time of one image of the size that the encoder takes; `images` compared; and
+        `failed`, by export why it could not be run.
     """
-    outputs = _run_elsewhere(bundle, split, limit)
-    files = {"saved_model": [bundle / "saved_model.pb", *(bundle / "variables").iterdir()]}
-    for precision in PRECISIONS:
-        if f"tflite_{precision}" in outputs:
-            files[f"tflite_{precision}"] = [tflite_file(bundle, precision)]
+    outputs, failed = _run_elsewhere(bundle, formats, split, limit)
+    files = {name: _files(bundle, name) for name in formats if name not in failed}
     scores = {
         name: {
             "top1": float(np.mean(outputs[name].argmax(axis=1) == labels)),
@@ -52,37 +55,79 @@ def compare_exports(
         }
         for name, paths in files.items()
     }
-    return {"images": len(labels), **scores}
+    return {"images": len(labels), **scores, "failed": failed}
 
 
-def _run_elsewhere(bundle, split, limit):
+def _files(bundle, name):
+    if name == "saved_model":
+        return [bundle / "saved_model.pb", *(bundle / "variables").iterdir()]
+    return [tflite_file(bundle, name.removeprefix("tflite_"))]
+
+
+def _run_elsewhere(bundle, formats, split, limit):
+    """What `reload_export.py` writes, and why some formats have nothing there."""
     with tempfile.TemporaryDirectory() as folder:
-        records, found = Path(folder) / "images.tfrecord", Path(folder) / "found.npz"
+        records = Path(folder) / "images.tfrecord"
         with tf.io.TFRecordWriter(str(records)) as writer:
             for encoded, _ in split.sample(limit).as_numpy_iterator():
                 writer.write(encoded)
-        command = [sys.executable, "-I", str(_RELOAD), str(bundle), str(records), str(found)]
-        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}
-        finished = subprocess.run(command, env=environment, capture_output=True, text=True)
-        if finished.returncode:
-            raise RuntimeError(f"the exported bundle could not be run:\n{finished.stderr}")
-        with np.load(found) as arrays:
-            return dict(arrays)
+        outputs, fault = _run(bundle, formats, records)
+        if not fault:
+            return outputs, {}
+        failed = {}
+        for name in formats:  # Each by itself, as one of them may end the process of all.
+            found, fault = _run(bundle, [name], records)
+            outputs.update(found)
+            failed.update({name: fault} if fault else {})
+        return outputs, failed
+
+
+def _run(bundle, formats, records):
+    """The outputs of one process, none where it fails; and why it does."""
+    output = records.with_name("found.npz")
+    command = [sys.executable, "-I", str(_RELOAD), str(bundle), str(records), str(output), *formats]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}
+    finished = subprocess.run(
+        command, env=environment, capture_output=True, text=True, errors="replace"
+    )
+    if finished.returncode < 0:
+        return {}, f"the process that ran it was ended by {_signal(-finished.returncode)}"
+    if finished.returncode:
+        return {}, f"running it fails ({''.join(finished.stderr.strip().splitlines()[-1:])})"
+    with np.load(output) as arrays:
+        outputs = dict(arrays)
+    if not all(np.isfinite(values).all() for values in outputs.values()):
+        return {}, "it gives numbers that are not finite"
+    return outputs, ""
+
+
+def _signal(number):
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def check_exports(bundle: Path, scores: dict, max_difference: float, max_loss: float) -> None:
-    """Refuses float32 exports that differ, and removes smaller TFLite models that lose too much.
+    """Refuses float32 exports that differ; removes TFLite models that fail or lose too much.
 
     Args:
         bundle: folder of the SavedModel.
-        scores: `compare_exports`'s result; what is removed is marked `left_out`.
+        scores: `compare_exports`'s result; what loses too much is marked `left_out`.
         max_difference: largest probability difference of the SavedModel and the float32 model.
         max_loss: largest loss of top-1, as a share, of the other TFLite models.
 
     Raises:
-        UserError: if a float32 export differs by more.
+        UserError: if a float32 export differs by more, or the SavedModel fails.
     """
+    if fault := scores["failed"].get("saved_model"):
+        raise UserError(f"the SavedModel cannot be reloaded: {fault}; nothing was exported.")
+    for name, fault in scores["failed"].items():
+        _files(bundle, name)[0].unlink()
+        print(f"left out {name}: {fault}. --formats without it saves the time.", file=sys.stderr)
     for name in ("saved_model", "tflite_float32"):
+        if name not in scores:
+            continue
         difference = scores[name]["max_difference"]
         if not difference <= max_difference:  # Also where it is NaN.
             raise UserError(

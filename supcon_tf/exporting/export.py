@@ -19,6 +19,7 @@ from supcon_tf.exporting import tflite
 from supcon_tf.exporting.calibration import calibration_scores, fit_temperature
 from supcon_tf.exporting.card import model_card
 from supcon_tf.exporting.comparing import check_exports, compare_exports
+from supcon_tf.exporting.finite import check_finite
 from supcon_tf.exporting.graphs import check_graph
 from supcon_tf.exporting.index import build_index, index_scores, write_index_images
 from supcon_tf.exporting.layout import HELD_OUT, check_name, next_version, write_sums
@@ -53,8 +54,8 @@ def export(config: ExportConfig) -> dict:
     Raises:
         UserError: if the run has no classifier, the version exists, the encoder has operators that
             TFLite lacks, or a reloaded float32 export differs from Keras by more than
-            `config.max_difference`. A smaller TFLite model that loses more than `max_tflite_loss`
-            is left out, and said so.
+            `config.max_difference`. A TFLite model that cannot be run, or a smaller one that loses
+            more than `max_tflite_loss`, is left out, and said so.
     """
     run = RunDirectory(config.run_dir)
     run.pretrain_config().check_outside_data("saved_models_dir", config.saved_models_dir)
@@ -89,7 +90,9 @@ def _write_bundle(bundle, target, run, dataset, model, config):
     check_interrupts()
     logits = features.logits(held_out)
     expected = softmax(logits / head.temperature, axis=1)
-    compared = compare_exports(bundle, dataset.test, config.verify_images, expected, labels)
+    compared = compare_exports(
+        bundle, config.format_names(), dataset.test, config.verify_images, expected, labels
+    )
     check_exports(bundle, compared, config.max_difference, config.max_tflite_loss)
     scores = {
         "keras_ms": features.milliseconds(),
@@ -114,7 +117,7 @@ class _Features:
 
     def __call__(self, split, limit=None, progress=""):
         with tf.device("CPU:0"):
-            return encode_split(
+            features, labels = encode_split(
                 self._encode,
                 self.image_shape[0],
                 split,
@@ -122,6 +125,8 @@ class _Features:
                 limit=limit,
                 progress=progress,
             )
+        check_finite({"features": features})
+        return features, labels
 
     def logits(self, features):
         with tf.device("CPU:0"):
@@ -157,7 +162,7 @@ def _write_index(bundle, features: _Features, dataset, config, unseen) -> Index 
 
 
 def _write_tflite(bundle, dataset, config, metadata):
-    """Every precision, calibrated on images spread over the training split."""
+    """The precisions in `formats`, calibrated on images spread over the training split."""
     calibration = dataset.train.spread(config.representative_images)
 
     def representative():
@@ -167,7 +172,7 @@ def _write_tflite(bundle, dataset, config, metadata):
     tflite.write_all(
         bundle,
         metadata,
-        tflite.PRECISIONS,
+        config.format_names(),
         select_ops=config.tflite_select_ops,
         representative=representative,
     )

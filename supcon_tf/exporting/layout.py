@@ -78,15 +78,15 @@ def newest_bundle(model: str) -> Path:
         model: a version directory, or `<saved_models>/<name>`, whose newest version is taken.
 
     Raises:
-        UserError: if there is no SavedModel.
+        UserError: if there is neither.
     """
     if not model:
         raise UserError("no model given. Pass --model=saved_models/NAME.")
     folder = Path(model)
-    newest_first = [folder / str(version) for version in reversed(find_versions(folder))]
-    for path in (folder, *newest_first):
-        if (path / "saved_model.pb").is_file():
-            return path
+    if (folder / "saved_model.pb").is_file():
+        return folder
+    if versions := find_versions(folder):
+        return folder / str(versions[-1])  # Perhaps damaged, which loading tells.
     fault = "holds no exported SavedModel" if folder.exists() else "not found"
     advice = "Give a directory that export.py wrote, such as saved_models/NAME"
     if re.fullmatch(r"[\w.-]+:[0-9]+", model):

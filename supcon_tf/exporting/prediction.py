@@ -25,9 +25,10 @@ from supcon_tf.data.images import (
     preprocess,
 )
 from supcon_tf.exporting.bundle import load_bundle
+from supcon_tf.exporting.finite import NotFiniteError
 from supcon_tf.exporting.layout import SUMS, check_sums, newest_bundle
 from supcon_tf.exporting.remote import RemoteModel
-from supcon_tf.exporting.tflite import TfliteModel, read_metadata
+from supcon_tf.exporting.tflite import TfliteModel, check_digest, read_metadata
 
 Batch = list[tuple[str, bytes]]
 Model = tuple[Sequence[str], Callable[[Batch], np.ndarray]]
@@ -146,11 +147,18 @@ def _open_model(model: str) -> Model:
 def _open_tflite(path: Path) -> Model:
     if not path.is_file():
         raise UserError(f"model not found. Received: {str(path)!r}. Check the path.")
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}.") from error
+    metadata = read_metadata(path, content)
     folder = path.resolve().parent
     if folder.name == "tflite" and (folder.parent / SUMS).exists():
         check_sums(folder.parent)
-    metadata = read_metadata(path)
-    size, names, model = metadata["image_size_px"], metadata["class_names"], TfliteModel(path)
+    else:
+        check_digest(path, content, metadata)
+    size, names = metadata["image_size_px"], metadata["class_names"]
+    model = TfliteModel(path, content)
     if (model.image_size_px, model.num_classes) != (size, len(names)):
         raise UserError(f"{path} is damaged: its metadata does not fit. Export it again.")
 
@@ -173,6 +181,9 @@ def _local(decode_one, classify):
     def probabilities(batch):
         with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
             images = np.stack(list(pool.map(decode_named, batch)))  # [B, S, S, 3]
-        return classify(images)["probabilities"]
+        try:
+            return classify(images)["probabilities"]
+        except NotFiniteError as error:
+            raise UserError(f"cannot classify {batch[error.rows[0]][0]}: {error}") from error
 
     return probabilities

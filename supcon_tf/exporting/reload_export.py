@@ -1,9 +1,9 @@
 """An exported bundle, run as a stranger would run it: with TensorFlow and LiteRT only.
 
-    python -I reload_export.py BUNDLE IMAGES_TFRECORD OUTPUT_NPZ
+    python -I reload_export.py BUNDLE IMAGES_TFRECORD OUTPUT_NPZ FORMAT ...
 
-The TFRecord holds encoded images. Writes, for the SavedModel and each TFLite model, the
-probabilities float32 [N, C] and the median time for one image in milliseconds. The package may
+The TFRecord holds encoded images. Writes, for each format (`saved_model`, `tflite_<precision>`),
+the probabilities float32 [N, C] and the median time for one image in milliseconds. The package may
 import this file; this file may not import the package, and in the process above it cannot.
 """
 
@@ -63,18 +63,21 @@ def median_ms(function, argument):
     return 1000 * statistics.median(seconds[1:])
 
 
-def main(bundle, records, output):
-    """Runs every export on every image."""
+def main(bundle, records, output, *formats):
+    """Runs the exports on every image."""
     sys.modules["supcon_tf"] = None  # Importing it now fails.
     signatures = tf.saved_model.load(bundle).signatures
     tflite = {}
-    for path in sorted((Path(bundle) / "tflite").iterdir()):
-        runner = open_tflite(path).get_signature_runner("classify")
-        tflite[f"tflite_{path.stem}"] = functools.partial(run_tflite, runner)
-    found = {name: [] for name in ("saved_model", *tflite)}
+    for name in formats:
+        if name != "saved_model":
+            path = Path(bundle) / "tflite" / f"{name.removeprefix('tflite_')}.tflite"
+            runner = open_tflite(path).get_signature_runner("classify")
+            tflite[name] = functools.partial(run_tflite, runner)
+    found = {name: [] for name in formats}
     for encoded in tf.data.TFRecordDataset(records).batch(BATCH):
-        served = signatures["serving_bytes"](encoded=encoded)["probabilities"].numpy()
-        found["saved_model"].append(served)
+        if "saved_model" in found:
+            served = signatures["serving_bytes"](encoded=encoded)["probabilities"].numpy()
+            found["saved_model"].append(served)
         images = signatures["preprocess"](encoded=encoded)["images"].numpy()
         for name, model in tflite.items():
             found[name].append(model(images)["probabilities"])
@@ -83,7 +86,7 @@ def main(bundle, records, output):
         return signatures["classify"](images=tf.constant(one))["probabilities"].numpy()
 
     timed = {"saved_model": classify, **tflite}
-    milliseconds = {f"ms/{name}": median_ms(model, images[:1]) for name, model in timed.items()}
+    milliseconds = {f"ms/{name}": median_ms(timed[name], images[:1]) for name in found}
     probabilities = {name: np.concatenate(batches) for name, batches in found.items()}
     np.savez(output, **probabilities, **milliseconds)
 

@@ -1,10 +1,14 @@
 """TFLite models: converted from a bundle's SavedModel, and run with LiteRT."""
 
+import hashlib
+import io
 import json
 import os
+import struct
 import threading
 import warnings
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
@@ -14,12 +18,14 @@ from ai_edge_litert.interpreter import Interpreter
 
 from supcon_tf.config import RUNTIMES
 from supcon_tf.core.errors import UserError
-from supcon_tf.core.files import check_readable, parse_json
+from supcon_tf.core.files import parse_json
+from supcon_tf.exporting.finite import check_finite
 from supcon_tf.exporting.layout import tflite_file
 from supcon_tf.exporting.reload_export import run_tflite
 
 PRECISIONS = RUNTIMES[1:]
 SIGNATURE = "classify"
+_PREFIX = "tflite_"
 _METADATA = "supcon_tf.json"
 # The preprocessing left to the caller: of a float model, of an int8 model.
 _INPUTS = (
@@ -27,6 +33,11 @@ _INPUTS = (
     "cropped and resized, uint8 from 0 to 255: pixels as they are, not divided",
 )
 _MAX_METADATA_BYTES = 2**24
+# What zipfile and JSON raise where bytes were changed.
+_UNREADABLE = (
+    *(zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError, LookupError, ValueError),
+    *(TypeError, RuntimeError, ArithmeticError),
+)
 _KEPT = ("name", "version", "class_names", "image_size_px", "preprocessing", "temperature")
 
 
@@ -88,68 +99,102 @@ def _missing_operators(message: str) -> str:
 def write_all(
     bundle: Path,
     metadata: Mapping,
-    precisions: Iterable[str],
+    formats: Iterable[str],
     *,
     select_ops: bool,
     representative: Callable[[], Iterable[np.ndarray]] | None = None,
 ) -> None:
     """Converts a bundle's SavedModel to `tflite/<precision>.tflite`.
 
-    A zip archive at the end of each file, as TFLite's associated files are, says what it is.
+    A zip archive at the end of each file, as TFLite's associated files are, says what it is, and
+    has the SHA-256 of all that comes before it.
 
     Args:
         bundle: the folder that is being written; the SavedModel is there.
         metadata: content of its metadata.json, of which each model keeps what describes it.
-        precisions: which models.
+        formats: of `config.FORMATS`; those that are no TFLite models are passed over.
         select_ops: as in `convert`.
         representative: as in `convert`.
 
     Raises:
         UserError: as `convert`.
     """
-    (bundle / "tflite").mkdir()
+    precisions = [name.removeprefix(_PREFIX) for name in formats if name.startswith(_PREFIX)]
+    if precisions:
+        (bundle / "tflite").mkdir()
     kept = {name: metadata[name] for name in _KEPT}
     for precision in precisions:
+        model = convert(bundle, precision, representative, select_ops=select_ops)
         described = {**kept, "precision": precision, "input": _INPUTS[precision == "int8"]}
+        described["model_sha256"] = hashlib.sha256(model).hexdigest()
         associated = {
             _METADATA: json.dumps(described, indent=2),
             "labels.txt": "\n".join(metadata["class_names"]) + "\n",
         }
         file = tflite_file(bundle, precision)
-        file.write_bytes(convert(bundle, precision, representative, select_ops=select_ops))
+        file.write_bytes(model)
         with zipfile.ZipFile(file, "a") as archive:
             for name, text in associated.items():
                 archive.writestr(zipfile.ZipInfo(name), text)  # At a fixed date.
 
 
-def read_metadata(path: Path) -> dict:
+def read_metadata(path: Path, content: bytes) -> dict:
     """The metadata of a model that `write_all` wrote.
+
+    Args:
+        path: the file, for messages.
+        content: its bytes.
 
     Raises:
         UserError: if there is none.
     """
-    check_readable(path)
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
             if archive.getinfo(_METADATA).file_size > _MAX_METADATA_BYTES:
                 raise ValueError(_METADATA)
             metadata = parse_json(archive.read(_METADATA))
         names, size = metadata["class_names"], metadata["image_size_px"]
         if type(size) is not int or type(names) is not list or {*map(type, names)} != {str}:
             raise TypeError(_METADATA)
-    except (OSError, zipfile.BadZipFile, KeyError, ValueError, TypeError) as error:
+    except _UNREADABLE as error:
         raise UserError(
-            f"{path} is no TFLite model of a bundle: it holds no class names. Give a file that "
-            "export.py wrote."
+            f"{path} is damaged, or no TFLite model of a bundle: it holds no class names. Give a "
+            "file that export.py wrote."
         ) from error
     return metadata
+
+
+def check_digest(path: Path, content: bytes, metadata: Mapping) -> None:
+    """Compares a model that lies outside of its bundle with the SHA-256 in its metadata.
+
+    Args:
+        path: the file, for messages.
+        content: its bytes.
+        metadata: as `read_metadata` gives it.
+
+    Raises:
+        UserError: if they differ, or there is no SHA-256.
+    """
+    expected = metadata.get("model_sha256")
+    if expected is None:
+        raise UserError(
+            f"{path} holds no SHA-256 of its model, as files of earlier versions. Leave it in its "
+            "bundle, whose sums are checked, or export it again."
+        )
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        start = min(entry.header_offset for entry in archive.infolist())
+    if hashlib.sha256(content[:start]).hexdigest() != expected:
+        raise UserError(
+            f"{path} is damaged: its model has another SHA-256. Copy it again, or export it again."
+        )
 
 
 class TfliteModel:
     """A TFLite model of a bundle; may be called from several threads, one at a time.
 
     Args:
-        path: the .tflite file.
+        path: the .tflite file, for messages.
+        content: its bytes; LiteRT would read the file itself while it computes, and see it change.
 
     Attributes:
         image_size_px: side of the images that it takes.
@@ -159,10 +204,10 @@ class TfliteModel:
         UserError: if LiteRT cannot run it.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, content: bytes):
         self._lock = threading.Lock()
         try:
-            interpreter = Interpreter(model_path=str(path), num_threads=os.cpu_count())
+            interpreter = Interpreter(model_content=content, num_threads=os.cpu_count())
             self._runner = interpreter.get_signature_runner(SIGNATURE)
             self.image_size_px = int(self._runner.get_input_details()["images"]["shape"][1])
             nothing = np.zeros((1, self.image_size_px, self.image_size_px, 3), np.float32)
@@ -175,6 +220,11 @@ class TfliteModel:
 
         Args:
             images: float32 [B, S, S, 3] in [0, 1].
+
+        Raises:
+            NotFiniteError: if it gives NaN or an infinity.
         """
         with self._lock:
-            return run_tflite(self._runner, images)
+            found = run_tflite(self._runner, images)
+        check_finite(found)
+        return found

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from supcon_tf.core.errors import UserError
+from supcon_tf.exporting.finite import NotFiniteError
 from supcon_tf.serving import measures
 from supcon_tf.serving.faults import BusyError, RequestError, ServerFailedError
 from supcon_tf.serving.instances import Instance
@@ -161,7 +162,7 @@ class Batcher:
     async def _compute(self, batch: list[_Waiting]) -> None:
         loop = asyncio.get_running_loop()
         try:
-            rows = await loop.run_in_executor(self._model, _classify, batch)
+            rows = await loop.run_in_executor(self._model, _classify_finite, batch)
         except Exception:
             _log.exception("the model failed on a batch of %d images", len(batch))
             rows = [ServerFailedError("the model failed on this batch")] * len(batch)
@@ -174,13 +175,29 @@ class Batcher:
                 item.result.set_result(row)
 
 
+def _classify_finite(batch: Sequence[_Waiting]) -> list[Row | Exception]:
+    """The rows of a batch; a fault for those images for which the model gives NaN."""
+    try:
+        return _classify(batch)
+    except NotFiniteError as error:
+        _log.error("%d of %d images: %s", len(error.rows), len(batch), error)
+        bad = set(error.rows)
+        left = [item for index, item in enumerate(batch) if index not in bad]
+        rows = iter(_classify(left) if left else ())
+        fault = ServerFailedError("the model gives numbers that are not finite for this image")
+        return [fault if index in bad else next(rows) for index in range(len(batch))]
+
+
 def _classify(batch: Sequence[_Waiting]) -> list[Row]:
     bundle = batch[0].bundle
     found = bundle.classify(np.stack([item.image for item in batch]))
     rows = _rows(found, len(batch))
     wanted = [index for index, item in enumerate(batch) if item.wants_neighbors]
     if wanted:
-        nearest = _rows(bundle.nearest(found["embeddings"][wanted]), len(wanted))
+        try:
+            nearest = _rows(bundle.nearest(found["embeddings"][wanted]), len(wanted))
+        except NotFiniteError as error:
+            raise NotFiniteError([wanted[row] for row in error.rows]) from error
         for index, row in zip(wanted, nearest, strict=True):
             rows[index].update(row)
     measures.BATCHES.observe(len(batch))

@@ -27,6 +27,8 @@ def load_version(path: Path, runtime: str, max_batch_size: int) -> Any:
             found = bundle.classify(np.stack([image] * size))
             if bundle.num_neighbors:
                 bundle.nearest(found["embeddings"])
+    except UserError as error:
+        raise UserError(f"bundle {path}: {error}") from error
     except Exception as error:
         raise UserError(
             f"bundle {path} computes nothing ({type(error).__name__}). Export it again."

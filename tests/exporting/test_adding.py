@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import supcon_tf
-from supcon_tf import AddClassConfig, UserError, exporting, load_bundle
+from supcon_tf import AddClassConfig, UserError, load_bundle
 from supcon_tf.data.digits import load_images
 from supcon_tf.exporting.calibration import fit_scale
 from supcon_tf.exporting.layout import find_versions, write_sums
@@ -168,10 +168,11 @@ def test_bad_input_is_refused_before_anything_is_written(model, exported, tmp_pa
     assert find_versions(model) == versions
 
 
-def test_a_class_without_images_in_the_index_is_named(exported, tmp_path, monkeypatch):
-    monkeypatch.setattr(exporting.tflite, "PRECISIONS", ("float32",))
-    config = exported[2].replace(saved_models_dir=str(tmp_path / "models"), index_images=4)
-    supcon_tf.export(config)
+def test_a_class_without_images_in_the_index_is_named(exported, tmp_path):
+    saved_models_dir, formats = str(tmp_path / "models"), "saved_model"
+    supcon_tf.export(
+        exported[2].replace(saved_models_dir=saved_models_dir, index_images=4, formats=formats)
+    )
     write_class(tmp_path / "new" / "x", 1, 9)
     settings = {"model": str(tmp_path / "models/digits"), "images": str(tmp_path / "new")}
     refused("has no image of class .*more --index_images", **settings)

@@ -39,6 +39,12 @@ def test_the_newest_version_is_found(tmp_path):
     assert find_versions(tmp_path / "nowhere") == []
 
 
+def test_a_newest_version_without_its_model_is_refused_rather_than_passed_over(copy):
+    shutil.copytree(copy, copy.parent / "2", ignore=shutil.ignore_patterns("saved_model.pb"))
+    with pytest.raises(UserError, match="digits/2 lacks saved_model.pb"):
+        load_bundle(newest_bundle(str(copy.parent)))
+
+
 def test_composed_steps_equal_the_signatures(bundle, encoded):
     images = np.stack([bundle.decode(one) for one in encoded])
     found = bundle.classify(images)
@@ -116,6 +122,26 @@ def test_a_bundle_whose_sums_do_not_match_is_refused(copy, case):
     damage(copy)
     with pytest.raises(UserError, match=f"{message}.*Export it again"):
         load_bundle(copy)
+
+
+def test_every_byte_of_a_bundle_counts(copy):
+    for path in sorted(path for path in copy.rglob("*") if path.is_file()):
+        content = path.read_bytes()
+        for at in {0, len(content) // 2, len(content) - 2}:
+            path.write_bytes(content[:at] + bytes([content[at] ^ 4]) + content[at + 1 :])
+            with pytest.raises(UserError, match=r"SHA-256|SHA256SUMS|lacks|not of it"):
+                load_bundle(copy)
+            path.write_bytes(content)
+    load_bundle(copy)
+
+
+def test_a_model_that_is_loaded_does_not_see_its_file_change(copy):
+    bundle, images = load_bundle(copy, "float32"), np.full((1, 8, 8, 3), 0.5, np.float32)
+    expected = bundle.classify(images)["probabilities"]
+    path = copy / "tflite/float32.tflite"
+    with open(path, "r+b") as file:  # In place, as `cp` does.
+        file.write(b"\xff" * path.stat().st_size)
+    np.testing.assert_array_equal(bundle.classify(images)["probabilities"], expected)
 
 
 def test_a_link_in_a_bundle_is_refused(copy, tmp_path):

@@ -1,4 +1,5 @@
 import json
+import re
 import zipfile
 
 import ai_edge_litert.interpreter as litert
@@ -8,7 +9,8 @@ import pytest
 import tensorflow as tf
 
 import supcon_tf
-from supcon_tf import ExportConfig, UserError, exporting, load_bundle
+from supcon_tf import ExportConfig, UserError, load_bundle
+from supcon_tf.exporting import comparing
 from supcon_tf.exporting.card import model_card
 from supcon_tf.exporting.comparing import check_exports
 from supcon_tf.exporting.layout import find_versions
@@ -56,14 +58,12 @@ def test_int8_model_takes_and_gives_uint8(exported):
 
 def test_tflite_models_say_what_they_are(exported):
     for path in (exported[1] / "1/tflite").iterdir():
-        metadata = read_metadata(path)
+        metadata = read_metadata(path, path.read_bytes())
         assert metadata["precision"] == path.stem
         wanted = "uint8 from 0 to 255" if path.stem == "int8" else "float32 from 0 to 1"
         assert wanted in metadata["input"]
         assert metadata["class_names"] == list("0123456789")
         assert (metadata["image_size_px"], metadata["version"]) == (8, 1)
-    with pytest.raises(UserError, match="is no TFLite model of a bundle"):
-        read_metadata(exported[1] / "1/labels.txt")
 
 
 @pytest.mark.parametrize(
@@ -78,8 +78,8 @@ def test_tflite_models_say_what_they_are(exported):
 def test_odd_metadata_of_a_tflite_model_is_refused(tmp_path, content):
     with zipfile.ZipFile(tmp_path / "x.tflite", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("supcon_tf.json", content)
-    with pytest.raises(UserError, match="is no TFLite model of a bundle"):
-        read_metadata(tmp_path / "x.tflite")
+    with pytest.raises(UserError, match="x.tflite is damaged, or no TFLite model of a bundle"):
+        read_metadata(tmp_path / "x.tflite", (tmp_path / "x.tflite").read_bytes())
 
 
 def test_metadata_tells_how_it_was_made(exported):
@@ -112,8 +112,7 @@ def test_the_card_names_the_worst_classes(exported):
 
 
 @pytest.mark.slow
-def test_a_validation_set_calibrates_the_model(small_config, tmp_path, monkeypatch):
-    monkeypatch.setattr(exporting.tflite, "PRECISIONS", ("float32",))
+def test_a_validation_set_calibrates_the_model(small_config, tmp_path):
     run_dir = str(tmp_path / "run")
     supcon_tf.pretrain(
         supcon_tf.PretrainConfig(
@@ -128,6 +127,7 @@ def test_a_validation_set_calibrates_the_model(small_config, tmp_path, monkeypat
         index_images=200,
         thumbnails=False,
         neighbors=3,
+        formats="saved_model,tflite_float32",
     )
     scores = supcon_tf.export(config)
     calibration = scores["calibration"]
@@ -146,15 +146,17 @@ def test_a_validation_set_calibrates_the_model(small_config, tmp_path, monkeypat
     np.testing.assert_allclose(bundle.classify(images)["probabilities"], expected, atol=1e-5)
 
 
-def test_a_bundle_without_an_index(exported, tmp_path, monkeypatch):
-    monkeypatch.setattr(exporting.tflite, "PRECISIONS", ("float32",))
-    config = exported[2].replace(saved_models_dir=str(tmp_path), index_images=0)
+def test_a_bundle_without_an_index(exported, tmp_path):
+    config = exported[2].replace(
+        saved_models_dir=str(tmp_path), index_images=0, formats="saved_model"
+    )
     scores = supcon_tf.export(config)
     bundle = load_bundle(tmp_path / "digits/1")
     assert scores["index"] is None
     assert bundle.num_neighbors == 0
     assert "neighbors" not in bundle.model.signatures
     assert not (bundle.path / "index").exists()
+    assert not (bundle.path / "tflite").exists()
     with pytest.raises(UserError, match="no index of neighbours"):
         bundle.nearest(np.zeros((1, 32), np.float32))
     assert "holds no training images" in (bundle.path / "MODEL_CARD.md").read_text()
@@ -167,10 +169,11 @@ def test_versions_are_never_overwritten(exported):
     assert find_versions(folder) == [1]
 
 
-def test_a_difference_above_the_limit_leaves_nothing(exported, tmp_path, monkeypatch):
+def test_a_difference_above_the_limit_leaves_nothing(exported, tmp_path):
     _, _, config = exported
-    monkeypatch.setattr(exporting.tflite, "PRECISIONS", ("float32",))
-    config = config.replace(saved_models_dir=str(tmp_path), max_difference=1e-12)
+    config = config.replace(
+        saved_models_dir=str(tmp_path), max_difference=1e-12, formats="saved_model"
+    )
     with pytest.raises(UserError, match="differs from its model by .*; nothing was exported"):
         supcon_tf.export(config)
     assert list(tmp_path.iterdir()) == []
@@ -183,12 +186,71 @@ def test_a_bad_small_model_is_left_out(tmp_path, capsys):
     scores = {"tflite_float16": good, "tflite_dynamic": good}
     scores["tflite_int8"] = {"model_top1": 0.9, "top1": 0.8}
     scores["saved_model"] = scores["tflite_float32"] = {"max_difference": 1e-6}
+    scores["failed"] = {}
     check_exports(tmp_path, scores, 1e-4, 0.2)
     assert (tmp_path / "tflite/int8.tflite").exists()
     check_exports(tmp_path, scores, 1e-4, 0.01)
     assert not (tmp_path / "tflite/int8.tflite").exists()
     assert scores["tflite_int8"]["left_out"]
     assert "loses 0.100 of top-1, above max_tflite_loss=0.01" in capsys.readouterr().err
+
+
+@pytest.fixture
+def crashing(monkeypatch, tmp_path):
+    """Makes the process that checks a format kill itself, as LiteRT does over some models."""
+
+    def crash(name, how="os.kill(os.getpid(), signal.SIGABRT)"):
+        program = tmp_path / "crashing.py"
+        program.write_text(
+            "import os, runpy, signal, sys\n"
+            f"runpy.run_path({str(comparing._RELOAD)!r}, run_name='__main__')\n"
+            f"if {name!r} in sys.argv: {how}\n"  # As a destructor, once all is computed.
+        )
+        monkeypatch.setattr(comparing, "_RELOAD", program)
+
+    return crash
+
+
+@pytest.mark.parametrize(
+    ("name", "how", "said"),
+    [
+        ("tflite_int8", "os.kill(os.getpid(), signal.SIGABRT)", "was ended by SIGABRT"),
+        ("tflite_float32", "os.kill(os.getpid(), signal.SIGKILL)", "was ended by SIGKILL"),
+        ("tflite_float32", "raise RuntimeError('no operator')", "fails .RuntimeError: no operator"),
+    ],
+)
+def test_a_format_whose_check_crashes_is_left_out(
+    name, how, said, exported, tmp_path, crashing, capsys
+):
+    formats = "saved_model,tflite_float16," + name
+    config = exported[2].replace(saved_models_dir=str(tmp_path / "models"), formats=formats)
+    crashing(name, how)
+    scores = supcon_tf.export(config)
+    assert re.search(said, scores["failed"].pop(name))
+    assert scores["failed"] == {}
+    assert re.search(f"left out {name}: .*{said}", capsys.readouterr().err)
+    bundle = load_bundle(tmp_path / "models/digits/1", "float16")
+    assert [path.name for path in (bundle.path / "tflite").iterdir()] == ["float16.tflite"]
+    assert scores["saved_model"]["max_difference"] < 1e-5
+    card = (bundle.path / "MODEL_CARD.md").read_text()
+    assert re.search(f"Left out: {name.replace('_', ' ')}, as .*{said}", card)
+
+
+def test_nothing_is_exported_where_the_saved_model_crashes(exported, tmp_path, crashing):
+    crashing("saved_model")
+    config = exported[2].replace(saved_models_dir=str(tmp_path / "models"), formats="saved_model")
+    with pytest.raises(UserError, match="cannot be reloaded: .*SIGABRT; nothing was exported"):
+        supcon_tf.export(config)
+    assert not (tmp_path / "models").exists()
+
+
+@pytest.mark.parametrize(
+    "formats",
+    ["", "tflite_int8", "saved_model,int8", "saved_model,saved_model", "saved_model,,tflite_int8"],
+)
+def test_formats_are_names_with_commas_between(formats):
+    with pytest.raises(UserError, match=f"formats must be saved_model and any of .*'{formats}'"):
+        ExportConfig(formats=formats)
 
 
 def test_a_run_without_classifier_or_with_a_bad_name_is_refused(finished_run, tmp_path):

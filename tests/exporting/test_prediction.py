@@ -1,17 +1,23 @@
 """Prediction from a bundle, a TFLite file and a server: images in, probabilities out, faults."""
 
+import json
 import os
+import shutil
+import zipfile
 
 import numpy as np
 import pytest
 from conftest import forbid, write_images
+from exporting.fragile import write_fragile
 from exporting.model_servers import dogs, model_server, results, serving
 
 from supcon_tf import UserError
 from supcon_tf.config import PredictConfig
 from supcon_tf.exporting import prediction
 from supcon_tf.exporting.bundle import load_bundle
+from supcon_tf.exporting.layout import write_sums
 from supcon_tf.exporting.prediction import find_images, predict
+from supcon_tf.exporting.tflite import read_metadata
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +85,49 @@ def test_a_tflite_file_works_away_from_its_bundle_and_a_changed_one_in_it_does_n
     (tmp_path / "1" / "SHA256SUMS").write_text(f"{'0' * 64}  tflite/float32.tflite\n")
     with pytest.raises(UserError, match="has another SHA-256"):
         results(inside, [digit_files])
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16", "dynamic", "int8"])
+def test_a_damaged_tflite_file_is_refused_before_it_is_run(
+    precision, bundle, digit_files, tmp_path
+):
+    content = (bundle / f"tflite/{precision}.tflite").read_bytes()
+    damaged, rng = tmp_path / "damaged.tflite", np.random.default_rng(3)
+    model_bytes = content.index(b"PK\x03\x04")
+    for at in [*rng.integers(1, model_bytes, 40), model_bytes - 1]:
+        changed = content[:at] + bytes([content[at] ^ 1 << rng.integers(8)]) + content[at + 1 :]
+        for bad in (changed, content[: at + 1], content[at + 1 :], content[:at] + content):
+            damaged.write_bytes(bad)
+            with pytest.raises(UserError, match="damaged.tflite is damaged"):
+                results(damaged, [digit_files / "00.png"])
+
+
+def test_a_tflite_file_without_its_digest_is_refused_outside_of_its_bundle(
+    bundle, digit_files, tmp_path
+):
+    alone = tmp_path / "alone.tflite"
+    content = (bundle / "tflite/float32.tflite").read_bytes()
+    metadata = read_metadata(alone, content)
+    del metadata["model_sha256"]
+    alone.write_bytes(content[: content.index(b"PK\x03\x04")])
+    with zipfile.ZipFile(alone, "a") as archive:
+        archive.writestr("supcon_tf.json", json.dumps(metadata))
+    with pytest.raises(UserError, match="holds no SHA-256 of its model.*export it again"):
+        results(alone, [digit_files])
+    version = shutil.copytree(bundle, tmp_path / "1")
+    shutil.copy(alone, version / "tflite/float32.tflite")
+    write_sums(version)
+    assert len(results(version / "tflite/float32.tflite", [digit_files])) == 30
+
+
+@pytest.mark.parametrize("model", ["", "tflite/float32.tflite"])
+def test_an_image_for_which_the_model_gives_nan_is_named(model, bundle, digit_files, tmp_path):
+    fragile = write_fragile(bundle, tmp_path / "1") / model
+    write_images(tmp_path, ["white"], 1, level=10_000)
+    files = [digit_files / "00.png", tmp_path / "white/000.png"]
+    with pytest.raises(UserError, match="cannot classify .*white/000.png: the model gives numbers"):
+        results(fragile, files)
+    assert len(results(fragile, files[:1])) == 1
 
 
 @pytest.mark.parametrize(

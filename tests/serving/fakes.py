@@ -20,6 +20,7 @@ from conftest import ROOT
 from PIL import Image
 
 from supcon_tf.core.errors import UserError
+from supcon_tf.exporting.finite import NotFiniteError
 from supcon_tf.exporting.layout import write_sums
 
 SERVE = (sys.executable, str(ROOT / "scripts/serve.py"))
@@ -36,7 +37,7 @@ class FakeBundle:
         self.batches = []
         self.may_go_on = threading.Event()
         self.may_go_on.set()
-        self.fails = False
+        self.fails, self.gives_nan_from = False, 2.0
 
     def decode(self, encoded):
         if encoded.startswith(b"bad"):
@@ -54,6 +55,8 @@ class FakeBundle:
         if self.fails:
             raise RuntimeError("model")
         light = images.mean(axis=(1, 2, 3))
+        if (bad := np.flatnonzero(light >= self.gives_nan_from)).size:
+            raise NotFiniteError(bad.tolist())
         probabilities = np.stack([1 - light, light], axis=1)
         class_id = probabilities.argmax(axis=1).astype(np.int32)
         return {

@@ -91,6 +91,28 @@ def test_a_bad_instance_fails_its_own_request_only():
     assert bad.message == "instance 1: the bytes are no image."
 
 
+@pytest.mark.parametrize("wants_neighbors", [False, True])
+def test_an_image_for_which_the_model_gives_nan_fails_alone(caplog, wants_neighbors):
+    bundle = FakeBundle()
+    bundle.gives_nan_from = 0.99
+
+    async def test(batcher):
+        bundle.may_go_on.clear()
+        first = asyncio.create_task(batcher.run(bundle, PIXELS[:1]))
+        await until(lambda: bundle.batches)
+        good = asyncio.create_task(batcher.run(bundle, PIXELS[1:4], wants_neighbors))
+        bad = asyncio.create_task(batcher.run(bundle, PIXELS[-1:], wants_neighbors))
+        await until(lambda: len(batcher._queue) == 4)
+        bundle.may_go_on.set()
+        with pytest.raises(ServerFailedError, match="numbers that are not finite for this image"):
+            await bad
+        return await asyncio.gather(first, good)
+
+    _, good = run(test)
+    np.testing.assert_allclose(light(good), [15 / 255, 30 / 255, 45 / 255], 1e-6)
+    assert "1 of 4 images: the model gives numbers that are not finite" in caplog.text
+
+
 def test_a_failure_of_the_model_fails_its_batch_and_is_logged(caplog):
     bundle = FakeBundle()
 

@@ -6,7 +6,8 @@ import struct
 import grpc
 import numpy as np
 import pytest
-from serving.fakes import FILES, PIXELS, TRUNCATED, check_rows, huge_png
+from exporting.fragile import write_fragile
+from serving.fakes import FILES, PIXELS, TRUNCATED, check_rows, huge_png, serving
 
 
 def infer_request(messages, raw=None, version="", name="digits", shape=None, **fields):
@@ -43,6 +44,33 @@ def test_grpc_gives_what_the_bundle_gives(stub, messages, expected):
     assert answer.outputs[0].name == "neighbor_ids"
     ids = np.frombuffer(answer.raw_output_contents[0], "<i4").reshape(answer.outputs[0].shape)
     np.testing.assert_array_equal(ids, expected["neighbor_ids"][:-1])
+
+
+@pytest.mark.parametrize("runtime", ["saved_model", "float32"])
+def test_no_protocol_answers_nan(runtime, served_bundle, messages, tmp_path):
+    write_fragile(served_bundle, tmp_path / "digits" / "1")
+    white = np.full((4, 4, 3), 255, np.uint8)
+    tensor = {"name": "images", "datatype": "UINT8", "shape": [1, *white.shape]}
+    said = "the model gives numbers that are not finite for this image"
+    from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
+
+    with serving(tmp_path / "digits", f"--runtime={runtime}", grpc=True) as server:
+        for name in ("serving_default", "neighbors"):
+            status, answer = server.predict(white.tolist(), signature_name=name)
+            assert (status, said in answer["error"]) == (500, True)
+        body = {"inputs": [{**tensor, "data": white.ravel().tolist()}]}
+        status, answer = server.ask("/v2/models/digits/infer", body)
+        assert (status, said in answer["error"]) == (500, True)
+        assert server.predict(PIXELS.tolist())[0] == 200
+        with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+            stub = GRPCInferenceServiceStub(channel)
+            request = infer_request(
+                messages, white.tobytes(), input="images", datatype="UINT8", shape=[1, 4, 4, 3]
+            )
+            with pytest.raises(grpc.RpcError) as raised:
+                stub.ModelInfer(request)
+    assert raised.value.code() == grpc.StatusCode.INTERNAL
+    assert said in raised.value.details()
 
 
 @pytest.mark.parametrize(

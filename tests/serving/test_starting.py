@@ -7,6 +7,7 @@ import sys
 
 import pytest
 from conftest import ROOT
+from exporting.fragile import write_fragile
 
 from supcon_tf.config import ServeConfig
 from supcon_tf.core.errors import UserError
@@ -46,6 +47,12 @@ def test_a_damaged_model_is_told(served_bundle, tmp_path, capfd):
     ):
         serve(ServeConfig(model_dir=str(tmp_path), http_port=0))
     assert capfd.readouterr().err.startswith("version 1 is refused: bundle")
+
+
+def test_a_model_that_gives_nan_is_told(served_bundle, tmp_path):
+    write_fragile(served_bundle, tmp_path / "1", fails_above=-1.0)
+    with pytest.raises(UserError, match="the newest: bundle .*/1: the model gives numbers that"):
+        serve(ServeConfig(model_dir=str(tmp_path), http_port=0))
 
 
 def test_a_version_is_no_model(served_bundle):

@@ -1,5 +1,6 @@
 """Versions come and go and the queue fills, while clients go on asking; also over gRPC."""
 
+import asyncio
 import re
 import shutil
 import signal
@@ -9,6 +10,8 @@ import time
 import pytest
 from serving.clients import PNG, Clients, grpc_clients
 from serving.fakes import serving, write_version
+
+from supcon_tf.serving.connection import Load
 
 
 @pytest.fixture(scope="module")
@@ -118,3 +121,52 @@ def test_grpc_calls_are_answered_while_versions_change_and_to_the_end(
     # each client may have been told once to send no more.
     told = int(re.fullmatch(r"stopped; (\d+) requests were answered", server.lines[-1]).group(1))
     assert 0 <= told - before - len(clients.answers) <= 3
+
+
+async def _burst(server, clients, rounds):
+    """Statuses and seconds of requests that all come at once; refused ones wait for a moment."""
+    body = b'{"instances": [{"b64": "%s"}]}' % PNG.encode()
+    head = "POST /v1/models/digits:predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
+    found = []
+
+    async def client():
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.http_port)
+        for _ in range(rounds):
+            began = time.monotonic()
+            writer.write((head % len(body)).encode() + body)
+            answer = await reader.readuntil(b"\r\n\r\n")
+            length = int(re.search(rb"content-length: (\d+)", answer).group(1))
+            content = await reader.readexactly(length)
+            found.append((int(answer[9:12]), time.monotonic() - began, answer, content))
+            await asyncio.sleep(0.2 * (found[-1][0] == 503))
+        writer.close()
+
+    await asyncio.gather(*(client() for _ in range(clients)))
+    return found
+
+
+def test_many_more_clients_than_the_queue_are_refused_cheaply_and_may_ask_again(server):
+    before = len(server.lines)
+    found = asyncio.run(_burst(server, 300, 4))
+    assert {status for status, *_ in found} == {200, 503}
+    refused = [one for one in found if one[0] == 503]
+    assert all(b"retry-after: 1\r\n" in answer for _, _, answer, _ in refused)
+    assert all(b"(max_queue)" in content for *_, content in refused)
+    assert all(b"connection: close" not in answer for _, _, answer, _ in refused)
+    assert len(server.lines) - before < len(refused) / 2  # Told together.
+    measured = server.ask("/metrics")[1].decode()
+    assert 'supcon_requests_total{route="refused",status="503"}' in measured
+    assert server.predict({"b64": PNG})[0] == 200
+
+
+def test_connections_beyond_those_that_fit_are_told_so_and_closed():
+    load = Load(1, 1, lambda: False)
+    assert load.takes(b"/v1/models/digits:predict")
+    load.running = 1
+    assert not load.takes(b"/v1/models/digits:predict?x")
+    assert not load.takes(b"/v2/models/digits/infer")
+    assert load.takes(b"/v2/health/ready")
+    load = Load(9, 1, lambda: True)
+    assert not load.takes(b"/v2/models/digits/infer")
+    assert b"\r\nconnection: close\r\n\r\n{" in load.refusal(closes=True)
+    assert load.refused == 1
