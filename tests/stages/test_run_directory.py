@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import socket
@@ -140,6 +141,19 @@ def test_a_second_process_cannot_write_into_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr("supcon_tf.core.files._locks", {})  # As in another process.
     with pytest.raises(UserError, match="another process is writing to run_dir"):
         RunDirectory(config.run_dir).begin("pretrain", config, DATASET)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_lock_ends_with_its_stage_though_the_process_lives_on(fails, tmp_path):
+    run, config = begun(tmp_path)
+    run.release()
+    with contextlib.suppress(UserError), RunDirectory(config.run_dir) as again:
+        again.begin("pretrain", config.replace(resume=True), DATASET)
+        if fails:
+            raise UserError("as a training does")
+    lock = run.path.resolve() / ".lock"
+    code = f"import fcntl; fcntl.flock(open({str(lock)!r}), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 def test_what_a_killed_process_left_is_in_nobodys_way(tmp_path):
