@@ -91,3 +91,10 @@ def cluster_of_two():
     tasks = [{"type": "worker", "index": index} for index in range(2)]
     cluster = {"worker": workers}
     return [{"TF_CONFIG": json.dumps({"cluster": cluster, "task": task})} for task in tasks]
+
+
+def lock_elsewhere(run):
+    """The error of another process that locks a run directory."""
+    lock = str(run.path.resolve() / ".lock")
+    code = f"import fcntl; fcntl.flock(open({lock!r}), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr

@@ -31,6 +31,7 @@ def test_what_a_dead_process_left_is_removed_and_a_living_ones_is_not(tmp_path):
     assert living.exists()
     assert other.exists()
     assert elsewhere.exists()
+    assert longer.exists()
 
 
 def test_a_folder_that_another_process_wrote_meanwhile_is_kept(tmp_path):

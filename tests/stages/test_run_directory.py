@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import socket
@@ -6,6 +7,7 @@ import sys
 
 import pytest
 from engine.models import dense
+from run_contents import lock_elsewhere
 
 from supcon_tf import ClassifierConfig, PretrainConfig, UserError
 from supcon_tf.core.files import write_json, writing
@@ -133,13 +135,21 @@ def test_a_second_process_cannot_write_into_the_run(tmp_path, monkeypatch):
     run, config = begun(tmp_path)
     config = config.replace(resume=True)
     RunDirectory(config.run_dir).begin("pretrain", config, DATASET)  # The same process may.
-    lock = run.path.resolve() / ".lock"
-    code = f"import fcntl; fcntl.flock(open({str(lock)!r}), fcntl.LOCK_EX | fcntl.LOCK_NB)"
-    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "BlockingIOError" in other.stderr
+    assert "BlockingIOError" in lock_elsewhere(run)
     monkeypatch.setattr("supcon_tf.core.files._locks", {})  # As in another process.
     with pytest.raises(UserError, match="another process is writing to run_dir"):
         RunDirectory(config.run_dir).begin("pretrain", config, DATASET)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_lock_ends_with_its_stage_though_the_process_lives_on(fails, tmp_path):
+    run, config = begun(tmp_path)
+    run.release()
+    with contextlib.suppress(UserError), RunDirectory(config.run_dir) as again:
+        again.begin("pretrain", config.replace(resume=True), DATASET)
+        if fails:
+            raise UserError("as a training does")
+    assert lock_elsewhere(run) == ""
 
 
 def test_what_a_killed_process_left_is_in_nobodys_way(tmp_path):
