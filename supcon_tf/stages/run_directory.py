@@ -43,7 +43,7 @@ from supcon_tf.stages.overwriting import (
 from supcon_tf.stages.removal import check_there
 
 
-class RunDirectory:
+class RunDirectory(contextlib.AbstractContextManager):
     """One run directory.
 
     Args:
@@ -56,11 +56,8 @@ class RunDirectory:
         self.pictures = self.path / "pictures"
         self._locked = False
 
-    def __enter__(self):  # The end of the block lets other processes write into the run again.
-        return self
-
     def __exit__(self, *error) -> None:
-        self.release()
+        self.release()  # Other processes may write into the run again.
 
     def _read(self, name: str) -> dict:
         file = self.path / name
