@@ -8,7 +8,8 @@ import dataclasses
 import keras
 import tensorflow as tf
 
-from supcon_tf.engine.method import Method, encode_views
+from supcon_tf.engine.batches import encode_views, unpack_views
+from supcon_tf.engine.method import Method
 from supcon_tf.losses import metrics
 from supcon_tf.losses.blocks import evaluate_anchors
 from supcon_tf.losses.labels import positives_and_negatives, static_or_dynamic
@@ -137,11 +138,9 @@ class BalancedContrastive(Method):
 
     def forward(self, batch, training=True):
         """Embeddings [b, V, D] and labels [b]."""
-        views, labels, weights = keras.utils.unpack_x_y_sample_weight(batch)
+        views, given = unpack_views(batch)
         features = encode_views(self.encoder, views, training)
-        embeddings = project_views(self.projection_head, features)
-        outputs = {"embeddings": embeddings, "labels": labels}
-        return outputs if weights is None else {**outputs, "sample_weight": weights}
+        return {"embeddings": project_views(self.projection_head, features), **given}
 
     def compute_losses(self, outputs):
         """The loss of the whole batch and the prototypes."""
