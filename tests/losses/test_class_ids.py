@@ -128,7 +128,7 @@ def test_labels_of_a_queue_have_one_shape_too(shape):
             loss(LABELS, EMBEDDINGS, queue=queue)
 
 
-@pytest.mark.parametrize("use", [*LOSSES, CACRLoss(), alignment], ids=repr)
+@pytest.mark.parametrize("use", [*LOSSES, CACRLoss(), alignment])
 @pytest.mark.parametrize("shape", [(4, None, 3), (4, 2, None), (None, None, None), None, (4,)])
 def test_an_unknown_number_of_views_is_named(use, shape):
     @tf.function(input_signature=[tf.TensorSpec(shape, tf.float32)])
