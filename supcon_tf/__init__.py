@@ -19,6 +19,11 @@ elif sys.modules["keras"].config.backend() != "tensorflow":
         "supcon_tf first."
     )
 
+# Before TensorFlow is loaded, which leaves oneDNN's kernels off on x86 without AVX-512, where they
+# are much faster than its own.
+if platform.machine() in ("x86_64", "AMD64"):
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+
 if TYPE_CHECKING:  # For editors and type checkers.
     from supcon_tf.config import AddClassConfig as AddClassConfig
     from supcon_tf.config import ClassifierConfig as ClassifierConfig
@@ -85,11 +90,6 @@ if TYPE_CHECKING:  # For editors and type checkers.
     from supcon_tf.stages.pretraining import pretrain as pretrain
     from supcon_tf.stages.scores import knn_predict as knn_predict
     from supcon_tf.stages.scores import soft_neighbor_predict as soft_neighbor_predict
-
-# Before TensorFlow is loaded, which leaves oneDNN's kernels off on x86 without AVX-512, where they
-# are much faster than its own.
-if platform.machine() in ("x86_64", "AMD64"):
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 _PUBLIC = {
     "AUGMENTATIONS": "data.augment",

@@ -165,14 +165,13 @@ def naming_lost_images(*splits: Split | None):
     """
     try:
         yield
-    except (
-        tf.errors.ResourceExhaustedError,  # Not the images' fault, nor another worker's end.
-        tf.errors.UnavailableError,
-        tf.errors.AbortedError,
-        tf.errors.CancelledError,
-    ):
-        raise
-    except tf.errors.OpError as error:
+    except (  # What reading and decoding a file raise.
+        tf.errors.NotFoundError,
+        tf.errors.PermissionDeniedError,
+        tf.errors.FailedPreconditionError,
+        tf.errors.InvalidArgumentError,
+        tf.errors.UnknownError,
+    ) as error:
         for split in splits:
             root = split and split.folder
             bad = root and folder.check_images(root, [(name, "") for name in split.names])

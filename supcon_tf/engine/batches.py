@@ -37,11 +37,12 @@ def unpack_views(batch):
     return views, given
 
 
-def weights_need_labels(function):
+def weights_need_labels(function, *names):
     """Lets a function of `keras.Model` refuse weights that it would leave out without labels.
 
     Args:
         function: `fit`, `evaluate` or `train_on_batch`.
+        *names: the arguments of it that Keras would leave out.
     """
     signature = inspect.signature(function)
 
@@ -50,17 +51,17 @@ def weights_need_labels(function):
         given = signature.bind(self, *args, **kwargs).arguments
         validation = given.get("validation_data")
         if isinstance(validation, tuple) and len(validation) == 3:
-            _check_weights(dict(zip(("x", "y", "sample_weight"), validation, strict=True)))
-        if function is not keras.Model.train_on_batch or "class_weight" in given:
-            _check_weights(given)
+            pieces = dict(zip(("x", "y", "sample_weight"), validation, strict=True))
+            _check_weights(pieces, ("sample_weight",))
+        _check_weights(given, names)
         return function(self, *args, **kwargs)
 
     return checked
 
 
-def _check_weights(given):
+def _check_weights(given, names):
     is_array = hasattr(given.get("x"), "shape") or isinstance(given.get("x"), list | tuple)
-    for name in ("sample_weight", "class_weight"):
+    for name in names:
         if is_array and given.get("y") is None and given.get(name) is not None:
             raise ValueError(
                 f"{name} needs labels, without which Keras leaves it out. Received: y=None. Pass "
@@ -81,7 +82,7 @@ def never_empty(batch):
     )
     sizes = [tf.shape(tensor)[0] for tensor in tensors]
     with tf.control_dependencies([tf.debugging.assert_positive(sizes, message)]):
-        return tf.nest.map_structure(tf.identity, batch)
+        return tf.nest.map_structure(lambda t: None if t is None else tf.identity(t), batch)
 
 
 def encode_views(encoder, views, training=True):

@@ -188,9 +188,9 @@ class Method(keras.Model, abc.ABC):
         self.compile(**keras.saving.deserialize_keras_object(config))
         self.optimizer.build(self.trainable_variables)
 
-    fit = weights_need_labels(keras.Model.fit)
-    evaluate = weights_need_labels(keras.Model.evaluate)
-    train_on_batch = weights_need_labels(keras.Model.train_on_batch)
+    fit = weights_need_labels(keras.Model.fit, "sample_weight", "class_weight")
+    evaluate = weights_need_labels(keras.Model.evaluate, "sample_weight")
+    train_on_batch = weights_need_labels(keras.Model.train_on_batch, "class_weight")
 
     def train_step(self, batch):
         """Makes one step on what each replica got of a batch of the stream."""

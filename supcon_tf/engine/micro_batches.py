@@ -18,9 +18,8 @@ from supcon_tf.networks.queue import MemoryQueue
 # TensorFlow's operations that keep the state of their random numbers to themselves, or in variables
 # of its own generators.
 _DRAWS = re.compile(
-    "Random|Rng|Multinomial|TruncatedNormal|ParameterizedTruncatedNormal|NonDeterministicInts"
-    "|Stateful(Uniform|StandardNormal|TruncatedNormal|Random)|SampleDistorted|Fractional.*Pool"
-    "|.*CandidateSampler"
+    "Random|Rng|Multinomial|TruncatedNormal|NonDeterministicInts"
+    "|Stateful(Uniform|StandardNormal|TruncatedNormal|Random)"
 )
 
 

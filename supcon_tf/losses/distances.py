@@ -3,8 +3,8 @@
 import tensorflow as tf
 
 # A squared distance below this share of |a|^2 + |b|^2 is not left to float32, whose rounding would
-# be a percent of it and more.
-_NEAR = 1e-4
+# be a percent of it and more; TF32, in which GPUs multiply unless told not to, rounds earlier.
+_NEAR, _NEAR_TF32 = 1e-4, 3e-2
 # Below this share, float64's own rounding is all that is left: the rows are duplicates.
 _EQUAL = 1e-14
 
@@ -42,10 +42,15 @@ def squared_distances(anchors, rows, indices=None):
     return distances(anchors, rows)
 
 
+def _near():
+    tf32 = tf.config.experimental.tensor_float_32_execution_enabled()
+    return _NEAR_TF32 if tf32 and tf.config.list_physical_devices("GPU") else _NEAR
+
+
 def _float32_distances(anchors, rows, indices):
     """Squared distances [R, N] of centred rows, and whether one is too small for float32."""
     norms, squared = _norms_and_squared(anchors, rows)
-    near = squared < _NEAR * norms
+    near = squared < _near() * norms
     if indices is not None:
         own = indices[:, None] == tf.range(tf.shape(rows)[0])
         squared = tf.where(own, 0.0, squared)

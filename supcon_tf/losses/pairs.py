@@ -150,7 +150,7 @@ class AnchorLoss(keras.losses.Loss):
         Args:
             y_true: int [B] class ids, or None.
             y_pred: float [B, V, D] or [B, D] embeddings.
-            sample_weight: float [B], the weight of each image's anchors; None for 1.
+            sample_weight: float [B], the weight of each image's anchors, or one of all; None for 1.
             **pairs: further arguments of `call`.
 
         Returns:
@@ -163,8 +163,10 @@ class AnchorLoss(keras.losses.Loss):
         else:
             losses, counted = self.counted_losses(y_true, y_pred, **pairs)
         if sample_weight is not None:
-            weight = one_per_image("sample_weight", sample_weight, static_or_dynamic(y_pred))
-            weight = tf.reshape(tf.cast(weight, tf.float32), [-1])
+            weight = tf.cast(sample_weight, tf.float32)
+            if weight.shape.rank != 0:  # Keras takes one number for all as well.
+                weight = one_per_image("sample_weight", weight, static_or_dynamic(y_pred))
+            weight = tf.reshape(weight, [-1])
             repeats = tf.shape(losses)[0] // tf.shape(weight)[0]
             sample_weight = tf.reshape(tf.tile(weight, [repeats]), tf.shape(losses))
         if counted is not None:

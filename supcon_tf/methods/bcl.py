@@ -12,7 +12,11 @@ from supcon_tf.engine.batches import encode_views, unpack_views
 from supcon_tf.engine.method import Method
 from supcon_tf.losses import metrics
 from supcon_tf.losses.blocks import evaluate_anchors
-from supcon_tf.losses.labels import positives_and_negatives, static_or_dynamic
+from supcon_tf.losses.labels import (
+    class_segments,
+    positives_and_negatives,
+    static_or_dynamic,
+)
 from supcon_tf.losses.pairs import AnchorLoss, check_block_size, check_temperature, flatten_views
 from supcon_tf.methods.spec import MethodSpec, Parts
 from supcon_tf.networks.heads import project_views
@@ -27,8 +31,8 @@ def bcl_loss(labels, embeddings, prototypes, *, temperature=0.1, block_size=None
         l_i = -1/|P(i)| sum_{p in P(i)} log(exp s_ip / sum_j 1/|B_j(i)| sum_{k in B_j(i)} exp s_ik)
 
     So every class weighs the same in the denominator, however many rows it has in the batch, and is
-    in every batch. An anchor always has a positive. Computed in float32; memory is linear in the
-    rows, as in `supcon_loss`.
+    in every batch. An anchor always has a positive, its prototype. Computed in float32; memory is
+    linear in the rows, as in `supcon_loss`.
 
     Args:
         labels: int [B], class ids from 0 to C - 1.
@@ -54,13 +58,15 @@ def bcl_loss(labels, embeddings, prototypes, *, temperature=0.1, block_size=None
     classes, centers = flatten_views(tf.range(num_classes, dtype=labels.dtype), prototypes)
     labels = tf.concat([labels, classes], axis=0)
     rows = tf.concat([rows, centers], axis=0)
-    sizes = tf.gather(tf.math.bincount(tf.cast(labels, tf.int32), dtype=tf.float32), labels)  # [N]
+    _, others = class_segments(labels)  # [N], the other rows of each row's class.
 
     def block_losses(indices, anchors, rows):
         logits = tf.matmul(anchors, rows, transpose_b=True) / temperature  # [R, N]
         positive, negative = positives_and_negatives(labels, indices)
-        num_positives = tf.gather(sizes, indices)[:, None] - 1.0  # At least the prototype.
-        weights = tf.where(negative, 1.0 / sizes, tf.cast(positive, tf.float32) / num_positives)
+        num_positives = tf.maximum(tf.gather(others, indices), 1.0)[:, None]
+        weights = tf.where(
+            negative, 1.0 / (others + 1.0), tf.cast(positive, tf.float32) / num_positives
+        )
         largest = tf.stop_gradient(tf.reduce_max(logits, axis=1, keepdims=True))
         total = tf.reduce_sum(weights * tf.exp(logits - largest), axis=1)
         of_positives = tf.reduce_sum(tf.where(positive, logits, 0.0), axis=1) / num_positives[:, 0]
@@ -140,7 +146,7 @@ class BalancedContrastive(Method):
         """Embeddings [b, V, D] and labels [b]."""
         views, given = unpack_views(batch)
         features = encode_views(self.encoder, views, training)
-        return {"embeddings": project_views(self.projection_head, features), **given}
+        return {"embeddings": project_views(self.projection_head, features, training), **given}
 
     def compute_losses(self, outputs):
         """The loss of the whole batch and the prototypes."""

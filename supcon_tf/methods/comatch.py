@@ -133,7 +133,7 @@ class CoMatch(ClassifyingMethod):
         features = encode_views(encoder, tf.concat([*parts.values()], axis=0), training)
 
         def through(head):
-            outputs = tf.split(project_views(head, features), sizes)
+            outputs = tf.split(project_views(head, features, training), sizes)
             return dict(zip(parts, outputs, strict=True))
 
         return through(classifier), {} if projection is None else through(projection)

@@ -31,7 +31,7 @@ class CrossEntropyModel(ClassifyingMethod):
         """Logits [b, V, C] and labels [b]."""
         views, given = unpack_views(batch)
         features = encode_views(self.encoder, views, training)
-        return {"logits": project_views(self.classification_head, features), **given}
+        return {"logits": project_views(self.classification_head, features, training), **given}
 
     def compute_losses(self, outputs):
         """Cross entropy of every view."""

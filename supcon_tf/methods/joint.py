@@ -68,8 +68,8 @@ class JointModel(ClassifyingMethod):
         views, given = unpack_views(batch)
         features = encode_views(self.encoder, views, training)
         return {
-            "embeddings": project_views(self.projection_head, features),
-            "logits": project_views(self.classification_head, features),
+            "embeddings": project_views(self.projection_head, features, training),
+            "logits": project_views(self.classification_head, features, training),
             **given,
         }
 

@@ -74,7 +74,9 @@ class PairwiseModel(Method):
         outputs = {"embeddings": project_views(self.projection_head, features, training), **given}
         if training and self.queue is not None and self.ema_momentum is not None:
             features = encode_views(self.ema_encoder, views, training=False)
-            outputs["keys"] = tf.stop_gradient(project_views(self.ema_head, features))
+            outputs["keys"] = tf.stop_gradient(
+                project_views(self.ema_head, features, training=False)
+            )
         return outputs
 
     def compute_losses(self, outputs):

@@ -165,7 +165,7 @@ class SuNCEt(Method):
         _, num_views, *size = unlabelled.shape
         images = [tf.reshape(part, [-1, 1, *size]) for part in (unlabelled, labelled)]
         features = encode_views(self.encoder, tf.concat(images, axis=0), training)
-        embeddings = project_views(self.projection_head, features)  # [b * V + n, 1, D]
+        embeddings = project_views(self.projection_head, features, training)  # [b * V + n, 1, D]
         views, rows = tf.split(embeddings, [images[0].shape[0], images[1].shape[0]])
         views = tf.reshape(views, [-1, num_views, views.shape[-1]])
         views = tf.ensure_shape(views, [unlabelled.shape[0], num_views, views.shape[-1]])

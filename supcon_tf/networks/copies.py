@@ -253,4 +253,4 @@ def _random_batch(tensor):
 def _tolerance(*models):
     layers = [layer for model in models for layer in model._flatten_layers()]
     half = any(layer.compute_dtype in ("float16", "bfloat16") for layer in layers)
-    return 0.5 if half else 1e-3
+    return 0.5 if half else 1e-2  # Convolutions of a GPU round to 1e-3, layer by layer.

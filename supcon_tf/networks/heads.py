@@ -74,7 +74,7 @@ class ProjectionHead(keras.layers.Layer):
         }
 
 
-def project_views(head, features, training=None):
+def project_views(head, features, training):
     """Applies a head to the features of each view.
 
     Args:

@@ -3,12 +3,10 @@
 import sys
 from collections.abc import Callable
 
-import keras
 import numpy as np
 import tensorflow as tf
 
 from supcon_tf.config import PretrainConfig
-from supcon_tf.config.search import PLACEMENT
 from supcon_tf.core.provenance import code
 from supcon_tf.data.datasets import from_config, naming_lost_images
 from supcon_tf.engine import checkpoints, precision
@@ -26,6 +24,8 @@ from supcon_tf.stages.run_directory import RunDirectory
 from supcon_tf.stages.scores import knn_predict
 
 _MAPPED_IMAGES = 1000
+# Settings that may differ between the workers of one training.
+_OF_A_WORKER = ("run_dir", "data_dir", "resume", "overwrite", "dry_run")
 # The online k-NN: images that vote, images that are scored, and voters.
 _GALLERY, _QUERIES, _NEIGHBORS = 5000, 2000, 10
 # Decoded once and kept in memory where each of the two takes at most so many bytes as float32.
@@ -90,12 +90,15 @@ def pretrain(
 
 def _in_common(config, stop_when):
     """All that makes several workers one training: settings, code, arithmetic."""
-    own = {name: value for name, value in vars(config).items() if name not in PLACEMENT}
+    # The data's content is compared when it is open; it may lie in another place on each machine.
+    own = {f"setting {n}": value for n, value in vars(config).items() if n not in _OF_A_WORKER}
+    own["setting dataset"] = config.dataset.partition(":")[0]
+    versions, commit = code()["versions"], code()["git_commit"]
     return {
-        **{f"setting {name}": value for name, value in own.items()},
+        **own,
         "stop_when": stop_when is not None,
-        **code(),
-        "dtype policy": keras.config.dtype_policy().name,
+        **{f"version of {package}": version for package, version in versions.items()},
+        **({"git_commit": commit} if commit else {}),  # Installed packages have none.
         "TensorFloat-32": tf.config.experimental.tensor_float_32_execution_enabled(),
     }
 
@@ -212,10 +215,10 @@ def _keep(config, dataset, model, run, history, steps, maps) -> dict:
     if "knn_top1" in history:
         metrics.setdefault("knn_top1", history["knn_top1"][-1])
     kept = model.kept()
-    check_there(run.path, **kept)
     pictures.learning_curves({"pretrain": history}, run.pictures / "learning_curves.png")
     if maps:
         _draw_maps(run, config, dataset, kept["encoder"])
+    check_there(run.path, **kept)
     run.record("pretrain", metrics, history)
     # The encoder comes last: with it the stage is finished.
     for name in sorted(kept, key=lambda name: name == "encoder"):

@@ -14,6 +14,14 @@ from supcon_tf.exporting import export, prediction
 from supcon_tf.stages import evaluation
 
 
+@pytest.fixture(autouse=True)
+def usual_handler():
+    """Python's own, which it does not install where Ctrl-C is ignored, as in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def swallow():
     with contextlib.suppress(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)

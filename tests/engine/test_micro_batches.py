@@ -66,13 +66,13 @@ def check_equal(model, twin, compiled=False):
 )
 def test_equals_one_pass_over_the_batch(method, compiled):
     settings = {"regularizer": keras.regularizers.L2(0.05)}
-    model = build("one_device", method, micro_batch_size=SIZE)
+    model = build("one_device", method, micro_batch_size=SIZE, **settings)
     check_equal(model, build("one_device", method, **settings), compiled)
 
 
 def test_a_queue_is_pushed_once():
     settings = {"queue_size": 64, "ema_momentum": 0.9}
-    model = build("one_device", micro_batch_size=SIZE)
+    model = build("one_device", micro_batch_size=SIZE, **settings)
     check_equal(model, build("one_device", **settings))
     model.train_step(next(iter(batches())))
     assert int(model.queue.pushed.numpy()) == 2 * BATCH

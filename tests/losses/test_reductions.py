@@ -75,8 +75,14 @@ def test_others_reduce_one_value_per_anchor(kind, weights, reduction):
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("shape", [(3,), (2, 3), (1, 6), (6, 2), ()])
+@pytest.mark.parametrize("shape", [(3,), (2, 3), (1, 6), (6, 2)])
 def test_weights_are_one_an_image(shape):
     for loss in (SupConLoss(), TripletLoss()):
         with pytest.raises(ValueError, match=r"sample_weight must be one number an image, \[6\]"):
             loss(LABELS, EMBEDDINGS, sample_weight=np.ones(shape))
+
+
+def test_one_weight_is_that_of_all_images():
+    for loss in (SupConLoss(), TripletLoss()):
+        expected = loss(LABELS, EMBEDDINGS, sample_weight=np.full(6, 0.5))
+        assert float(loss(LABELS, EMBEDDINGS, sample_weight=0.5)) == float(expected)

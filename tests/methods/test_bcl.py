@@ -53,6 +53,17 @@ def test_of_single_images_and_as_many_classes_it_is_supcon_against_the_prototype
     np.testing.assert_allclose(found, np.log(total / logits[range(3), range(3, 6)]), rtol=1e-5)
 
 
+def test_a_class_without_a_prototype_is_counted_as_it_is():
+    labels, rows = np.array([0, 0, 7]), l2(raw((3, 4), 0.9, 2.3))
+    found = bcl_loss(labels, rows, CENTERS[:1])
+    assert np.isfinite(found).all()
+    both = np.concatenate([rows, l2(CENTERS[:1])])
+    near = np.exp(both @ both.T / 0.1)
+    total = near[0, [1, 3]].mean() + near[0, 2]
+    expected = np.log(total) - np.log(near[0, [1, 3]]).mean()
+    np.testing.assert_allclose(found[0], expected, rtol=1e-5)
+
+
 def test_identical_rows_give_the_log_of_the_classes():
     same = np.ones((6, 2, 4))
     np.testing.assert_allclose(bcl_loss(LABELS, same, np.ones((3, 4))), np.log(3), rtol=1e-5)

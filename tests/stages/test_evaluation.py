@@ -13,6 +13,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 import supcon_tf
 from supcon_tf import UserError, knn_predict, soft_neighbor_predict
+from supcon_tf.core.files import write_json
 from supcon_tf.stages import run_directory
 from supcon_tf.stages.features import extract_features
 from supcon_tf.stages.run_directory import RunDirectory
@@ -193,6 +194,7 @@ def test_scores_that_are_recorded_at_once_are_all_kept(tmp_path, monkeypatch):
         start.wait()
         RunDirectory(str(tmp_path)).record(name, {"top1": 1.0}, {"loss": [1.0]})
 
+    write_json(tmp_path / "config.json", {})
     RunDirectory(str(tmp_path)).record("before", {}, {})
     monkeypatch.setattr(run_directory, "read_json", slow)
     with ThreadPoolExecutor(len(names)) as pool:
