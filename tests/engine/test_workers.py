@@ -87,7 +87,7 @@ def test_two_workers_answer_alike():
             "one lacks": "the workers differ in a: None on worker 0, 1 on worker 1. Start all of "
             "them alike.",
             "long": f"the workers differ in names: {['a' * 150]!r} on worker 0, {_LONG}... on "
-            "worker 1. Start all of them alike.",
+            "worker 1. Start all of them with the same settings, data and versions.",
         }
 
 

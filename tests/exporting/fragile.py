@@ -33,7 +33,7 @@ def write_fragile(source, target, fails_above=0.999):
         encode, model.encoder_variables, read_head(model), index, bundle.class_names, size
     )
     servable.save(target)
-    tflite.write_all(target, bundle.metadata, ["float32"], select_ops=False)
+    tflite.write_all(target, bundle.metadata, ["tflite_float32"], select_ops=False)
     write_sums(target)
     return target
 
