@@ -5,7 +5,7 @@ import sys
 
 
 def _fill_closed_streams():
-    """Opens nothing in place of a standard stream that the caller has closed, as with `>&-`.
+    """Opens /dev/null in place of a standard stream that the caller has closed, as with `>&-`.
 
     The next file that is opened would otherwise take its number, and what is printed.
     """

@@ -77,7 +77,7 @@ def read_flag_file(path: str | Path) -> list[str]:
     try:
         lines = [line.strip() for line in Path(path).read_text().splitlines()]
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is no text file"
+        reason = getattr(error, "strerror", None) or "it is not a text file"
         raise UserError(f"Unable to open {path}: {reason}.") from error
     flags = [line for line in lines if line and not line.startswith(_COMMENTS)]
     for flag in flags:

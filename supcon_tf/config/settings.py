@@ -36,7 +36,7 @@ def setting(
         below: exclusive upper bound of a number.
         identity: whether the setting is part of what a run *is*. Where a run lies and whether it
             may be continued are not.
-        any_bytes: whether it is the path of files that may have names other than UTF-8.
+        any_bytes: whether it is a path, which may hold bytes that are not UTF-8.
 
     Returns:
         A dataclass field.

@@ -102,7 +102,7 @@ def lock(folder: Path) -> bool:
     return True
 
 
-def has_lost(folder: Path) -> bool:
+def has_lost_lock(folder: Path) -> bool:
     """Whether a folder that this process has locked was removed, perhaps replaced, since."""
     descriptor, _ = _locks.get(folder.resolve(), (None, 0))
     if descriptor is None:
@@ -185,7 +185,7 @@ def check_readable(path: Path) -> None:
 
 
 def parse_json(text: str | bytes, **how: Any) -> Any:
-    """The content of JSON, however broken it may be.
+    """Parses JSON; whatever is wrong with it is a `ValueError`.
 
     Args:
         text: in UTF-8.
@@ -232,7 +232,7 @@ def read_json_of_people(path: str, title: str) -> Any:
         return dict(pairs)
 
     def reject_constant(text):
-        raise ValueError(f"{text} is no number")
+        raise ValueError(f"{text} is not a number")
 
     try:
         text = Path(path).read_text()

@@ -8,7 +8,7 @@ FLOATX, DATA_FORMAT, EPSILON = "float32", "channels_last", 1e-7
 
 
 def set_keras() -> None:
-    """Sets them for this process."""
+    """Sets Keras as this package needs it, for this process."""
     keras.config.set_floatx(FLOATX)
     keras.config.set_image_data_format(DATA_FORMAT)
     keras.config.set_dtype_policy(FLOATX)
@@ -16,7 +16,7 @@ def set_keras() -> None:
 
 
 def check_keras() -> None:
-    """Raises `UserError` unless they are set, as in a program that has settings of its own."""
+    """Raises `UserError` if Keras is set otherwise, as by a program with settings of its own."""
     for name, wanted, found in (
         ("floatx", FLOATX, keras.config.floatx()),
         ("image_data_format", DATA_FORMAT, keras.config.image_data_format()),

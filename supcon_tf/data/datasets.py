@@ -177,7 +177,7 @@ def naming_lost_images(*splits: Split | None):
             bad = root and folder.check_images(root, [(name, "") for name in split.names])
             if bad:
                 raise StorageError(
-                    f"{folder.bad_images_line(root, bad)} It was sound before. Restore it, then "
-                    "run this again; a training continues with --resume."
+                    f"{folder.bad_images_line(root, bad)} It could be read before. Restore it, "
+                    "then run this again; a training continues with --resume."
                 ) from error
         raise

@@ -10,7 +10,9 @@ from supcon_tf.engine.workers import num_replicas
 
 
 def unpack_views(batch):
-    """The views of a batch `(views, labels, sample_weight)`, whose end may be missing; the rest.
+    """Splits a batch `(views, labels, sample_weight)` into its views and the rest.
+
+    Its last parts may be missing.
 
     Args:
         batch: views [b, ...], or a tuple of such of several sizes; labels int [b] or [b, 1];
@@ -38,7 +40,7 @@ def unpack_views(batch):
 
 
 def weights_need_labels(function, *names):
-    """Lets a function of `keras.Model` refuse weights that it would leave out without labels.
+    """Makes a function of `keras.Model` refuse weights that Keras would ignore for want of labels.
 
     Args:
         function: `fit`, `evaluate` or `train_on_batch`.
@@ -69,8 +71,8 @@ def _check_weights(given, names):
             )
 
 
-def never_empty(batch):
-    """A batch without the `None`s at its end; it stops the step where a replica got no image."""
+def non_empty_batch(batch):
+    """Strips the `None`s from the end of a batch; stops the step if a replica got no image."""
     if isinstance(batch, tuple):  # Keras's `train_on_batch` fills it up.
         batch = batch[: max(i + 1 for i, part in enumerate(batch) if part is not None)]
     tensors = [tensor for tensor in tf.nest.flatten(batch) if tensor is not None]

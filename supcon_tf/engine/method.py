@@ -5,7 +5,7 @@ import abc
 import keras
 import tensorflow as tf
 
-from supcon_tf.engine.batches import never_empty, weights_need_labels
+from supcon_tf.engine.batches import non_empty_batch, weights_need_labels
 from supcon_tf.engine.local_terms import local_gradients, local_variables
 from supcon_tf.engine.micro_batches import check_repeatable, micro_batch_gradients
 from supcon_tf.engine.workers import gather_batch, num_replicas
@@ -194,7 +194,7 @@ class Method(keras.Model, abc.ABC):
 
     def train_step(self, batch):
         """Makes one step on what each replica got of a batch of the stream."""
-        batch = never_empty(batch)
+        batch = non_empty_batch(batch)
         terms, gradients, outputs = self.gradients(batch)
         self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
         self._update_averages()
@@ -204,7 +204,7 @@ class Method(keras.Model, abc.ABC):
 
     def test_step(self, batch):
         """Computes the losses and metrics of a batch without training on it."""
-        outputs = gather_outputs(self.forward(never_empty(batch), training=False))
+        outputs = gather_outputs(self.forward(non_empty_batch(batch), training=False))
         terms = {**self.compute_losses(outputs), **self.regularization()}
         return self._logged(terms, outputs)
 

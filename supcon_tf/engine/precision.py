@@ -13,13 +13,14 @@ _SLOW = 2.0
 
 
 def slowdown(precision: str) -> float:
-    """The time of a training step's arithmetic on this CPU, over the time in float32.
+    """The time of a training step's arithmetic on this CPU, relative to float32.
 
     Args:
         precision: "float32", "mixed_bfloat16" or "mixed_float16".
 
     Returns:
-        A ratio of medians, measured in a moment; 1 for float32 and where there is an accelerator.
+        A ratio of medians, measured within a fraction of a second; 1 for float32 and where there
+        is an accelerator.
     """
     accelerated = any(tf.config.list_logical_devices(kind) for kind in ("GPU", "TPU"))
     if precision == "float32" or accelerated:
@@ -37,8 +38,8 @@ def slowdown(precision: str) -> float:
     return half / whole
 
 
-def remark(precision: str) -> str | None:
-    """Returns what people should know where float32 is much faster on this CPU; else None."""
+def slowness_warning(precision: str) -> str | None:
+    """A warning where float32 is much faster on this CPU; else None."""
     ratio = slowdown(precision)
     if ratio < _SLOW:
         return None

@@ -54,7 +54,7 @@ def agreed(strategy: tf.distribute.Strategy, value: int) -> int:
 
 
 def _gathered_numbers(strategy, values):
-    """Every worker's integers, as many on each."""
+    """Every worker's integers, the same number from each."""
     workers = num_workers(strategy)
     own = np.zeros([workers, len(values)], np.int64)
     own[_index(strategy)] = values
@@ -82,7 +82,7 @@ def _gathered_texts(strategy, text):
 
 
 def everywhere(strategy: tf.distribute.Strategy, action: Callable[[], Any]) -> Any:
-    """Does something on every worker; where one of them refuses, all do, in the same words.
+    """Runs an action on every worker; if it fails on one, all raise the same error.
 
     Args:
         strategy: the strategy.
@@ -143,7 +143,8 @@ def check_alike(strategy: tf.distribute.Strategy, values: Mapping[str, Any]) -> 
             if chiefs != other:
                 raise UserError(
                     f"the workers differ in {name}: {_short(chiefs)} on worker 0, {_short(other)} "
-                    f"on worker {index}. Start all of them alike."
+                    f"on worker {index}. Start all of them with the same settings, data and "
+                    "versions."
                 )
 
 

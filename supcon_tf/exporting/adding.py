@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from supcon_tf.config import FORMATS, AddClassConfig, ExportConfig
+from supcon_tf.config import FORMATS, AddClassConfig
 from supcon_tf.core.errors import UserError
 from supcon_tf.core.files import writing
 from supcon_tf.core.interrupts import noting_interrupts
@@ -36,7 +36,7 @@ from supcon_tf.stages.features import encode_split
 from supcon_tf.stages.scores import classification_scores, unit_rows
 
 _UNCALIBRATED = "tflite_int8"  # The training images would have to calibrate it.
-Images = tuple[np.ndarray, np.ndarray]  # Features float32 [N, F] and labels int32 [N].
+Images = tuple[np.ndarray, np.ndarray]  # Features float32 [N, F] and labels int [N].
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,8 +167,9 @@ def _write(
     model = _servable(bundle, head, index, class_names)
     model.save(path)
     _write_index_images(path, bundle, new.support, class_names)
-    written = ExportConfig(formats=settings.get("formats", ",".join(FORMATS))).format_names()
-    formats = [name for name in written if name != _UNCALIBRATED]
+    written = map(str.strip, settings.get("formats", ",".join(FORMATS)).split(","))
+    left_out = {_UNCALIBRATED, *bundle.metrics["export"].get("failed", {})}
+    formats = [name for name in written if name not in left_out]
     tflite.write_all(path, metadata, formats, select_ops=settings["tflite_select_ops"])
     unseen = _encode(bundle, new.held_out, batch_size)
     features, labels = (np.concatenate(parts) for parts in zip(old, unseen, strict=True))

@@ -12,7 +12,7 @@ import tensorflow as tf
 from supcon_tf.core.errors import UserError
 from supcon_tf.core.files import read_json
 from supcon_tf.data.images import InvalidImage, invalid_images, refuse_colour_palette
-from supcon_tf.exporting.finite import check_finite
+from supcon_tf.exporting.finite import ANOTHER_FORMAT, check_finite
 from supcon_tf.exporting.graphs import check_graph
 from supcon_tf.exporting.layout import INDEX_IMAGES, THUMBNAILS, check_sums, tflite_file
 from supcon_tf.exporting.tflite import TfliteModel
@@ -114,7 +114,7 @@ class Bundle:
         """NumPy arrays that a signature of the SavedModel gives."""
         inputs = {name: tf.constant(value) for name, value in inputs.items()}
         found = {name: out.numpy() for name, out in self._signatures[signature](**inputs).items()}
-        check_finite(found)
+        check_finite(found, ANOTHER_FORMAT)
         return found
 
     def decode(self, encoded: bytes) -> np.ndarray:

@@ -91,7 +91,9 @@ def _run(bundle, formats, records):
         command, env=environment, capture_output=True, text=True, errors="replace"
     )
     if finished.returncode < 0:
-        return {}, f"the process that ran it was ended by {_signal(-finished.returncode)}"
+        number = -finished.returncode
+        name = signal.strsignal(number)
+        return {}, f"the process that ran it was ended by signal {number} ({name})"
     if finished.returncode:
         return {}, f"running it fails ({''.join(finished.stderr.strip().splitlines()[-1:])})"
     with np.load(output) as arrays:
@@ -99,13 +101,6 @@ def _run(bundle, formats, records):
     if not all(np.isfinite(values).all() for values in outputs.values()):
         return {}, "it gives numbers that are not finite"
     return outputs, ""
-
-
-def _signal(number):
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
 
 
 def check_exports(bundle: Path, scores: dict, max_difference: float, max_loss: float) -> None:
@@ -124,7 +119,7 @@ def check_exports(bundle: Path, scores: dict, max_difference: float, max_loss: f
         raise UserError(f"the SavedModel cannot be reloaded: {fault}; nothing was exported.")
     for name, fault in scores["failed"].items():
         _files(bundle, name)[0].unlink()
-        print(f"left out {name}: {fault}. --formats without it saves the time.", file=sys.stderr)
+        print(f"left out {name}: {fault}", file=sys.stderr)
     for name in ("saved_model", "tflite_float32"):
         if name not in scores:
             continue

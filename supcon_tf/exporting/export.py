@@ -55,7 +55,7 @@ def export(config: ExportConfig) -> dict:
         UserError: if the run has no classifier, the version exists, the encoder has operators that
             TFLite lacks, or a reloaded float32 export differs from Keras by more than
             `config.max_difference`. A TFLite model that cannot be run, or a smaller one that loses
-            more than `max_tflite_loss`, is left out, and said so.
+            more than `max_tflite_loss`, is left out, and this is reported.
     """
     run = RunDirectory(config.run_dir)
     run.pretrain_config().check_outside_data("saved_models_dir", config.saved_models_dir)
@@ -94,6 +94,9 @@ def _write_bundle(bundle, target, run, dataset, model, config):
         bundle, config.format_names(), dataset.test, config.verify_images, expected, labels
     )
     check_exports(bundle, compared, config.max_difference, config.max_tflite_loss)
+    if compared["failed"]:
+        names = ", ".join(compared["failed"])
+        print(f"leave {names} out of --formats to save the time", file=sys.stderr)
     scores = {
         "keras_ms": features.milliseconds(),
         "calibration": {

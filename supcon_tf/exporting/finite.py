@@ -1,4 +1,4 @@
-"""The check that what a model gives are numbers."""
+"""A check that the outputs of a model are finite."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,27 +7,28 @@ import numpy as np
 
 from supcon_tf.core.errors import UserError
 
+ANOTHER_FORMAT = "Use another of its formats (float32 overflows last), or train it again."
+
 
 class NotFiniteError(UserError):
     """A model gave NaN or an infinity for some images of a batch.
 
     Args:
-        rows: which.
+        rows: their indices in the batch.
+        advice: what to do, as a sentence.
     """
 
-    def __init__(self, rows: Sequence[int]):
-        super().__init__(
-            "the model gives numbers that are not finite. Use another of its formats (float32 "
-            "overflows last), or train it again."
-        )
+    def __init__(self, rows: Sequence[int], advice: str = ""):
+        super().__init__(f"the model gives numbers that are not finite. {advice}".rstrip())
         self.rows = rows
 
 
-def check_finite(found: Mapping[str, Any]) -> None:
-    """Looks through the outputs of a batch.
+def check_finite(found: Mapping[str, Any], advice: str = "") -> None:
+    """Refuses outputs that are not finite.
 
     Args:
         found: NumPy arrays [B, ...]; those that are not of floats are passed over.
+        advice: as `NotFiniteError` takes it.
 
     Raises:
         NotFiniteError: naming the rows.
@@ -36,4 +37,4 @@ def check_finite(found: Mapping[str, Any]) -> None:
     bad = [~np.isfinite(values).all(axis=tuple(range(1, values.ndim))) for values in floats]
     rows = np.flatnonzero(np.any(bad, axis=0))
     if len(rows):
-        raise NotFiniteError(rows.tolist())
+        raise NotFiniteError(rows.tolist(), advice)

@@ -16,6 +16,7 @@ import numpy as np
 
 from supcon_tf.config import PredictConfig
 from supcon_tf.core.errors import UserError
+from supcon_tf.core.files import check_readable
 from supcon_tf.core.interrupts import check_interrupts
 from supcon_tf.data.images import (
     EXTENSIONS,
@@ -147,10 +148,8 @@ def _open_model(model: str) -> Model:
 def _open_tflite(path: Path) -> Model:
     if not path.is_file():
         raise UserError(f"model not found. Received: {str(path)!r}. Check the path.")
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}.") from error
+    check_readable(path)
+    content = path.read_bytes()
     metadata = read_metadata(path, content)
     folder = path.resolve().parent
     if folder.name == "tflite" and (folder.parent / SUMS).exists():

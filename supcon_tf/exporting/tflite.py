@@ -4,11 +4,9 @@ import hashlib
 import io
 import json
 import os
-import struct
 import threading
 import warnings
 import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
@@ -19,7 +17,7 @@ from ai_edge_litert.interpreter import Interpreter
 from supcon_tf.config import RUNTIMES
 from supcon_tf.core.errors import UserError
 from supcon_tf.core.files import parse_json
-from supcon_tf.exporting.finite import check_finite
+from supcon_tf.exporting.finite import ANOTHER_FORMAT, check_finite
 from supcon_tf.exporting.layout import tflite_file
 from supcon_tf.exporting.reload_export import run_tflite
 
@@ -33,11 +31,6 @@ _INPUTS = (
     "cropped and resized, uint8 from 0 to 255: pixels as they are, not divided",
 )
 _MAX_METADATA_BYTES = 2**24
-# What zipfile and JSON raise where bytes were changed.
-_UNREADABLE = (
-    *(zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError, LookupError, ValueError),
-    *(TypeError, RuntimeError, ArithmeticError),
-)
 _KEPT = ("name", "version", "class_names", "image_size_px", "preprocessing", "temperature")
 
 
@@ -156,10 +149,10 @@ def read_metadata(path: Path, content: bytes) -> dict:
         names, size = metadata["class_names"], metadata["image_size_px"]
         if type(size) is not int or type(names) is not list or {*map(type, names)} != {str}:
             raise TypeError(_METADATA)
-    except _UNREADABLE as error:
+    except Exception as error:  # A broken file fails in many ways inside zipfile.
         raise UserError(
-            f"{path} is damaged, or no TFLite model of a bundle: it holds no class names. Give a "
-            "file that export.py wrote."
+            f"{path} is damaged, or is not a TFLite model of a bundle: it holds no class names. "
+            "Give a file that export.py wrote."
         ) from error
     return metadata
 
@@ -178,8 +171,8 @@ def check_digest(path: Path, content: bytes, metadata: Mapping) -> None:
     expected = metadata.get("model_sha256")
     if expected is None:
         raise UserError(
-            f"{path} holds no SHA-256 of its model, as files of earlier versions. Leave it in its "
-            "bundle, whose sums are checked, or export it again."
+            f"{path} holds no SHA-256 of its model, like files of earlier versions. Leave it in "
+            "its bundle, whose sums are checked, or export it again."
         )
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         start = min(entry.header_offset for entry in archive.infolist())
@@ -226,5 +219,5 @@ class TfliteModel:
         """
         with self._lock:
             found = run_tflite(self._runner, images)
-        check_finite(found)
+        check_finite(found, ANOTHER_FORMAT)
         return found

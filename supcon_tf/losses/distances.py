@@ -89,11 +89,11 @@ def safe_sqrt(squared):
     return tf.where(positive, tf.sqrt(tf.where(positive, squared, 1.0)), 0.0)
 
 
-def log_near_one(log, less_one):
+def log_near_one(log, mean_minus_one):
     """The logarithm of a mean of exp(-distance), which is lost in rounding where all are small.
 
     Args:
         log: float32, the logarithm as computed.
-        less_one: float32, the mean less 1, summed from `expm1`, which is used near 1.
+        mean_minus_one: float32, the mean minus 1, summed from `expm1`, which is used near 1.
     """
-    return tf.where(less_one < -0.5, log, tf.math.log1p(tf.maximum(less_one, -0.5)))
+    return tf.where(mean_minus_one < -0.5, log, tf.math.log1p(tf.maximum(mean_minus_one, -0.5)))

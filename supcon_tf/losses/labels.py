@@ -13,11 +13,11 @@ def class_ids(labels, batch):
 
     Args:
         labels: int [B] or [B, 1], of any integer dtype; None makes every image a class of its own,
-            numbered from 0 on. No id has a meaning, -1 neither.
+            numbered from 0 on. No id is special, not even -1.
         batch: B, an int or a scalar tensor.
 
     Raises:
-        ValueError: if they are not one class id an image.
+        ValueError: if they are not one class id per image.
     """
     if labels is None:
         return tf.range(tf.cast(batch, tf.int64))
@@ -28,7 +28,10 @@ def class_ids(labels, batch):
 
 
 def one_per_image(name, values, batch):
-    """A tensor [B] or [B, 1]; others are refused, where B is unknown when the graph runs."""
+    """Converts to a tensor, and refuses shapes other than [B] or [B, 1].
+
+    Where B is unknown, it is compared when the graph runs.
+    """
     values = tf.convert_to_tensor(values)
     shape, known = values.shape, isinstance(batch, int)
     vector = shape.is_compatible_with([None]) or shape.is_compatible_with([None, 1])
@@ -36,13 +39,13 @@ def one_per_image(name, values, batch):
         kind = "class id" if name == "labels" else "number"
         advice = "; one-hot labels need argmax first" if name == "labels" else ""
         raise ValueError(
-            f"{name} must be one {kind} an image, [{batch if known else 'B'}]. Received: shape "
+            f"{name} must be one {kind} per image, [{batch if known else 'B'}]. Received: shape "
             f"{shape}{advice}."
         )
     if known and shape.is_fully_defined():
         return values
     found = tf.stack([tf.shape(values)[0], tf.size(values)])
-    check = tf.debugging.assert_equal(found, batch, f"{name} must be one an image, [B].")
+    check = tf.debugging.assert_equal(found, batch, f"{name} must be one per image, [B].")
     with tf.control_dependencies([] if check is None else [check]):
         return tf.identity(values)
 

@@ -179,7 +179,10 @@ class AnchorLoss(keras.losses.Loss):
         return _reduce(losses, sample_weight, self.reduction)
 
     def counted_losses(self, y_true, y_pred, **pairs):
-        """The values that are reduced, and float32 of their shape: which count; None for all."""
+        """The losses, and which anchors count.
+
+        Float32 of their shape, 1 where an anchor counts and 0 elsewhere; None if all count.
+        """
         return self.call(y_true, y_pred, **pairs), None
 
     def collapsed_value(self, num_rows):

@@ -5,11 +5,11 @@ import keras
 
 @keras.saving.register_keras_serializable("supcon_tf")
 class SubsampledConv2D(keras.layers.Conv2D):
-    """A strided 1x1 convolution: every so many pixels are taken, then convolved without a stride.
+    """A strided 1x1 convolution: every s-th pixel is taken, then convolved without a stride.
 
     It computes what Keras's own layer computes. TensorFlow's gradient of a strided 1x1 kernel is
     wrong, by about half and differently each time, where oneDNN uses AVX2 and there are four input
-    channels (TensorFlow 2.21); and of a copy without the pixels between it is a matrix product.
+    channels (TensorFlow 2.21); and without a stride it is a matrix product.
 
     Args:
         **kwargs: as `keras.layers.Conv2D`, with `kernel_size` 1 and images of channels last.

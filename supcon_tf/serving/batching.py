@@ -197,7 +197,8 @@ def _classify(batch: Sequence[_Waiting]) -> list[Row]:
         try:
             nearest = _rows(bundle.nearest(found["embeddings"][wanted]), len(wanted))
         except NotFiniteError as error:
-            raise NotFiniteError([wanted[row] for row in error.rows]) from error
+            error.rows = [wanted[row] for row in error.rows]
+            raise
         for index, row in zip(wanted, nearest, strict=True):
             rows[index].update(row)
     measures.BATCHES.observe(len(batch))

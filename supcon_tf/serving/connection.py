@@ -1,4 +1,4 @@
-"""Connections: bounded headers, and the refusal, unread, of requests beyond what can be done."""
+"""HTTP connections: headers are bounded, and requests beyond capacity are refused unread."""
 
 import logging
 import time
@@ -19,7 +19,7 @@ _log = logging.getLogger("supcon_tf.serving")
 
 
 class Load:
-    """What is under way on all connections, and what was refused.
+    """Counts of requests under way on all connections, and of those refused.
 
     A refusal must cost little, or the refused requests take the time of the others: it is written
     before a request becomes a task, and logged once a second.
@@ -34,7 +34,7 @@ class Load:
         self._most_requests, self.most_connections = most_requests, most_connections
         self._is_full = is_full
         self.running, self.refused = 0, 0
-        self._told, self._told_at = 0, 0.0
+        self._logged, self._logged_at = 0, 0.0
         self._refusals = measures.REQUESTS.labels(route="refused", status="503")
         error = BusyError("the server has as many requests as it may have (max_queue).")
         body = orjson.dumps({"error": error.message})
@@ -62,14 +62,18 @@ class Load:
         self.refused += 1
         self._refusals.inc()
         now = time.monotonic()
-        if now - self._told_at >= 1.0:
-            _log.warning("%d requests were refused; the server is full", self.refused - self._told)
-            self._told, self._told_at = self.refused, now
+        if now - self._logged_at >= 1.0:
+            _log.warning(
+                "%d requests were refused; the server is full", self.refused - self._logged
+            )
+            self._logged, self._logged_at = self.refused, now
         return self._answers[closes]
 
 
 class Connection(HttpToolsProtocol):
-    """A connection of uvicorn; it bounds headers in its slower parser alone (by 9 %).
+    """A connection of uvicorn with bounded headers.
+
+    uvicorn itself bounds headers only in its other parser, which is 9 % slower.
 
     Args:
         load: of all connections.
@@ -82,7 +86,7 @@ class Connection(HttpToolsProtocol):
         self._is_counted = self._is_refused = self._closes = False
 
     def connection_made(self, transport: Any) -> None:
-        """Takes a connection; one too many only to say so."""
+        """Accepts a connection; one beyond the limit only to refuse it."""
         super().connection_made(transport)
         self._closes = len(self.connections) > self._load.most_connections
 
@@ -103,7 +107,7 @@ class Connection(HttpToolsProtocol):
             return
         self._closes |= self.expect_100_continue or not self.parser.should_keep_alive()
         self.transport.write(self._load.refusal(self._closes))
-        if self._closes:  # What the client still sends is let go by, or it would hear no answer.
+        if self._closes:  # The rest is read and dropped: closing at once could lose the answer.
             self.loop.call_later(_DISCARD_SECONDS, self.transport.close)
 
     def on_body(self, body: bytes) -> None:
@@ -113,7 +117,7 @@ class Connection(HttpToolsProtocol):
             super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """Counts a request once it is there: one that is slow to arrive keeps nobody out."""
+        """Counts a request once it has arrived: a slow one keeps nobody out."""
         if not self._is_refused:
             super().on_message_complete()
             self._count(True)
@@ -126,8 +130,8 @@ class Connection(HttpToolsProtocol):
             )
 
     def on_response_complete(self) -> None:
-        """Ends a request."""
-        self._count(False)
+        """Ends a request; the next of the pipeline, if it has arrived, is counted instead."""
+        self._count(bool(self.pipeline) and not self.pipeline[-1][0].more_body)
         super().on_response_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:

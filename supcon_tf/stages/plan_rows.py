@@ -58,9 +58,9 @@ def add_devices(sheet: Sheet, config: PretrainConfig, replicas: int, names: list
     sheet.add("replicas", where, replicas=replicas)
     scaled = ", with loss scaling" * (config.precision == "mixed_float16")
     sheet.add("precision", config.precision + scaled)
-    remark = precision.remark(config.precision)
-    if remark:
-        sheet.add("", remark)
+    slowness = precision.slowness_warning(config.precision)
+    if slowness:
+        sheet.add("", slowness)
     compiled = building.is_compiled(config, replicas)
     how = "with XLA" if compiled else "without XLA"
     sheet.add("train step", f"{how} (compile={config.compile})", compiled=compiled)

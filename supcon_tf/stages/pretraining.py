@@ -66,9 +66,9 @@ def pretrain(
     check_alike(strategy, _in_common(config, stop_when))
     everywhere(strategy, lambda: [check() for check in settings_checks(config)])
     chief = is_chief(strategy)
-    remark = precision.remark(config.precision)
-    if remark:
-        print(f"warning: {remark}; leave --precision out", file=sys.stderr)
+    slowness = precision.slowness_warning(config.precision)
+    if slowness:
+        print(f"warning: {slowness}; leave --precision out", file=sys.stderr)
     if not chief:
         print("this worker trains too; the first one shows the progress", file=sys.stderr)
     with run:
@@ -89,7 +89,7 @@ def pretrain(
 
 
 def _in_common(config, stop_when):
-    """All that makes several workers one training: settings, code, arithmetic."""
+    """The settings, code and arithmetic that all workers must share."""
     # The data's content is compared when it is open; it may lie in another place on each machine.
     own = {f"setting {n}": value for n, value in vars(config).items() if n not in _OF_A_WORKER}
     own["setting dataset"] = config.dataset.partition(":")[0]

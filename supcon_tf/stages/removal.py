@@ -1,11 +1,11 @@
-"""Run directories that somebody removes while a stage works in them."""
+"""Run directories that are removed while a stage is using them."""
 
 from pathlib import Path
 
 import keras
 
 from supcon_tf.core.errors import UserError
-from supcon_tf.core.files import has_lost, writing
+from supcon_tf.core.files import has_lost_lock, writing
 
 
 def check_there(run_dir: Path, **models: keras.Model) -> None:
@@ -18,7 +18,7 @@ def check_there(run_dir: Path, **models: keras.Model) -> None:
     Raises:
         UserError: if it was; it says where the models are.
     """
-    if (run_dir / "config.json").exists() and not has_lost(run_dir):
+    if (run_dir / "config.json").exists() and not has_lost_lock(run_dir):
         return
     place = run_dir.resolve()
     files = {place.with_name(f"{place.name}-{name}.keras"): models[name] for name in models}
@@ -26,4 +26,4 @@ def check_there(run_dir: Path, **models: keras.Model) -> None:
         with writing(file) as temporary:
             model.save(temporary)
     kept = f"Saved instead: {', '.join(map(str, files))}." if files else "No score is recorded."
-    raise UserError(f"run_dir {run_dir} was removed or replaced meanwhile. {kept}")
+    raise UserError(f"run_dir {run_dir} was removed or replaced while it was in use. {kept}")

@@ -53,5 +53,5 @@ def test_a_file_that_is_no_text_is_named(tmp_path, content):
         file.mkdir()
     else:
         file.write_bytes(content)
-    with pytest.raises(UserError, match=f"{file}: (it is no text file|Is a directory)"):
+    with pytest.raises(UserError, match=f"{file}: (it is not a text file|Is a directory)"):
         read_flag_file(file)

@@ -13,7 +13,7 @@ def test_the_ratio_is_of_the_two_arithmetics(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["mixed_bfloat16", "mixed_float16"])
-def test_it_is_measured_in_a_moment(name):
+def test_it_is_a_positive_ratio(name):
     assert 0 < precision.slowdown(name) < 1e4
 
 

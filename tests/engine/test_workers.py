@@ -83,11 +83,11 @@ def test_two_workers_answer_alike():
             "cannot read": "worker 1: [Errno 13] Permission denied: '/data'",
             "alike": None,
             "differ": "the workers differ in rate: 0.1 on worker 0, 0.2 on worker 1. Start all of "
-            "them alike.",
+            "them with the same settings, data and versions.",
             "one lacks": "the workers differ in a: None on worker 0, 1 on worker 1. Start all of "
-            "them alike.",
+            "them with the same settings, data and versions.",
             "long": f"the workers differ in names: {['a' * 150]!r} on worker 0, {_LONG}... on "
-            "worker 1. Start all of them alike.",
+            "worker 1. Start all of them with the same settings, data and versions.",
         }
 
 

@@ -215,3 +215,20 @@ def test_an_index_that_lost_its_names_is_refused(exported, tmp_path):
     write_sums(folder / "1")
     write_class(tmp_path / "new" / "x", 1, 9)
     refused("images.csv is damaged", model=str(folder), images=str(tmp_path / "new"))
+
+
+def test_a_format_that_failed_in_the_export_is_not_tried_again(exported, tmp_path):
+    shutil.copytree(exported[1] / "1", tmp_path / "digits/1")
+    metrics = json.loads((tmp_path / "digits/1/metrics.json").read_text())
+    metrics["export"]["failed"] = {"tflite_float32": "it crashes", "tflite_float16": "it crashes"}
+    (tmp_path / "digits/1/metrics.json").write_text(json.dumps(metrics))
+    metadata = json.loads((tmp_path / "digits/1/metadata.json").read_text())
+    metadata["settings"]["export"]["formats"] = "saved_model, tflite_float32, tflite_dynamic"
+    (tmp_path / "digits/1/metadata.json").write_text(json.dumps(metadata))
+    write_sums(tmp_path / "digits/1")
+    write_class(tmp_path / "new" / "x", 1, 9)
+    config = AddClassConfig(model=str(tmp_path / "digits"), images=str(tmp_path / "new"))
+    scores = supcon_tf.add_class(config)
+    assert scores["failed"] == {}
+    files = [path.name for path in (tmp_path / "digits/2/tflite").iterdir()]
+    assert files == ["dynamic.tflite"]

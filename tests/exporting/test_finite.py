@@ -14,7 +14,7 @@ def test_what_a_model_gives_must_be_numbers(exported, tmp_path, runtime):
     images = np.zeros((4, 8, 8, 3), np.float32)
     assert np.isfinite(bundle.classify(images)["probabilities"]).all()
     images[[1, 3]] = 1.0
-    with pytest.raises(NotFiniteError, match="gives numbers that are not finite") as raised:
+    with pytest.raises(NotFiniteError, match="not finite. Use another of its formats") as raised:
         bundle.classify(images)
     assert raised.value.rows == [1, 3]
     embeddings = np.full((2, 32), [[0.1], [np.nan]], np.float32)

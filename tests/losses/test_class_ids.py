@@ -110,13 +110,13 @@ def test_one_id_an_image(loss, shape):
 @pytest.mark.parametrize("shape", [(2, 5), (1, 10), (5, 1), (5,), (10, 2), (10, 1, 1), ()])
 def test_other_shapes_are_refused(use, shape):
     embeddings, labels = l2(raw((10, 2, 4), 0.9, 1.7, 2.3)), np.zeros(shape, np.int64)
-    message = r"labels must be one class id an image, \[10\]. Received: shape \("
+    message = r"labels must be one class id per image, \[10\]. Received: shape \("
     with pytest.raises(ValueError, match=message):
         use(labels, embeddings)
     if len(shape) == 2 and shape[1] > 1:
         signature = [tf.TensorSpec(None, tf.int64), tf.TensorSpec([None, 2, 4], tf.float32)]
         unknown = tf.function(lambda y, z: use(y, z), input_signature=signature)
-        with pytest.raises(tf.errors.InvalidArgumentError, match="must be one an image"):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="must be one per image"):
             unknown(labels, embeddings.astype(np.float32))
 
 
@@ -124,7 +124,7 @@ def test_other_shapes_are_refused(use, shape):
 def test_labels_of_a_queue_have_one_shape_too(shape):
     queue = np.zeros(shape, np.int64), l2(raw((6, 5), 1.3, 0.8)), np.ones(6, bool)
     for loss in (SupConLoss(), CACRLoss(supervised=True)):
-        with pytest.raises(ValueError, match="labels must be one class id an image"):
+        with pytest.raises(ValueError, match="labels must be one class id per image"):
             loss(LABELS, EMBEDDINGS, queue=queue)
 
 

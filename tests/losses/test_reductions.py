@@ -78,7 +78,7 @@ def test_others_reduce_one_value_per_anchor(kind, weights, reduction):
 @pytest.mark.parametrize("shape", [(3,), (2, 3), (1, 6), (6, 2)])
 def test_weights_are_one_an_image(shape):
     for loss in (SupConLoss(), TripletLoss()):
-        with pytest.raises(ValueError, match=r"sample_weight must be one number an image, \[6\]"):
+        with pytest.raises(ValueError, match=r"sample_weight must be one number per image, \[6\]"):
             loss(LABELS, EMBEDDINGS, sample_weight=np.ones(shape))
 
 

@@ -71,5 +71,5 @@ def test_the_queue_keeps_the_classes_apart():
     labels, _, filled = queue.contents()
     assert len(set(labels.numpy().tolist())) == 4
     assert np.all(filled)
-    with pytest.raises(ValueError, match="labels must be one class id an image"):
+    with pytest.raises(ValueError, match="labels must be one class id per image"):
         queue.push(np.zeros((2, 2), np.int64), np.zeros((4, 2)))

@@ -14,7 +14,7 @@ BASE = PretrainConfig(epochs=20)
 BAD = {
     "not JSON": ("{,", "is not JSON: .*line 1"),
     "a setting twice": ('{"momentum": {}, "momentum": {}}', "'momentum' is there twice"),
-    "no number": ('{"momentum": {"range": [0.1, NaN]}}', "NaN is no number"),
+    "no number": ('{"momentum": {"range": [0.1, NaN]}}', "NaN is not a number"),
     "a list": ("[1]", r"must be an object of settings.*Received: \[1\]"),
     "empty": ("{}", "one or more. Received: {}"),
     "a huge number": ({"learning_rate": {"range": [0.1, 10**400]}}, "range of two numbers"),
@@ -85,7 +85,7 @@ BAD = {
     "end out of bounds": ({"momentum": {"range": [0.5, 1.0]}}, "below 1. Received: 1.0"),
     "choice out of bounds": ({"batch_size": {"choices": [64, 1]}}, "least 2.*Received: 1"),
     "unknown choice": ({"optimizer": {"choices": ["adam"]}}, "one of sgd.*'adam'"),
-    "infinite": ({"learning_rate": {"range": [0.1, 1e999]}}, "is no number|two numbers"),
+    "infinite": ({"learning_rate": {"range": [0.1, 1e999]}}, "is not a number|two numbers"),
     "log from 0": (
         {"weight_decay": {"range": [0.0, 0.1], "scale": "log"}},
         r"above 0 on a log scale.* Received: \[0.0, 0.1\]",

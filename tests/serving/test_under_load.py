@@ -8,10 +8,12 @@ import threading
 import time
 
 import pytest
+import uvicorn
 from serving.clients import PNG, Clients, grpc_clients
 from serving.fakes import serving, write_version
+from uvicorn.server import ServerState
 
-from supcon_tf.serving.connection import Load
+from supcon_tf.serving.connection import Connection, Load
 
 
 @pytest.fixture(scope="module")
@@ -170,3 +172,40 @@ def test_connections_beyond_those_that_fit_are_told_so_and_closed():
     assert not load.takes(b"/v2/models/digits/infer")
     assert b"\r\nconnection: close\r\n\r\n{" in load.refusal(closes=True)
     assert load.refused == 1
+
+
+async def _running(content, requests):
+    """The requests that count as under way when each of a pipeline is served, and at the end."""
+    load, found = Load(9, 9, lambda: False), []
+
+    async def app(scope, receive, send):
+        found.append(load.running)
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body"})
+
+    config = uvicorn.Config(app, lifespan="off", log_config=None, access_log=False)
+    config.load()
+
+    def connect():
+        return Connection(load, config=config, server_state=ServerState(), app_state={})
+
+    server = await asyncio.get_running_loop().create_server(connect, "127.0.0.1", 0)
+    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+    writer.write(content)
+    for _ in range(requests):
+        await reader.readuntil(b"\r\n\r\n")
+    writer.close()
+    server.close()
+    return [*found, load.running]
+
+
+@pytest.mark.parametrize(
+    ("last", "expected"),
+    [
+        (b"GET / HTTP/1.1\r\n\r\n", [1, 1, 1, 0]),
+        (b"POST / HTTP/1.1\r\nContent-Length: 1\r\n\r\n", [1, 1, 0, 0]),  # Its body is missing.
+    ],
+)
+def test_a_pipelined_request_is_counted_once_it_has_arrived(last, expected):
+    content = b"GET / HTTP/1.1\r\n\r\n" * 2 + last
+    assert asyncio.run(_running(content, 3)) == expected

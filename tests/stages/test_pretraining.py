@@ -191,7 +191,9 @@ def test_a_run_directory_removed_meanwhile_is_refused_and_the_encoder_saved(
     run = tmp_path / "run"
     _removing(monkeypatch, run, replaced)
     config = PretrainConfig(run_dir=str(run), **{**small_config, "epochs": 1, "warmup_epochs": 0})
-    message = f"removed or replaced meanwhile. Saved instead: {tmp_path}/run-encoder.keras"
+    message = (
+        f"removed or replaced while it was in use. Saved instead: {tmp_path}/run-encoder.keras"
+    )
     with pytest.raises(UserError, match=message):
         supcon_tf.pretrain(config)
     assert not (run / "encoder.keras").exists()
@@ -221,6 +223,8 @@ def test_scores_of_a_run_directory_removed_meanwhile_are_refused(
         return {"knn_top1": 1.0}
 
     monkeypatch.setattr(evaluation, "_neighbor_scores", removing)
-    with pytest.raises(UserError, match="removed or replaced meanwhile. No score is recorded"):
+    with pytest.raises(
+        UserError, match="removed or replaced while it was in use. No score is recorded"
+    ):
         supcon_tf.evaluate(EvaluateConfig(run_dir=str(run)))
     assert not run.exists()
