@@ -107,7 +107,9 @@ def _open_dataset(config, strategy):
     """The data set, checked; several workers wait until the chief has prepared it."""
     chiefs = chief_first(strategy, lambda: from_config(config))
     dataset = everywhere(strategy, lambda: chiefs or from_config(config))
-    check_alike(strategy, dataset.describe())
+    content = dataset.describe()
+    del content["name"]  # With the place of a folder, which may be another on each machine.
+    check_alike(strategy, content)
     checks = data_checks(config, dataset, strategy.num_replicas_in_sync)
     everywhere(strategy, lambda: [check() for check in checks])
     if dataset.bad_images and is_chief(strategy):
