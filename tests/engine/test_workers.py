@@ -116,7 +116,7 @@ _OTHER_MACHINE = textwrap.dedent(
         ("settings", ["--method=triplet"], "setting method: 'supcon_out' on worker 0, 'triplet' o"),
         ("settings", ["--keep_checkpoints=3"], "setting keep_checkpoints: 2 on worker 0, 3 on w"),
         ("data", [], "train: {'examples': 1347, 'fingerprint'"),
-        ("version", [], "versions: {'python': "),
+        ("version", [], "version of keras: '3."),
     ],
     ids=["setting", "saving", "data", "version"],
 )
