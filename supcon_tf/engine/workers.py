@@ -129,7 +129,7 @@ def check_alike(strategy: tf.distribute.Strategy, values: Mapping[str, Any]) -> 
 
     Args:
         strategy: the strategy.
-        values: anything that JSON can hold, by name; what one of two workers lacks is not compared.
+        values: anything that JSON can hold, by name.
 
     Raises:
         UserError: on every worker, if a value of one of them is not the chief's.
@@ -138,8 +138,8 @@ def check_alike(strategy: tf.distribute.Strategy, values: Mapping[str, Any]) -> 
         return
     everyone = [json.loads(text) for text in _gathered_texts(strategy, json.dumps(values))]
     for index, theirs in enumerate(everyone):
-        for name in sorted(everyone[0].keys() & theirs.keys()):
-            chiefs, other = everyone[0][name], theirs[name]
+        for name in sorted({*everyone[0], *theirs}):
+            chiefs, other = everyone[0].get(name), theirs.get(name)
             if chiefs != other:
                 raise UserError(
                     f"the workers differ in {name}: {_short(chiefs)} on worker 0, {_short(other)} "

@@ -93,12 +93,11 @@ def _in_common(config, stop_when):
     # The data's content is compared when it is open; it may lie in another place on each machine.
     own = {f"setting {n}": value for n, value in vars(config).items() if n not in _OF_A_WORKER}
     own["setting dataset"] = config.dataset.partition(":")[0]
-    versions, commit = code()["versions"], code()["git_commit"]
+    versions = code()["versions"]  # Not the commit: a copy beside a checkout has none.
     return {
         **own,
         "stop_when": stop_when is not None,
         **{f"version of {package}": version for package, version in versions.items()},
-        **({"git_commit": commit} if commit else {}),  # Installed packages have none.
         "TensorFloat-32": tf.config.experimental.tensor_float_32_execution_enabled(),
     }
 
