@@ -102,9 +102,19 @@ def lock(folder: Path) -> bool:
     return True
 
 
+def without_links(path: str) -> Path:
+    """The path itself, or where it leads now if there are links in it, which may change later."""
+    real = Path(os.path.realpath(path))
+    return Path(path) if real == Path(os.path.abspath(path)) else real
+
+
 def has_lost_lock(folder: Path) -> bool:
-    """Whether a folder that this process has locked was removed, perhaps replaced, since."""
-    descriptor, _ = _locks.get(folder.resolve(), (None, 0))
+    """Whether a folder that this process has locked was removed, perhaps replaced, since.
+
+    Args:
+        folder: as `without_links` gives it; a link in its place is another folder.
+    """
+    descriptor, _ = _locks.get(Path(os.path.abspath(folder)), (None, 0))
     if descriptor is None:
         return False
     try:

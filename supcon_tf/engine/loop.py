@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from supcon_tf.core.errors import UserError
+from supcon_tf.core.files import has_lost_lock
 from supcon_tf.engine import checkpoints
 from supcon_tf.engine.logs import Logs
 from supcon_tf.engine.method import shown
@@ -256,7 +257,8 @@ class _Training:
             self.model,
             keep=self.saving.keep,
             protect=protect,
-            chief=self.chief,
+            # Another run may have taken the place of this one; the stage's end will say so.
+            chief=self.chief and not has_lost_lock(self.folder),
         )
         self.saved, self.saved_at = state.step, time.monotonic()
         self.save_seconds = self.saved_at - started
@@ -265,7 +267,9 @@ class _Training:
         if self.saved != self.state.step:
             self._save()
         self.progress.close()
-        self.progress.warn(f"stopped; step {self.state.step} is saved")
+        gone = f"{self.folder} was removed or replaced, nothing is saved"
+        saved = gone if has_lost_lock(self.folder) else f"step {self.state.step} is saved"
+        self.progress.warn(f"stopped; {saved}")
         stop.check()
 
 

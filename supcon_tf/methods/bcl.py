@@ -17,7 +17,13 @@ from supcon_tf.losses.labels import (
     positives_and_negatives,
     static_or_dynamic,
 )
-from supcon_tf.losses.pairs import AnchorLoss, check_block_size, check_temperature, flatten_views
+from supcon_tf.losses.pairs import (
+    AnchorLoss,
+    check_block_size,
+    check_temperature,
+    flatten_views,
+    masked_logsumexp,
+)
 from supcon_tf.methods.spec import MethodSpec, Parts
 from supcon_tf.networks.heads import project_views
 
@@ -53,6 +59,8 @@ def bcl_loss(labels, embeddings, prototypes, *, temperature=0.1, block_size=None
     """
     check_temperature(temperature)
     check_block_size(block_size)
+    if labels is None:
+        raise ValueError("labels must be the class ids of the prototypes. Received: None.")
     labels, rows = flatten_views(labels, embeddings)
     num_anchors, num_classes = static_or_dynamic(rows), prototypes.shape[0]
     classes, centers = flatten_views(tf.range(num_classes, dtype=labels.dtype), prototypes)
@@ -64,13 +72,10 @@ def bcl_loss(labels, embeddings, prototypes, *, temperature=0.1, block_size=None
         logits = tf.matmul(anchors, rows, transpose_b=True) / temperature  # [R, N]
         positive, negative = positives_and_negatives(labels, indices)
         num_positives = tf.maximum(tf.gather(others, indices), 1.0)[:, None]
-        weights = tf.where(
-            negative, 1.0 / (others + 1.0), tf.cast(positive, tf.float32) / num_positives
-        )
-        largest = tf.stop_gradient(tf.reduce_max(logits, axis=1, keepdims=True))
-        total = tf.reduce_sum(weights * tf.exp(logits - largest), axis=1)
+        sizes = tf.where(negative, others + 1.0, num_positives)
+        log_total = masked_logsumexp(logits - tf.math.log(sizes), positive | negative)
         of_positives = tf.reduce_sum(tf.where(positive, logits, 0.0), axis=1) / num_positives[:, 0]
-        return tf.math.log(total) + largest[:, 0] - of_positives
+        return log_total - of_positives
 
     return evaluate_anchors(block_losses, rows, num_anchors, block_size)
 

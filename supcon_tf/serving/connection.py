@@ -48,10 +48,11 @@ class Load:
             True: head + b"connection: close\r\n\r\n" + body,
         }
 
-    def takes(self, url: bytes) -> bool:
+    def takes(self, method: bytes, url: bytes) -> bool:
         """Whether a request is served; only predictions may be too many."""
-        is_free = self.running < self._most_requests and not self._is_full()
-        return is_free or not url.partition(b"?")[0].endswith(_PREDICTING)
+        if self.running < self._most_requests and not self._is_full():
+            return True
+        return method != b"POST" or not url.partition(b"?")[0].endswith(_PREDICTING)
 
     def refusal(self, closes: bool) -> bytes:
         """The answer to one request that is refused; counted, and logged with others.
@@ -101,9 +102,12 @@ class Connection(HttpToolsProtocol):
         """Starts serving the request, or refuses it."""
         self._header_bytes = 0
         is_free = self.cycle is None or self.cycle.response_complete  # Else it waits its turn.
-        self._is_refused = is_free and (self._closes or not self._load.takes(self.url))
+        takes = self._load.takes(self.parser.get_method(), self.url)
+        self._is_refused = is_free and (self._closes or not takes)
         if not self._is_refused:
             super().on_headers_complete()
+            return
+        if self.transport.is_closing():  # It follows one that ended the connection.
             return
         self._closes |= self.expect_100_continue or not self.parser.should_keep_alive()
         self.transport.write(self._load.refusal(self._closes))
@@ -131,7 +135,8 @@ class Connection(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """Ends a request; the next of the pipeline, if it has arrived, is counted instead."""
-        self._count(bool(self.pipeline) and not self.pipeline[-1][0].more_body)
+        goes_on = bool(self.pipeline) and not self.transport.is_closing()
+        self._count(goes_on and not self.pipeline[-1][0].more_body)
         super().on_response_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:

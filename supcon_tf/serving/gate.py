@@ -186,7 +186,7 @@ class Gate:
         if "expect" in Headers(scope=scope):
             return  # A client that waits for a "continue" has sent nothing.
         left, more = 2 * self._max_bytes, True
-        with contextlib.suppress(TimeoutError):
+        with contextlib.suppress(TimeoutError, asyncio.CancelledError):  # The server's end is one.
             async with asyncio.timeout(_DISCARD_SECONDS):
                 while more and left > 0:
                     message = await receive()

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from supcon_tf.config import PretrainConfig
+from supcon_tf.core.files import has_lost_lock
 from supcon_tf.core.provenance import code
 from supcon_tf.data.datasets import from_config, naming_lost_images
 from supcon_tf.engine import checkpoints, precision
@@ -210,12 +211,15 @@ def restore_best(run, config, model, history, steps) -> int | None:
 def _keep(config, dataset, model, run, history, steps, maps) -> dict:
     """Saves scores, pictures and the models that the method keeps; returns the scores."""
     metrics = {"loss": history["loss"][-1], "seconds": sum(history["seconds"])}
-    best = restore_best(run, config, model, history, steps)
+    best = None
+    if not has_lost_lock(run.path):  # Otherwise the last epoch's weights are what there is.
+        best = restore_best(run, config, model, history, steps)
     if best is not None:
         metrics |= {"best_epoch": best + 1, config.best_metric: history[config.best_metric][best]}
     if "knn_top1" in history:
         metrics.setdefault("knn_top1", history["knn_top1"][-1])
     kept = model.kept()
+    check_there(run.path, **kept)
     pictures.learning_curves({"pretrain": history}, run.pictures / "learning_curves.png")
     if maps:
         _draw_maps(run, config, dataset, kept["encoder"])

@@ -24,6 +24,7 @@ from supcon_tf.core.files import (
     remove,
     unlock,
     updating,
+    without_links,
     write_json,
     writing,
 )
@@ -52,7 +53,7 @@ class RunDirectory(contextlib.AbstractContextManager):
 
     def __init__(self, path: str):
         check_keras()  # Whatever the stage.
-        self.path = Path(path)
+        self.path = without_links(path)
         self.pictures = self.path / "pictures"
         self._locked = False
 

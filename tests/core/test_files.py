@@ -5,11 +5,19 @@ import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from supcon_tf.core.errors import StorageError, UserError
-from supcon_tf.core.files import TEMPORARY_PREFIX, writing
+from supcon_tf.core.files import (
+    TEMPORARY_PREFIX,
+    has_lost_lock,
+    lock,
+    unlock,
+    without_links,
+    writing,
+)
 
 
 def test_what_a_dead_process_left_is_removed_and_a_living_ones_is_not(tmp_path):
@@ -32,6 +40,26 @@ def test_what_a_dead_process_left_is_removed_and_a_living_ones_is_not(tmp_path):
     assert other.exists()
     assert elsewhere.exists()
     assert longer.exists()
+
+
+def test_a_lock_is_lost_where_a_link_takes_the_place_of_its_folder(tmp_path):
+    for name in ("run", "other"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "other/.lock").touch()
+    assert lock(tmp_path / "run")
+    assert not has_lost_lock(tmp_path / "run")
+    (tmp_path / "run").rename(tmp_path / "moved")
+    (tmp_path / "run").symlink_to("other")
+    assert has_lost_lock(tmp_path / "run")
+    unlock(tmp_path / "moved")
+
+
+def test_a_link_that_is_changed_later_changes_nothing(tmp_path, monkeypatch):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "current").symlink_to("run")
+    monkeypatch.chdir(tmp_path)
+    assert without_links("current") == tmp_path / "run"
+    assert without_links("run") == Path("run")  # As it was given.
 
 
 def test_a_folder_that_another_process_wrote_meanwhile_is_kept(tmp_path):

@@ -85,6 +85,20 @@ def test_with_balanced_classes_it_is_supcon_with_an_average_for_a_sum():
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("temperature", [1e-2, 2e-3])
+def test_it_equals_loops_where_no_row_is_near_the_anchor(temperature):
+    """exp(-1 / temperature), against the anchor itself, is 0 in float32."""
+    rows, centers = np.eye(8)[:4].reshape(2, 2, 8), -np.eye(8)[4:6]
+    labels = np.array([0, 1])
+    expected = loops(labels, rows, centers, temperature)
+    np.testing.assert_allclose(bcl_loss(labels, rows, centers, temperature=temperature), expected)
+
+
+def test_labels_must_be_given():
+    with pytest.raises(ValueError, match="labels must be the class ids of the prototypes"):
+        bcl_loss(None, ROWS, CENTERS)
+
+
 def test_gradients_are_finite_at_tiny_temperatures_and_equal_in_blocks():
     gradients = []
     for block_size in (None, 4):

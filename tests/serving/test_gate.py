@@ -177,6 +177,30 @@ def test_what_is_cut_off_is_told(memory):
     assert json.loads(body) == {"error": "the server has stopped."}
 
 
+async def _cut_off(app, scope, seconds):
+    """The status that a client hears whose body never ends, when the server does."""
+    sent = []
+
+    async def receive():
+        await asyncio.Event().wait()
+
+    async def send(message):
+        sent.append(message)
+
+    task = asyncio.create_task(app(scope, receive, send))
+    await asyncio.sleep(seconds)
+    task.cancel()
+    await task
+    return sent[0]["status"]
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(0.01, 503), (0.3, 408)])
+def test_a_body_that_never_ends_is_answered_at_the_end(app, seconds, expected):
+    """While it is waited for, and while what is left of it goes by after its time is over."""
+    scope = {"type": "http", "method": "POST", "path": "/", "headers": []}
+    assert asyncio.run(_cut_off(app, scope, seconds)) == expected
+
+
 def test_one_line_is_logged_for_a_bad_request(app, caplog):
     async def observed(scope, receive, send):
         scope["client"] = ("10.0.0.1", 3)

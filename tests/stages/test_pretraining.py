@@ -201,6 +201,24 @@ def test_a_run_directory_removed_meanwhile_is_refused_and_the_encoder_saved(
     assert encoder.output_shape == (None, 32)
 
 
+def test_a_run_that_took_the_place_of_another_keeps_its_checkpoints(
+    small_config, tmp_path, monkeypatch
+):
+    run = tmp_path / "run"
+
+    def replacing(epoch):
+        if epoch == 0:
+            shutil.rmtree(run)
+            (run / "checkpoints/pretrain/000000999").mkdir(parents=True)
+        return {}
+
+    monkeypatch.setattr(pretraining, "_online_knn", lambda *_: replacing)
+    config = PretrainConfig(run_dir=str(run), **{**small_config, "best_metric": "loss"})
+    with pytest.raises(UserError, match=f"Saved instead: {tmp_path}/run-encoder.keras"):
+        supcon_tf.pretrain(config)
+    assert [path.name for path in run.rglob("*")] == ["checkpoints", "pretrain", "000000999"]
+
+
 def test_a_run_directory_removed_meanwhile_keeps_the_classifier(
     finished_run, tmp_path, monkeypatch
 ):
