@@ -103,7 +103,9 @@ def _two_dimensions(features, seed):
         )
     # Its threads wait for each other by spinning: beside other work two are far slower than one.
     with threadpool_limits(1, user_api="openmp"):
-        tsne = TSNE(2, perplexity=min(30, len(unit) / 4), init="pca", random_state=seed)
+        perplexity = min(30, len(unit) / 4)
+        # Twice as many iterations lower its objective by a hundredth.
+        tsne = TSNE(2, perplexity=perplexity, init="pca", max_iter=500, random_state=seed)
         return tsne.fit_transform(unit)
 
 

@@ -20,10 +20,11 @@ ELSEWHERE = {
     "npairs",
     "max_margin",
     "cross_entropy",
+    "sincere",
+    "epsilon_supinfonce",
 }
 # Of the methods that need more than the defaults.
 SETTINGS = {
-    "epsilon_supinfonce": {"method_args": {"margin": 0.5}},
     "cacr": {"num_views": 3},
     "loco": {"method_args": {"overlap": 1}},
     "suncet": {"labels_per_class": 8, "method_args": {"images_per_class": 4}},
