@@ -7,6 +7,8 @@ square. Works eagerly, in `tf.function` and under XLA.
 
 import tensorflow as tf
 
+from supcon_tf.losses.products import row_products
+
 # Elements of one block of anchors by contrasts: 16 MiB in float32.
 BLOCK_ELEMENTS = 2**22
 # Up to so many, the matrix of all pairs (4 MiB) is kept for the backward pass: it is faster.
@@ -227,7 +229,7 @@ class _SymmetricMatrix:
 
     def _block(self, a, b, rows_a, rows_b):
         """The exponentials [size, size] of one block, and whether a pair is of one class."""
-        similarity = tf.matmul(rows_a, rows_b, transpose_b=True)
+        similarity = row_products(rows_a, rows_b)
         index_a, index_b = (side * self.size + tf.range(self.size) for side in (a, b))
         valid = index_a[:, None] != index_b[None, :]
         if self.blocks * self.size > self.count:
