@@ -34,12 +34,13 @@ class Contestant:
         name: what it is called in messages.
         command: list of str, the process to start.
         environment: variables of the process beside this one's own.
+        hold: whether it waits for a first line, after which `wait` tells what it answers.
 
     Raises:
         UserError: if the worker ends before it is ready, or later before it is told to.
     """
 
-    def __init__(self, name, command, environment=None):
+    def __init__(self, name, command, environment=None, hold=False):
         self.name, self.seconds = name, []
         # A file: a pipe that nobody reads would stop a worker that writes much.
         self.errors = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115
@@ -51,7 +52,11 @@ class Contestant:
             text=True,
             env={**os.environ, **(environment or {})},
         )
-        self.ready = self._answer()
+        self.ready = None if hold else self._answer()
+
+    def wait(self):
+        """Lets a contestant that was held begin, and waits until it is ready."""
+        self.ready = self.ask("begin")
 
     def _answer(self):
         line = self.process.stdout.readline()

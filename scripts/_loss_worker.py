@@ -9,6 +9,7 @@ prints `{"seconds": ..., "extra_bytes": ...}`: the peak of resident memory over 
 before the first pass at this size, compilation included.
 """
 
+import dataclasses
 import json
 import os
 import sys
@@ -55,7 +56,7 @@ def ours(name, path):
     from supcon_tf.methods import METHODS
 
     if path == "full":
-        blocks.FULL_MATRIX_ELEMENTS = supcon.FULL_MATRIX_ELEMENTS = 2**40
+        blocks.sizes = supcon.sizes = lambda: dataclasses.replace(blocks.ON_CPU, matrix=2**40)
     loss = plain_formula if name == "plain" else METHODS[name].settings[0]()
 
     @tf.function(jit_compile=True)

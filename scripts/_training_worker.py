@@ -3,18 +3,21 @@
     python _training_worker.py TASK
 
 TASK is JSON: `kind` is ours, or supcontrast with `path` (its checkout); `settings` are those of
-`PretrainConfig`; `keras_batch_norm` asks for Keras's own layer. Two steps trace and compile. Then
+`PretrainConfig`; `keras_batch_norm` asks for Keras's own layer, `torch_compile` has the peer
+compiled, and `hold` waits for a line before the first step. Two steps trace and compile. Then
 a line of JSON says what is known, and every line read is answered by another one:
 
     step              one step on a batch that is in memory
     alone SECONDS     many such steps
     pipeline SECONDS  the input pipeline without the step
     whole SECONDS     both, as a training runs them
+    prefetched SECONDS  the same, with the batches brought to the GPU ahead
     product SECONDS   the rate of a large matrix product
     profile           where the time of a step goes, by type of operation
 """
 
 import collections
+import itertools
 import json
 import os
 import re
@@ -31,6 +34,8 @@ from _contestants import forget_peak, resident_bytes
 
 _WARM_UP_STEPS, _PROFILED_STEPS = 2, 3
 _PRODUCT_SIDE, _PRODUCTS = 3000, 2
+# From here on our residual networks have the ImageNet stem; the peer's come from torchvision.
+_IMAGENET_STEM_PX = 128
 
 
 def make_batch(settings):
@@ -68,33 +73,37 @@ def ours(task):
     from supcon_tf.networks import copies
     from supcon_tf.stages import building
 
-    if task["keras_batch_norm"]:
+    if task.get("keras_batch_norm"):
         copies.FusedBatchNormalization = keras.layers.BatchNormalization
     config = PretrainConfig(**task["settings"])
     dataset = from_config(config)
     model = building.compiled_model(config, dataset, steps=1000, replicas=1)
     model.optimizer.build(model.trainable_variables)
     train = train_function(model)
-    in_memory = tf.data.Dataset.from_tensors(make_batch(task["settings"])).repeat()
-    alone = iter(in_memory)
+    in_memory = itertools.repeat(tuple(map(tf.constant, make_batch(task["settings"]))))
 
-    def step(batches=alone):
+    def step(batches=in_memory):
         return train(batches)["loss"]
+
+    def stream_of(part):
+        stream = building.stream_of(config, dataset)()
+        if part != "prefetched":
+            return stream
+        return stream.apply(tf.data.experimental.prefetch_to_device("/GPU:0", 2))
 
     def pull(batches):
         next(batches)
 
     def rate(part, seconds):
         started = time.perf_counter()
-        stream = in_memory if part == "alone" else building.stream_of(config, dataset)()
-        batches = iter(stream)
+        batches = in_memory if part == "alone" else iter(stream_of(part))
         advance = pull if part == "pipeline" else step
         float(advance(batches) or 0.0)
         start_seconds = time.perf_counter() - started
         _repeat(lambda: advance(batches), seconds / 4)
         return {**_repeat(lambda: advance(batches), seconds), "start_seconds": start_seconds}
 
-    names = "alone", "pipeline", "whole"
+    names = "alone", "pipeline", "whole", "prefetched"
     parts = {name: lambda seconds, name=name: rate(name, float(seconds)) for name in names}
     heads = [model.projection_head] if hasattr(model, "projection_head") else []
     known = {
@@ -175,8 +184,18 @@ def supcontrast(task):
     settings = task["settings"]
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     torch.manual_seed(0)
-    model = SupConResNet(settings["encoder"], head="mlp").to(memory_format=torch.channels_last)
-    model.train()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.backends.cudnn.benchmark = True  # As its training script.
+    torch.set_float32_matmul_precision("high")  # TF32 on a GPU, as TensorFlow.
+    half = settings["precision"] == "mixed_bfloat16"
+    model = SupConResNet(settings["encoder"], head="mlp")
+    if settings["image_size_px"] >= _IMAGENET_STEM_PX:
+        import torchvision
+
+        model.encoder = getattr(torchvision.models, settings["encoder"])()
+        model.encoder.fc = torch.nn.Identity()
+    model = model.to(device, memory_format=torch.channels_last).train()
+    network = torch.compile(model) if task.get("torch_compile") else model
     loss = SupConLoss(settings["temperature"], base_temperature=settings["temperature"])
     optimizer = torch.optim.SGD(
         model.parameters(),
@@ -184,13 +203,15 @@ def supcontrast(task):
         momentum=settings["momentum"],
         weight_decay=settings["weight_decay"],
     )
-    views, labels = (torch.from_numpy(array) for array in make_batch(settings))
+    views, labels = (torch.from_numpy(array).to(device) for array in make_batch(settings))
     # [V * B, 3, S, S], view-major as its training script has them.
     images = views.permute(1, 0, 4, 2, 3).flatten(0, 1)
     images = images.contiguous(memory_format=torch.channels_last)
 
     def step():
-        features = torch.stack(model(images).split(len(labels)), dim=1)
+        with torch.autocast(device, torch.bfloat16, enabled=half):
+            rows = network(images)
+        features = torch.stack(rows.float().split(len(labels)), dim=1)
         value = loss(features, labels)
         optimizer.zero_grad()
         value.backward()
@@ -198,7 +219,18 @@ def supcontrast(task):
         return value
 
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    return step, {}, {"parameters": parameters, "versions": {"torch": torch.__version__}}
+    asked = {"alone": lambda seconds: _repeat(step, float(seconds))}
+    return step, asked, {"parameters": parameters, "versions": {"torch": torch.__version__}}
+
+
+def device_bytes():
+    """Peak of the GPU's memory that this process has used; 0 without a GPU."""
+    if "torch" in sys.modules:
+        return sys.modules["torch"].cuda.max_memory_allocated()
+    import tensorflow as tf
+
+    gpus = tf.config.list_logical_devices("GPU")
+    return tf.config.experimental.get_memory_info("GPU:0")["peak"] if gpus else 0
 
 
 def main(task):
@@ -206,13 +238,15 @@ def main(task):
     answers, sys.stdout = sys.stdout, sys.stderr  # What libraries print is no answer.
     task = json.loads(task)
     step, asked, known = (ours if task["kind"] == "ours" else supcontrast)(task)
+    if task.get("hold"):
+        sys.stdin.readline()
     before = forget_peak()
 
     def one_step():
         started = time.perf_counter()
         loss = float(step())
         seconds, peak = time.perf_counter() - started, resident_bytes()
-        memory = {"extra_bytes": peak - before, "peak_bytes": peak}
+        memory = {"extra_bytes": peak - before, "peak_bytes": peak, "device_bytes": device_bytes()}
         return {"seconds": seconds, "loss": loss, **memory}
 
     warm = [one_step() for _ in range(_WARM_UP_STEPS)]

@@ -40,8 +40,6 @@ _VARIANTS = {
 _PEER_ENCODERS = ("resnet18", "resnet34", "resnet50", "resnet101")
 # The peer's head has a hidden layer as wide as the features.
 _HEAD_WIDTHS = {"resnet50": 2048, "resnet101": 2048}
-# From here on our residual networks have the ImageNet stem, which the peer lacks.
-_PEER_BELOW_PX = 128
 # The same work as the peer's script.
 _SETTINGS = {
     "method": "supcon_out",
@@ -141,10 +139,6 @@ def _peer_task(config, side):
     if config.encoder not in _PEER_ENCODERS:
         known = ", ".join(_PEER_ENCODERS)
         raise UserError(f"encoder must be of the peer's {known}. Received: {config.encoder!r}.")
-    if side >= _PEER_BELOW_PX:
-        raise UserError(
-            f"image_size_px must be below {_PEER_BELOW_PX} beside the peer. Received: {side}."
-        )
     return {"kind": kind, "path": path, "settings": _settings(config, image_size_px=side)}
 
 

@@ -5,18 +5,41 @@ computed again in the backward pass, so that memory grows with the number of row
 square. Works eagerly, in `tf.function` and under XLA.
 """
 
+import dataclasses
+
 import tensorflow as tf
 
-# Elements of one block of anchors by contrasts: 16 MiB in float32.
-BLOCK_ELEMENTS = 2**22
-# Up to so many, the matrix of all pairs (4 MiB) is kept for the backward pass: it is faster.
-FULL_MATRIX_ELEMENTS = 2**20
+from supcon_tf.losses.products import row_products
+
 # A matrix of all pairs of more rows than this is refused.
 FULL_MATRIX_LIMIT_ROWS = 2**14
-# Rows and columns of a square block of the symmetric path.
-SQUARE_BLOCK = 512
 # The least sum of exponentials whose logarithm is taken; about exp(-87).
 _LEAST_SUM = 1e-38
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """How much of the matrix of all pairs is held at once.
+
+    Attributes:
+        matrix: up to so many elements, it is kept whole for the backward pass: that is faster.
+        block: elements of one block of anchors by contrasts.
+        square: rows and columns of a square block of the symmetric path.
+    """
+
+    matrix: int
+    block: int
+    square: int
+
+
+# A CPU's blocks stay in its caches; a GPU's are large enough to fill it: 16 and 256 MiB in float32.
+ON_CPU = Sizes(matrix=2**20, block=2**22, square=512)
+ON_GPU = Sizes(matrix=2**26, block=2**26, square=8192)
+
+
+def sizes() -> Sizes:
+    """Those of this machine's devices."""
+    return ON_GPU if tf.config.list_physical_devices("GPU") else ON_CPU
 
 
 def evaluate_anchors(block_losses, rows, num_anchors, block_size, outputs=1, elements=None):
@@ -47,9 +70,9 @@ def evaluate_anchors(block_losses, rows, num_anchors, block_size, outputs=1, ele
             )
         _check_full_matrix(num_anchors)
     elements = elements or rows.shape[0] or 0
-    if not static or (block_size is None and num_anchors * elements <= FULL_MATRIX_ELEMENTS):
+    if not static or (block_size is None and num_anchors * elements <= sizes().matrix):
         return block_losses(tf.range(num_anchors), rows[:num_anchors], rows)
-    size = block_size or max(1, BLOCK_ELEMENTS // elements)
+    size = block_size or max(1, sizes().block // elements)
     return _evaluate_blocks(block_losses, rows, _Blocks(num_anchors, size), outputs)
 
 
@@ -181,7 +204,7 @@ class _SymmetricMatrix:
 
     def __init__(self, count, labels, temperature, with_positives):
         self.count = count
-        self.size = min(SQUARE_BLOCK, count)
+        self.size = min(sizes().square, count)
         self.blocks = -(-count // self.size)
         self.scale = 1.0 / temperature
         self.with_positives = with_positives
@@ -227,7 +250,7 @@ class _SymmetricMatrix:
 
     def _block(self, a, b, rows_a, rows_b):
         """The exponentials [size, size] of one block, and whether a pair is of one class."""
-        similarity = tf.matmul(rows_a, rows_b, transpose_b=True)
+        similarity = row_products(rows_a, rows_b)
         index_a, index_b = (side * self.size + tf.range(self.size) for side in (a, b))
         valid = index_a[:, None] != index_b[None, :]
         if self.blocks * self.size > self.count:

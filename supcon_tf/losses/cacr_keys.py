@@ -9,6 +9,7 @@ import tensorflow as tf
 from supcon_tf.losses.cacr import conditional_weights
 from supcon_tf.losses.distances import squared_distances
 from supcon_tf.losses.pairs import check_temperature, choice, unit_norm
+from supcon_tf.losses.products import row_products
 
 
 def cacr_key_loss(queries, keys, *, temperature=1.0, cost="rbf"):
@@ -53,7 +54,7 @@ def cacr_key_loss(queries, keys, *, temperature=1.0, cost="rbf"):
     own = 0.5 * tf.reduce_sum(tf.square(queries - keys), axis=2)  # [V, B]
     share = tf.stop_gradient(tf.nn.softmax(2.0 * own / temperature, axis=0))
     if cost == "rbf":
-        logits = tf.einsum("vid,jd->vij", queries, keys) / temperature
+        logits = row_products(queries, keys) / temperature
         losses = 2.0 * (temperature * tf.reduce_logsumexp(logits, axis=2) - (1.0 - own))
     else:
         costs = 0.5 * squared_distances(tf.reshape(queries, [-1, keys.shape[1]]), keys)

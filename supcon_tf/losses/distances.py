@@ -2,9 +2,11 @@
 
 import tensorflow as tf
 
+from supcon_tf.losses.products import row_products
+
 # A squared distance below this share of |a|^2 + |b|^2 is not left to float32, whose rounding would
-# be a percent of it and more; TF32, in which GPUs multiply unless told not to, rounds earlier.
-_NEAR, _NEAR_TF32 = 1e-4, 3e-2
+# be a percent of it and more.
+_NEAR = 1e-4
 # Below this share, float64's own rounding is all that is left: the rows are duplicates.
 _EQUAL = 1e-14
 
@@ -42,15 +44,10 @@ def squared_distances(anchors, rows, indices=None):
     return distances(anchors, rows)
 
 
-def _near():
-    tf32 = tf.config.experimental.tensor_float_32_execution_enabled()
-    return _NEAR_TF32 if tf32 and tf.config.list_physical_devices("GPU") else _NEAR
-
-
 def _float32_distances(anchors, rows, indices):
     """Squared distances [R, N] of centred rows, and whether one is too small for float32."""
     norms, squared = _norms_and_squared(anchors, rows)
-    near = squared < _near() * norms
+    near = squared < _NEAR * norms
     if indices is not None:
         own = indices[:, None] == tf.range(tf.shape(rows)[0])
         squared = tf.where(own, 0.0, squared)
@@ -67,7 +64,7 @@ def _float64_distances(anchors, rows, centre):
 def _norms_and_squared(anchors, rows):
     squares = [tf.reduce_sum(tf.square(points), axis=1) for points in (anchors, rows)]
     norms = squares[0][:, None] + squares[1][None, :]
-    return norms, norms - 2.0 * tf.matmul(anchors, rows, transpose_b=True)
+    return norms, norms - 2.0 * row_products(anchors, rows)
 
 
 def _centred(anchors, rows, centre, dtype):

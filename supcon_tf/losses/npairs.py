@@ -17,6 +17,7 @@ from supcon_tf.losses.pairs import (
     flatten_views,
     num_views,
 )
+from supcon_tf.losses.products import row_products
 
 
 def npairs_loss(labels, embeddings, *, temperature=1.0, normalize=False, block_size=None):
@@ -59,7 +60,7 @@ def npairs_loss(labels, embeddings, *, temperature=1.0, normalize=False, block_s
     labels = labels[:batch]
 
     def block_losses(indices, anchors, rows):
-        logits = tf.matmul(anchors, rows[batch:], transpose_b=True) / temperature
+        logits = row_products(anchors, rows[batch:]) / temperature
         target = tf.cast(same_class(labels, indices), tf.float32)
         target /= tf.reduce_sum(target, axis=1, keepdims=True)
         return tf.reduce_logsumexp(logits, axis=1) - tf.reduce_sum(target * logits, axis=1)

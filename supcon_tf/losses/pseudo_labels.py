@@ -6,6 +6,7 @@ Li, Xiong and Hoi 2021, "CoMatch: Semi-supervised Learning with Contrastive Grap
 import tensorflow as tf
 
 from supcon_tf.losses.pairs import masked_logsumexp
+from supcon_tf.losses.products import row_products
 
 
 def align_distribution(probabilities, average):
@@ -71,11 +72,11 @@ def pseudo_label_graph(pseudo_labels, threshold, queued=None):
     Reference:
         Li et al. 2021, eq. 8.
     """
-    graph = tf.matmul(pseudo_labels, pseudo_labels, transpose_b=True)
+    graph = row_products(pseudo_labels, pseudo_labels)
     graph = tf.where(graph >= threshold, graph, 0.0)
     graph = tf.linalg.set_diag(graph, tf.ones(tf.shape(graph)[:1]))
     if queued is not None:
-        others = tf.matmul(pseudo_labels, queued, transpose_b=True)
+        others = row_products(pseudo_labels, queued)
         kept = (others >= threshold) & (others > 0)
         graph = tf.concat([graph, tf.where(kept, others, 0.0)], axis=1)
     return graph / tf.reduce_sum(graph, axis=1, keepdims=True)
@@ -103,7 +104,7 @@ def graph_loss(graph, anchors, contrasts, *, temperature=0.2, filled=None):
         Li et al. 2021, eq. 9 and 10. Differs: as in the authors' code, the graph of embeddings
         joins the first strong view with the second throughout.
     """
-    logits = tf.matmul(anchors, contrasts, transpose_b=True) / temperature
+    logits = row_products(anchors, contrasts) / temperature
     if filled is not None:
         logits = tf.where(filled[None, :], logits, -1e30)
     shares = tf.nn.softmax(logits)

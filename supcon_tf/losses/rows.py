@@ -3,6 +3,7 @@
 import tensorflow as tf
 
 from supcon_tf.losses.pairs import flatten_views, masked_logsumexp
+from supcon_tf.losses.products import row_products
 
 
 def losses_from_pairs(pairs_of, temperature, *modes):
@@ -15,7 +16,7 @@ def losses_from_pairs(pairs_of, temperature, *modes):
     """
 
     def block_losses(indices, anchors, rows):
-        logits = tf.matmul(anchors, rows, transpose_b=True) / temperature
+        logits = row_products(anchors, rows) / temperature
         return row_losses(logits, *pairs_of(indices), *modes)
 
     return block_losses

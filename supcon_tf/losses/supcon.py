@@ -9,7 +9,7 @@ import math
 import keras
 import tensorflow as tf
 
-from supcon_tf.losses.blocks import FULL_MATRIX_ELEMENTS, evaluate_anchors, symmetric_logsumexp
+from supcon_tf.losses.blocks import evaluate_anchors, sizes, symmetric_logsumexp
 from supcon_tf.losses.labels import class_segments, pairs_of_batch, static_or_dynamic
 from supcon_tf.losses.pairs import (
     AnchorLoss,
@@ -204,7 +204,7 @@ def _scaled_to_counted(losses, counted):
 def _takes_half_of_the_blocks(rows, temperature):
     """Whether `symmetric_logsumexp` can be used, and is faster than the whole matrix."""
     count = rows.shape[0]
-    large = count is not None and count**2 > FULL_MATRIX_ELEMENTS
+    large = count is not None and count**2 > sizes().matrix
     return large and temperature >= _SYMMETRIC_TEMPERATURE
 
 

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from supcon_tf.config import PretrainConfig
 from supcon_tf.engine.method import Method
-from supcon_tf.losses.blocks import BLOCK_ELEMENTS, FULL_MATRIX_ELEMENTS
+from supcon_tf.losses.blocks import sizes
 from supcon_tf.networks.queue import MemoryQueue
 
 # Arrays of the size of a block that a loss holds at a time, about.
@@ -136,8 +136,8 @@ def block_bytes(loss: keras.losses.Loss, batch_size: int, num_views: int, queue_
     elements, block = rows * of_anchor, options.get("block_size")
     if block is not None:
         elements = min(block, rows) * of_anchor
-    elif elements > FULL_MATRIX_ELEMENTS:
-        elements = max(of_anchor, min(elements, BLOCK_ELEMENTS))
+    elif elements > sizes().matrix:
+        elements = max(of_anchor, min(elements, sizes().block))
     return 4 * elements
 
 

@@ -1,5 +1,6 @@
 """Every mode against the loops, whole and block by block, eagerly, as a graph and under XLA."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -107,8 +108,7 @@ def test_a_mask_of_equal_labels_equals_the_labels():
 @pytest.fixture
 def small_squares(monkeypatch):
     """The symmetric path on a few rows, in squares that do not divide them."""
-    monkeypatch.setattr(_blocks, "SQUARE_BLOCK", 4)
-    monkeypatch.setattr("supcon_tf.losses.supcon.FULL_MATRIX_ELEMENTS", 4)
+    monkeypatch.setattr(_blocks, "ON_CPU", dataclasses.replace(_blocks.ON_CPU, matrix=4, square=4))
 
 
 @pytest.mark.parametrize("location", ["out", "in"])

@@ -10,7 +10,7 @@ import pytest
 
 from supcon_tf import SupConLoss, TripletLoss
 from supcon_tf.core.files import format_bytes
-from supcon_tf.losses.blocks import BLOCK_ELEMENTS
+from supcon_tf.losses.blocks import sizes
 from supcon_tf.stages.estimates import (
     activation_bytes,
     block_bytes,
@@ -100,10 +100,10 @@ def test_blocks_of_similarities():
     supcon, triplet = SupConLoss, TripletLoss
     assert block_bytes(supcon(), 64, 2, 0) == 4 * 128 * 128
     assert block_bytes(supcon(), 64, 2, 512) == 4 * 128 * 640
-    assert block_bytes(supcon(), 4096, 2, 0) == 4 * BLOCK_ELEMENTS
+    assert block_bytes(supcon(), 4096, 2, 0) == 4 * sizes().block
     assert block_bytes(supcon(block_size=16), 4096, 2, 0) == 4 * 16 * 8192
     assert block_bytes(triplet(margin=None, mining="all"), 2048, 2, 0) == 4 * 4096 * 4096
-    assert block_bytes(triplet(), 4096, 2, 0) == 4 * BLOCK_ELEMENTS
+    assert block_bytes(triplet(), 4096, 2, 0) == 4 * sizes().block
 
 
 def test_sizes_are_readable():

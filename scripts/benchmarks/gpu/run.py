@@ -1,0 +1,86 @@
+"""Checks and times everything on this machine's GPU, one check after another.
+
+    python scripts/benchmarks/gpu/run.py --data_dir=PATH --output_dir=runs/benchmark_gpu
+
+Needs TensorFlow with CUDA (pip install supcon_tf[gpu]), and CIFAR-10 where TensorFlow Datasets
+finds it. Each check is a program of this folder in a process of its own; what one has found is kept
+when another fails. --checks=steps,losses runs some of them again. Writes report.md, and a log and a
+file of tables of each check. About ten minutes on an H100.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from _shared import GpuConfig
+
+from supcon_tf.cli import flags
+from supcon_tf.core.errors import UserError
+
+_HERE = Path(__file__).parent
+_CHECKS = "devices", "losses", "steps", "strategies", "production", "cifar10"
+_PEER_CHECKS = "peer_losses", "peer_steps"
+
+
+def _command(check, config):
+    if check == "peer_losses":
+        target = str(Path(config.output_dir, "peer_losses.json"))
+        program = str(_HERE / "peer_losses.py")
+        return [config.python_of_peer(), program, config.peer_path(), target]
+    given = [f"--{name}={value}" for name, value in config.to_dict().items() if value]
+    return [sys.executable, str(_HERE / f"{check}.py"), *given]
+
+
+def _run(check, config):
+    """Runs a check; what went wrong, or ''."""
+    started = time.monotonic()
+    log = Path(config.output_dir, f"{check}.log")
+    variables = {"TF_FORCE_GPU_ALLOW_GROWTH": "true", "TF_CPP_MIN_LOG_LEVEL": "1", **os.environ}
+    with open(log, "w") as file:
+        try:
+            limit = 60 * config.limit_minutes
+            command = _command(check, config)
+            done = subprocess.run(
+                command, stdout=file, stderr=subprocess.STDOUT, timeout=limit, env=variables
+            )
+            failed = f"status {done.returncode}, see {log}" if done.returncode else ""
+        except subprocess.TimeoutExpired:
+            failed = f"broken off after {config.limit_minutes:g} minutes"
+    print(f"{check}: {failed or 'done'}, {time.monotonic() - started:.0f} s", file=sys.stderr)
+    return failed
+
+
+def _report(output, failures):
+    lines = ["# Measured on a GPU", ""]
+    for check in (*_CHECKS, *_PEER_CHECKS):
+        path = output / f"{check}.json"
+        if failures.get(check):
+            lines += [f"**{check}: {failures[check]}**", ""]
+        for table in json.loads(path.read_text())["tables"] if path.exists() else ():
+            lines += [f"## {table['title']}", "", "| " + " | ".join(table["header"]) + " |"]
+            lines += ["|" + "---|" * len(table["header"])]
+            lines += ["| " + " | ".join(row) + " |" for row in table["rows"]] + [""]
+    return "\n".join(lines)
+
+
+def main(config):
+    """Runs the checks, and reports."""
+    known = (*_CHECKS, *(_PEER_CHECKS if config.peer else ()))
+    checks = config.checks.split(",") if config.checks else known
+    for check in checks:
+        if check not in known:
+            raise UserError(f"checks must be of {', '.join(known)}. Received: {check!r}.")
+    output = Path(config.output_dir)
+    output.mkdir(parents=True, exist_ok=True)
+    failures = {check: _run(check, config) for check in checks}
+    report = _report(output, failures)
+    (output / "report.md").write_text(report)
+    print(report)
+    raise SystemExit(1 if any(failures.values()) else 0)
+
+
+if __name__ == "__main__":
+    flags.run(main, GpuConfig, __doc__)
