@@ -72,11 +72,14 @@ def _centred(anchors, rows, centre, dtype):
 
 
 def _gradient(anchors, rows, centre, upstream, dtype):
-    """The gradients by anchors and rows, 2 sum_j g_ij (a_i - b_j) and its like."""
+    """The gradients by anchors and rows, 2 sum_j g_ij (a_i - b_j) and its like.
+
+    The two terms cancel where rows are near, so both are to the full precision of the dtype.
+    """
     a, b = _centred(anchors, rows, centre, dtype)
     g = 2.0 * tf.cast(upstream, dtype)
-    of_anchors = tf.reduce_sum(g, axis=1)[:, None] * a - tf.matmul(g, b)
-    of_rows = tf.reduce_sum(g, axis=0)[:, None] * b - tf.matmul(g, a, transpose_a=True)
+    of_anchors = tf.reduce_sum(g, axis=1)[:, None] * a - row_products(g, tf.transpose(b))
+    of_rows = tf.reduce_sum(g, axis=0)[:, None] * b - row_products(tf.transpose(g), tf.transpose(a))
     return tf.cast(of_anchors, tf.float32), tf.cast(of_rows, tf.float32)
 
 

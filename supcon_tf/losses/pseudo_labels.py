@@ -48,11 +48,11 @@ def smooth_pseudo_labels(probabilities, embeddings, bank, *, temperature=0.2, al
         Li et al. 2021, eq. 5 and 6.
     """
     rows, classes, filled = bank
-    logits = tf.matmul(embeddings, rows, transpose_b=True) / temperature  # [N, Q]
+    logits = row_products(embeddings, rows) / temperature  # [N, Q]
     mask = tf.broadcast_to(filled[None, :], tf.shape(logits))
     shares = tf.exp(logits - masked_logsumexp(logits, mask)[:, None])
     shares = tf.where(mask, shares, 0.0)
-    smoothed = alpha * probabilities + (1.0 - alpha) * tf.matmul(shares, classes)
+    smoothed = alpha * probabilities + (1.0 - alpha) * row_products(shares, tf.transpose(classes))
     return tf.where(tf.reduce_any(filled), smoothed, probabilities)
 
 

@@ -108,7 +108,9 @@ def test_a_mask_of_equal_labels_equals_the_labels():
 @pytest.fixture
 def small_squares(monkeypatch):
     """The symmetric path on a few rows, in squares that do not divide them."""
-    monkeypatch.setattr(_blocks, "ON_CPU", dataclasses.replace(_blocks.ON_CPU, matrix=4, square=4))
+    small = dataclasses.replace(_blocks.ON_CPU, matrix=4, square=4)
+    for device in ("ON_CPU", "ON_GPU"):
+        monkeypatch.setattr(_blocks, device, small)
 
 
 @pytest.mark.parametrize("location", ["out", "in"])
@@ -246,8 +248,9 @@ def test_a_batch_of_unknown_size_that_is_too_large_is_refused(monkeypatch):
         tf.function(supcon_loss, input_signature=signature)(LABELS, EMBEDDINGS)
 
 
-def test_no_matrix_of_all_pairs_in_the_graph():
+def test_no_matrix_of_all_pairs_in_the_graph(monkeypatch):
     """Nothing as large as the 4,096 x 4,096 matrix is in the compiled forward and backward pass."""
+    monkeypatch.setattr(_blocks, "ON_GPU", _blocks.ON_CPU)
     embeddings = tf.zeros([2048, 2, 4])
     labels = tf.range(2048) % 10
 

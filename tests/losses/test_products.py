@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from supcon_tf.losses import products
+from supcon_tf.losses.distances import squared_distances
 
 
 def rounded_to_tf32(values):
@@ -39,6 +40,23 @@ def test_products_keep_what_tf32_loses(as_on_a_gpu):
     assert np.abs(plain - exact).max() > 1e-5
     found = products.row_products(tf.constant(anchors), tf.constant(rows))
     np.testing.assert_allclose(found, exact, rtol=0, atol=3e-7)
+
+
+def test_gradients_of_distances_keep_what_tf32_loses(as_on_a_gpu):
+    """Rows a few percent apart, where the two terms of the gradient cancel."""
+    rows = np.repeat(unit_rows(3, 0), 4, axis=0) + 0.04 * unit_rows(12, 1)
+    weights = np.random.default_rng(2).uniform(size=(12, 12))
+    weights *= np.repeat(np.repeat(np.eye(3), 4, axis=0), 4, axis=1)  # Only within a class.
+    variable = tf.constant(rows)
+    with tf.GradientTape() as tape:
+        tape.watch(variable)
+        distances = squared_distances(variable, variable, tf.range(12))
+        total = tf.reduce_sum(tf.cast(weights, tf.float32) * distances)
+    exact = rows.astype(np.float64)
+    both = weights + weights.T
+    expected = 2.0 * (both.sum(axis=1)[:, None] * exact - both @ exact)
+    found = tape.gradient(total, variable)
+    np.testing.assert_allclose(found, expected, atol=2e-5 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("shape", [(6, 128), (2, 6, 128)], ids=["rows", "views"])
