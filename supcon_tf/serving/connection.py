@@ -1,5 +1,6 @@
 """HTTP connections: headers are bounded, and requests beyond capacity are refused unread."""
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from supcon_tf.serving.faults import BusyError
 
 _MAX_HEADER_BYTES = 2**16
 _DISCARD_SECONDS = 2.0
+# After so long a client that was refused may try again.
+_RETRY_SECONDS = 1
 _PREDICTING = (b":predict", b"/infer")
 _log = logging.getLogger("supcon_tf.serving")
 
@@ -34,6 +37,7 @@ class Load:
         self._most_requests, self.most_connections = most_requests, most_connections
         self._is_full = is_full
         self.running, self.refused = 0, 0
+        self._resting: dict[Connection, None] = {}  # In order: who has waited longest is first.
         self._logged, self._logged_at = 0, 0.0
         self._refusals = measures.REQUESTS.labels(route="refused", status="503")
         error = BusyError("the server has as many requests as it may have (max_queue).")
@@ -41,7 +45,7 @@ class Load:
         status = HTTPStatus(error.status)
         head = (
             f"HTTP/1.1 {status.value} {status.phrase}\r\ncontent-type: application/json\r\n"
-            f"content-length: {len(body)}\r\nretry-after: 1\r\n"
+            f"content-length: {len(body)}\r\nretry-after: {_RETRY_SECONDS}\r\n"
         ).encode()
         self._answers = {
             False: head + b"\r\n" + body,
@@ -53,6 +57,27 @@ class Load:
         if self.running < self._most_requests and not self._is_full():
             return True
         return method != b"POST" or not url.partition(b"?")[0].endswith(_PREDICTING)
+
+    def rest(self, connection: "Connection") -> None:
+        """Reads no more from one that was refused until there is room, or it may try again.
+
+        Clients that try again at once would otherwise keep the server busy with refusals.
+        """
+        self._resting[connection] = None
+        connection.flow.pause_reading()
+        connection.loop.call_later(_RETRY_SECONDS, self._resume, connection)
+
+    def let_one_in(self) -> None:
+        """Reads from the connection that has rested longest, now that there is room."""
+        if self._resting:
+            self._resume(next(iter(self._resting)))
+
+    def _resume(self, connection: "Connection") -> None:
+        if (
+            self._resting.pop(connection, connection) is None
+            and not connection.transport.is_closing()
+        ):
+            connection.flow.resume_reading()
 
     def refusal(self, closes: bool) -> bytes:
         """The answer to one request that is refused; counted, and logged with others.
@@ -74,22 +99,25 @@ class Load:
 class Connection(HttpToolsProtocol):
     """A connection of uvicorn with bounded headers.
 
-    uvicorn itself bounds headers only in its other parser, which is 9 % slower.
+    uvicorn itself bounds headers only in its other parser, which is 9 % slower, and waits without
+    end for the first request and for the rest of one that has begun.
 
     Args:
         load: of all connections.
-        **kwargs: of uvicorn's.
+        **kwargs: of uvicorn's; its time to keep an idle connection bounds those waits too.
     """
 
     def __init__(self, load: Load, **kwargs: Any):
         super().__init__(**kwargs)
         self._load, self._header_bytes = load, 0
+        self._arriving: asyncio.TimerHandle | None = None
         self._is_counted = self._is_refused = self._closes = False
 
     def connection_made(self, transport: Any) -> None:
         """Accepts a connection; one beyond the limit only to refuse it."""
         super().connection_made(transport)
         self._closes = len(self.connections) > self._load.most_connections
+        self._await_arrival()
 
     def data_received(self, data: bytes) -> None:
         """Counts bytes that no request and no body has taken."""
@@ -98,13 +126,18 @@ class Connection(HttpToolsProtocol):
         if self._header_bytes > _MAX_HEADER_BYTES and not self.transport.is_closing():
             self.send_400_response("The headers are too long.")
 
+    def on_message_begin(self) -> None:
+        """Begins to read a request."""
+        super().on_message_begin()
+        self._await_arrival()
+
     def on_headers_complete(self) -> None:
         """Starts serving the request, or refuses it."""
         self._header_bytes = 0
-        is_free = self.cycle is None or self.cycle.response_complete  # Else it waits its turn.
         takes = self._load.takes(self.parser.get_method(), self.url)
-        self._is_refused = is_free and (self._closes or not takes)
+        self._is_refused = self._is_idle() and (self._closes or not takes)
         if not self._is_refused:
+            self._arriving.cancel()  # The gate bounds the time of the body.
             super().on_headers_complete()
             return
         if self.transport.is_closing():  # It follows one that ended the connection.
@@ -125,9 +158,12 @@ class Connection(HttpToolsProtocol):
         if not self._is_refused:
             super().on_message_complete()
             self._count(True)
-        elif self._closes:
+            return
+        self._arriving.cancel()
+        if self._closes:
             self.transport.close()
         else:
+            self._load.rest(self)
             self._unset_keepalive_if_required()
             self.timeout_keep_alive_task = self.loop.call_later(
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
@@ -138,11 +174,28 @@ class Connection(HttpToolsProtocol):
         goes_on = bool(self.pipeline) and not self.transport.is_closing()
         self._count(goes_on and not self.pipeline[-1][0].more_body)
         super().on_response_complete()
+        self._load.let_one_in()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Ends the connection."""
         self._count(False)
+        self._arriving.cancel()
         super().connection_lost(exc)
+
+    def _is_idle(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete  # Else the next waits its turn.
+
+    def _await_arrival(self) -> None:
+        """Ends the connection unless what has begun to arrive is there in time."""
+        if self._arriving is not None:
+            self._arriving.cancel()
+        self._arriving = self.loop.call_later(self.timeout_keep_alive, self._give_up)
+
+    def _give_up(self) -> None:
+        if self._is_idle():
+            self.transport.close()
+        else:  # Reading may have paused until the request under way is answered.
+            self._await_arrival()
 
     def _count(self, is_running: bool) -> None:
         self._load.running += is_running - self._is_counted

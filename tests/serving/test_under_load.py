@@ -1,7 +1,6 @@
 """Versions come and go and the queue fills, while clients go on asking; also over gRPC."""
 
 import asyncio
-import contextlib
 import re
 import shutil
 import signal
@@ -9,12 +8,8 @@ import threading
 import time
 
 import pytest
-import uvicorn
 from serving.clients import PNG, Clients, grpc_clients
 from serving.fakes import serving, write_version
-from uvicorn.server import ServerState
-
-from supcon_tf.serving.connection import Connection, Load
 
 
 @pytest.fixture(scope="module")
@@ -160,113 +155,3 @@ def test_many_more_clients_than_the_queue_are_refused_cheaply_and_may_ask_again(
     measured = server.ask("/metrics")[1].decode()
     assert 'supcon_requests_total{route="refused",status="503"}' in measured
     assert server.predict({"b64": PNG})[0] == 200
-
-
-def test_connections_beyond_those_that_fit_are_told_so_and_closed():
-    load = Load(1, 1, lambda: False)
-    assert load.takes(b"POST", b"/v1/models/digits:predict")
-    load.running = 1
-    assert not load.takes(b"POST", b"/v1/models/digits:predict?x")
-    assert not load.takes(b"POST", b"/v2/models/digits/infer")
-    assert load.takes(b"GET", b"/v2/health/ready")
-    assert load.takes(b"HEAD", b"/v2/models/digits/infer")  # Its answer has no body: 405.
-    load = Load(9, 1, lambda: True)
-    assert not load.takes(b"POST", b"/v2/models/digits/infer")
-    assert b"\r\nconnection: close\r\n\r\n{" in load.refusal(closes=True)
-    assert load.refused == 1
-
-
-@contextlib.asynccontextmanager
-async def _connected(app, load):
-    """A connection to an application: a reader and a writer, and the server's open connections."""
-    config = uvicorn.Config(app, lifespan="off", log_config=None, access_log=False)
-    config.load()
-    state = ServerState()
-
-    def connect():
-        return Connection(load, config=config, server_state=state, app_state={})
-
-    server = await asyncio.get_running_loop().create_server(connect, "127.0.0.1", 0)
-    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
-    try:
-        yield reader, writer, state.connections
-    finally:
-        writer.close()
-        server.close()
-
-
-async def _answer(send):
-    await send({"type": "http.response.start", "status": 204, "headers": []})
-    await send({"type": "http.response.body"})
-
-
-async def _running(content, requests):
-    """The requests that count as under way when each of a pipeline is served, and at the end."""
-    load, found = Load(9, 9, lambda: False), []
-
-    async def app(scope, receive, send):
-        found.append(load.running)
-        await _answer(send)
-
-    async with _connected(app, load) as (reader, writer, _):
-        writer.write(content)
-        for _ in range(requests):
-            await reader.readuntil(b"\r\n\r\n")
-    return [*found, load.running]
-
-
-@pytest.mark.parametrize(
-    ("last", "expected"),
-    [
-        (b"GET / HTTP/1.1\r\n\r\n", [1, 1, 1, 0]),
-        (b"POST / HTTP/1.1\r\nContent-Length: 1\r\n\r\n", [1, 1, 0, 0]),  # Its body is missing.
-    ],
-)
-def test_a_pipelined_request_is_counted_once_it_has_arrived(last, expected):
-    content = b"GET / HTTP/1.1\r\n\r\n" * 2 + last
-    assert asyncio.run(_running(content, 3)) == expected
-
-
-async def _running_after_the_end(content):
-    """The requests that count as under way when the last has ended, after its connection."""
-    load, goes_on, ended = Load(9, 9, lambda: False), asyncio.Event(), asyncio.Event()
-
-    async def app(scope, receive, send):
-        await receive()  # Reading goes on, so that the end of the connection is noticed.
-        await goes_on.wait()
-        await _answer(send)
-        ended.set()
-
-    async with _connected(app, load) as (_, writer, connections):
-        writer.write(content)
-        while not load.running:
-            await asyncio.sleep(0.01)
-        writer.close()
-        while connections:
-            await asyncio.sleep(0.01)
-        goes_on.set()
-        await ended.wait()
-    return load.running
-
-
-def test_a_pipeline_that_is_broken_off_is_counted_no_longer():
-    content = b"GET / HTTP/1.1\r\n\r\n" * 2
-    assert asyncio.run(asyncio.wait_for(_running_after_the_end(content), 10)) == 0
-
-
-async def _what_comes_back(content, load):
-    """All that is written on a connection until the server ends it."""
-
-    async def app(scope, receive, send):
-        await _answer(send)
-
-    async with _connected(app, load) as (reader, writer, _):
-        writer.write(content)
-        return await asyncio.wait_for(reader.read(), 10)
-
-
-def test_what_follows_the_last_refusal_of_a_connection_is_not_answered(caplog):
-    load = Load(9, 0, lambda: False)  # One connection too many.
-    found = asyncio.run(_what_comes_back(b"GET / HTTP/1.1\r\n\r\n" * 20, load))
-    assert found.count(b"503 Service Unavailable") == load.refused == 1
-    assert "socket.send()" not in caplog.text
