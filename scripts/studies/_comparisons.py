@@ -63,6 +63,20 @@ def _rare(arms):
     return {f"{title}, imbalanced": {**arm, **_RARE, "epochs": 75} for title, arm in arms.items()}
 
 
+_CACR = {
+    **_FASHION,
+    "encoder": "resnet8",
+    "width_multiplier": 0.5,
+    "batch_size": 128,
+    "epochs": 12,
+    "learning_rate": 0.06,
+}
+
+
+def _without_simclr(arms):
+    return {title: arm for title, arm in arms.items() if not title.startswith("SimCLR")}
+
+
 STUDIES = {
     "suncet": Study(
         title="Digits, labels of a tenth of the images: SimCLR with and without SuNCEt",
@@ -153,19 +167,19 @@ STUDIES = {
     ),
     "cacr": Study(
         title="Fashion-MNIST, 500 images per class or exponentially fewer: CACR's weights",
-        base={
-            **_FASHION,
-            "encoder": "resnet8",
-            "width_multiplier": 0.5,
-            "batch_size": 128,
-            "epochs": 12,
-            "learning_rate": 0.06,
-        },
+        base=_CACR,
         arms={
             **_attraction_and_repulsion(2),
             **_attraction_and_repulsion(5),
             **_rare(_attraction_and_repulsion(5)),
         },
+    ),
+    "cacr_imbalance": Study(
+        title="CACR's weights on balanced and imbalanced images, for more seeds",
+        base=_CACR,
+        arms=_without_simclr(
+            {**_attraction_and_repulsion(5), **_rare(_attraction_and_repulsion(5))}
+        ),
     ),
     "loco": Study(
         title="Fashion-MNIST: one network trained as a whole and stage by stage",
