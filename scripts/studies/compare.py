@@ -5,8 +5,8 @@ r"""Compares methods on one data set: every arm of a study, with several seeds.
 Each arm is pretrained, gets a linear classifier where its method has none, and is evaluated on the
 held-out split. Started again, it continues and keeps what is finished. It writes NAME.json and
 NAME.png, and prints the table. The studies: scripts/studies/_comparisons.py. Those of Fashion-MNIST
-need `write_fashion_mnist.py --output_dir=runs/fashion`; cacr and cacr_imbalance also need a second folder,
-runs/fashion_rare, written with `--imbalance=exponential`.
+need `write_fashion_mnist.py --output_dir=runs/fashion`; cacr and cacr_imbalance also need a second
+folder, runs/fashion_rare, written with `--imbalance=exponential`.
 """
 
 import dataclasses
