@@ -1,0 +1,69 @@
+"""The directive `settings`: a table of the flags that a configuration dataclass declares."""
+
+import dataclasses
+import importlib
+
+from docutils import nodes
+from sphinx.util.docutils import SphinxDirective
+
+from supcon_tf.config.settings import default_of
+
+_BOUNDS = {"above": "above", "at_least": "at least", "at_most": "at most", "below": "below"}
+_KINDS = {bool: "switch", int: "whole number", float: "number", str: "text", dict: "name=value,..."}
+
+
+def default_text(field):
+    """The default as a person types it."""
+    default = default_of(field)
+    if default is None:
+        return "none"
+    if default in ("", {}):
+        return "empty"
+    return str(default).lower() if isinstance(default, bool) else str(default)
+
+
+def limits_text(field):
+    """The kind of value, and its limits or the values to choose from."""
+    if field.metadata["choices"]:
+        return ", ".join(field.metadata["choices"])
+    bounds = [f"{_BOUNDS[kind]} {bound:g}" for kind, bound in field.metadata["bounds"].items()]
+    return ", ".join([_KINDS[field.metadata["kind"]], *bounds])
+
+
+def _entry(*content):
+    return nodes.entry("", nodes.paragraph("", "", *content))
+
+
+def _row(*entries):
+    return nodes.row("", *entries)
+
+
+class SettingsTable(SphinxDirective):
+    """One row per field: flag, default, limits, meaning. The argument is the dotted class name."""
+
+    required_arguments = 1
+
+    def run(self):
+        """Returns the table."""
+        module, _, name = self.arguments[0].rpartition(".")
+        config_class = getattr(importlib.import_module(module), name)
+        rows = [
+            _row(
+                _entry(nodes.literal("", f"--{field.name}")),
+                _entry(nodes.literal("", default_text(field))),
+                _entry(nodes.Text(limits_text(field))),
+                _entry(nodes.Text(field.metadata["help"])),
+            )
+            for field in dataclasses.fields(config_class)
+        ]
+        titles = ("flag", "default", "value", "meaning")
+        head = nodes.thead("", _row(*(_entry(nodes.Text(title)) for title in titles)))
+        columns = [nodes.colspec(colwidth=width) for width in (22, 12, 22, 44)]
+        group = nodes.tgroup("", *columns, head, nodes.tbody("", *rows), cols=len(columns))
+        return [nodes.table("", group)]
+
+
+def setup(app):
+    """Registers the directive."""
+    app.add_directive("settings", SettingsTable)
+    return {"parallel_read_safe": True}
