@@ -22,11 +22,16 @@ def default_text(field):
     return str(default).lower() if isinstance(default, bool) else str(default)
 
 
+def _number(bound):
+    return f"{bound:,}" if isinstance(bound, int) else f"{bound:g}"
+
+
 def limits_text(field):
     """The kind of value, and its limits or the values to choose from."""
     if field.metadata["choices"]:
         return ", ".join(field.metadata["choices"])
-    bounds = [f"{_BOUNDS[kind]} {bound:g}" for kind, bound in field.metadata["bounds"].items()]
+    limits = field.metadata["bounds"].items()
+    bounds = [f"{_BOUNDS[kind]} {_number(bound)}" for kind, bound in limits]
     return ", ".join([_KINDS[field.metadata["kind"]], *bounds])
 
 
