@@ -1,4 +1,4 @@
-"""Settings of searches, from which the flags of `tune.py` are made."""
+"""Settings of searches, from which the flags of `supcon-tf tune` are made."""
 
 import dataclasses
 

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 from pathlib import Path
+from typing import ClassVar
 
 from supcon_tf.config.settings import Config, setting
 from supcon_tf.core.errors import UserError
@@ -34,6 +35,19 @@ def _absolute(path: str) -> str:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PretrainConfig(RunConfig):
     """Training of an encoder: contrastive, or with cross entropy as the baseline."""
+
+    # The first setting of each group, and the group's title in `--help`.
+    SECTIONS: ClassVar[dict[str, str]] = {
+        "run_dir": "run",
+        "dataset": "data",
+        "encoder": "model",
+        "method": "method and views",
+        "batch_size": "optimization and schedule",
+        "ema_momentum": "averages, queue and memory",
+        "precision": "arithmetic",
+        "checkpoint_steps": "saving",
+        "seed": "seed and devices",
+    }
 
     dataset: str = setting(
         "digits",
@@ -96,10 +110,7 @@ class PretrainConfig(RunConfig):
     projection_hidden_dim: int | None = setting(
         None, "Its hidden units (0: linear; none: 128).", kind=int, at_least=0, at_most=65536
     )
-    augmentation: str = setting(
-        "symbols",
-        "How views are made: symbols, cifar, imagenet, weak, weak_symbols, strong, strong_symbols.",
-    )
+    augmentation: str = setting("symbols", "How views are made.")
     num_views: int = setting(2, "Augmented views of each image.", at_least=1, at_most=64)
     batch_size: int = setting(256, "Images a step, over all replicas.", at_least=2, at_most=2**20)
     epochs: int = setting(80, "Passes over the training split.", at_least=1, at_most=10**6)

@@ -82,7 +82,7 @@ def check_name(name: str, algorithm: str = "") -> None:
     is_argument = name.startswith(ARGUMENT) and name.removeprefix(ARGUMENT).isidentifier()
     if name not in _FIELDS and not is_argument:
         close = difflib.get_close_matches(name, _FIELDS.keys() - fixed.keys(), n=1)
-        advice = f"Did you mean {close[0]!r}?" if close else "See pretrain.py --help."
+        advice = f"Did you mean {close[0]!r}?" if close else "See supcon-tf pretrain --help."
         raise UserError(f"there is no setting of that name. Received: {name!r}. {advice}")
 
 

@@ -92,7 +92,7 @@ class Versions:
         if not found:
             raise UserError(
                 f"model_dir has no version of a model. Received: {str(self._folder)!r}. Give a "
-                "directory that export.py wrote, such as saved_models/NAME."
+                "directory that supcon-tf export wrote, such as saved_models/NAME."
             )
         for version in reversed(found):
             loaded = self._try(version)

@@ -136,7 +136,7 @@ def check_rows(rows, expected):
 
 @dataclasses.dataclass
 class Running:
-    """A server of `scripts/serve.py`."""
+    """A server of `supcon-tf serve`."""
 
     process: subprocess.Popen
     lines: list[str]

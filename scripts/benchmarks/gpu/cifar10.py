@@ -30,7 +30,7 @@ def main(config):
     epochs = [int(text) for text in config.training_epochs.split(",")]
     for (title, recipe), count in zip(_RECIPES.items(), epochs, strict=True):
         run_dir = Path(config.output_dir, "cifar10", recipe).resolve()
-        flagfile = SCRIPTS / "recipes" / f"{recipe}.flags"
+        flagfile = SCRIPTS.parent / "supcon_tf/recipes" / f"{recipe}.flags"
         started = time.monotonic()
         try:
             given = [f"--flagfile={flagfile}", f"--epochs={count}", f"--data_dir={config.data_dir}"]
