@@ -4,8 +4,8 @@ import dataclasses
 import sys
 from pathlib import Path
 
-SCRIPTS = Path(__file__).parents[2]
-sys.path.insert(0, str(SCRIPTS))
+BENCHMARKS = Path(__file__).parents[1]
+sys.path.insert(0, str(BENCHMARKS))
 
 from supcon_tf.config.settings import Config, setting  # noqa: E402
 

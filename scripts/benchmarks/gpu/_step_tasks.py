@@ -3,9 +3,9 @@
 import dataclasses
 import json
 
-from _shared import SCRIPTS
+from _shared import BENCHMARKS
 
-WORKER = SCRIPTS / "_training_worker.py"
+WORKER = BENCHMARKS / "_training_worker.py"
 NETWORKS = {
     "ResNet-18, 32 px": {
         "encoder": "resnet18",

@@ -1,6 +1,6 @@
 r"""Memory and time of a step with local losses: end to end, LoCo and Greedy InfoMax.
 
-    python scripts/benchmark_local.py --encoder=resnet50 --image_size_px=64 --batch_size=16 \
+    python scripts/benchmarks/local.py --encoder=resnet50 --image_size_px=64 --batch_size=16 \
         --output_dir=runs/benchmark_local
 
 Every arm is a process of its own, one after the other, with the same decoders. Prints a table and

@@ -1,7 +1,7 @@
 r"""Compares the algorithms of the search at equal cost: as many epochs as hyperband takes.
 
-    python scripts/benchmark_search.py --flagfile=supcon_tf/recipes/digits.flags --epochs=20 \
-        --validation_fraction=0.2 --space=supcon_tf/recipes/digits.space.json \
+    python scripts/benchmarks/search.py --recipe=digits --epochs=20 \
+        --validation_fraction=0.2 --space=digits \
         --output_dir=runs/benchmark_search
 
 Each algorithm searches with each seed, --jobs of them at a time. Prints a table of the best

@@ -1,6 +1,6 @@
 """Times the losses, forward and backward: whole matrix against blocks, and against a peer.
 
-    python scripts/benchmark_losses.py --output_dir=runs/benchmark_losses
+    python scripts/benchmarks/losses.py --output_dir=runs/benchmark_losses
 
 Every contestant is a process of its own; they take turns step by step. Prints a table of medians
 and writes results.json and growth.png. Linux only (it reads /proc).

@@ -1,6 +1,6 @@
 """Times a training step, the input pipeline and both together, beside variants and a peer.
 
-    python scripts/benchmark_training.py --data_dir=PATH --output_dir=runs/benchmark_training
+    python scripts/benchmarks/training.py --data_dir=PATH --output_dir=runs/benchmark_training
 
 Every contestant is a process of its own; they take turns step by step. Prints tables of medians
 and writes results.json, and with --profile where the time of a step goes to profile.txt. Linux

@@ -1,6 +1,6 @@
 """Loads the server of an exported model, and times the runtimes without a server.
 
-    python scripts/benchmark_serving.py --model_dir=saved_models/digits
+    python scripts/benchmarks/serving.py --model_dir=saved_models/digits
 
 For each number of clients the servers take turns: the SavedModel in batches and one image at a
 time, and TFLite in float32 and int8. Every client sends one image after the other, encoded, over
