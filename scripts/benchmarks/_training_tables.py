@@ -6,7 +6,7 @@ import numpy as np
 
 PARTS = {"alone": "step alone", "pipeline": "input pipeline alone", "whole": "both together"}
 _MEMORY = (
-    "Extra memory is the peak of resident memory (VmHWM, counted anew from just before the first "
+    "Extra memory is the peak of resident memory (VmHWM, counted again from just before the first "
     "step)\nover two steps, tracing and compilation included, less what was resident just before; "
     "the batch was.\nTotal is that peak itself, the libraries included."
 )
@@ -38,7 +38,7 @@ def _speed(results):
     share = medians["whole"] / min(medians["alone"], medians["pipeline"])
     start = statistics.median(speed["start_seconds"])
     return (
-        f"{_table(['views a second', 'median', 'least', 'most'], rows)}\n"
+        f"{_table(['views per second', 'median', 'least', 'most'], rows)}\n"
         f"both together / slower of the two: {share:.3f}    first batch after {start:.1f} s"
     )
 
@@ -87,7 +87,7 @@ def _contestants(results):
                 _mib(one["extra_bytes"]),
             ]
         )
-    header = ["step", "median", "quartiles", "least to most", "default / this", "views a second"]
+    header = ["step", "median", "quartiles", "least to most", "default / this", "views per second"]
     return _table([*header, "first step", "extra memory"], rows)
 
 
@@ -121,7 +121,7 @@ def profile(found):
     """Where a step's time goes, the longest first.
 
     Args:
-        found: `seconds` of a step and `kinds`, rows of a type, calls and seconds a step.
+        found: `seconds` of a step and `kinds`, rows of a type, calls and seconds per step.
     """
     total = sum(seconds for _, _, seconds in found["kinds"])
     shown, rest = found["kinds"][:_SHOWN_KINDS], found["kinds"][_SHOWN_KINDS:]
@@ -131,7 +131,7 @@ def profile(found):
         for kind, calls, spent in [*shown, *([others] if rest else [])]
     ]
     return (
-        f"{_table(['operation', 'calls a step', 'time', 'share'], rows)}\n"
+        f"{_table(['operation', 'calls per step', 'time', 'share'], rows)}\n"
         f"A traced step takes {found['seconds']:.3f} s; its operations {total:.3f} s, summed over "
         "the threads\nthat run them side by side."
     )

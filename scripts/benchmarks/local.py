@@ -36,7 +36,7 @@ class BenchmarkConfig(Config):
     encoder: str = setting("resnet18", "A residual network.")
     width_multiplier: float = setting(1.0, "Factor on its channels.", above=0)
     image_size_px: int = setting(32, "Side of the square image.", at_least=8)
-    batch_size: int = setting(32, "Images a step, of two views each.", at_least=2)
+    batch_size: int = setting(32, "Images per step, of two views each.", at_least=2)
     decoder_blocks: int = setting(1, "Convolutions of each decoder.", at_least=0)
     local_loss: str = setting("simclr", "simclr or supcon.")
     compile: str = setting("off,on", "Compile the step with XLA: off, on or both.")

@@ -6,7 +6,7 @@ r"""Compares the algorithms of the search at equal cost: as many epochs as hyper
 
 Each algorithm searches with each seed, --jobs of them at a time. Prints a table of the best
 validation scores and writes results.json and best_by_epochs.png. All flags of pretrain.py are
-taken too. Started again, it goes on; the same command is needed.
+taken too. Started again with the same command, it continues.
 """
 
 import concurrent.futures

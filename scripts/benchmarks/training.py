@@ -67,7 +67,7 @@ class BenchmarkConfig(Config):
         None, "Side of the square image (none: the data set's, or 64).", kind=int
     )
     augmentation: str = setting("cifar", "How views are made, as in pretrain.py.")
-    batch_size: int = setting(64, "Images a step.")
+    batch_size: int = setting(64, "Images per step.")
     num_views: int = setting(2, "Views of each image.")
     precision: str = setting("float32", "Arithmetic of the encoder, as for pretraining.")
     compile: str = setting("auto", "Compile the step with XLA: auto, on or off.")
@@ -203,7 +203,7 @@ def _speed(contestant, config):
         product = contestant.ask(f"product {config.round_seconds / 4}")
         found["flops_per_second"].append(product["flops_per_second"])
         shown = "  ".join(f"{part} {found[part][-1]:.1f}" for part in tables.PARTS)
-        _say(f"round {turn + 1}/{config.rounds}, views a second  {shown}")
+        _say(f"round {turn + 1}/{config.rounds}, views per second  {shown}")
     return found
 
 

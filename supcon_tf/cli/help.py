@@ -14,12 +14,12 @@ _WIDTH, _COLUMN = 100, 26
 
 
 def help_text(config_class: type[Config], usage: str) -> str:
-    """What a command prints for `--help`.
+    """The text that a command prints for `--help`.
 
     Args:
         config_class: its fields are the flags; `SECTIONS` maps the first field of each group to
             the group's title.
-        usage: stands above the flags.
+        usage: printed above the flags.
     """
     lines = [usage.strip(), ""]
     lines += _entry("--flagfile=FILE", "A recipe: a file with one flag per line.")

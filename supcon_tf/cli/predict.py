@@ -3,7 +3,8 @@ r"""Writes the classes of images and their probabilities; from a bundle, a TFLit
 supcon-tf predict --model=saved_models/digits image.png more_images/ "photos/**/*.jpg"
 supcon-tf predict --model=http://127.0.0.1:8080 --format=csv --output=classes.csv photos/
 
-Images are files, folders (at any depth) and quoted patterns; a file that is no image ends the run.
+Images are files, folders (at any depth) and quoted patterns; a file that is not an image ends the
+run.
 tsv: path, class, probability, class, ... of the top_k. csv: the same under a header. jsonl: image,
 classes and probabilities as JSON, one line an image. In tsv a tab, a line's end or a backslash
 within a cell is written as \t, \n or \\; a byte that is not UTF-8 is always written as \xff.

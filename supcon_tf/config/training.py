@@ -112,7 +112,7 @@ class PretrainConfig(RunConfig):
     )
     augmentation: str = setting("symbols", "How views are made.")
     num_views: int = setting(2, "Augmented views of each image.", at_least=1, at_most=64)
-    batch_size: int = setting(256, "Images a step, over all replicas.", at_least=2, at_most=2**20)
+    batch_size: int = setting(256, "Images per step, over all replicas.", at_least=2, at_most=2**20)
     epochs: int = setting(80, "Passes over the training split.", at_least=1, at_most=10**6)
     optimizer: str = setting(
         "sgd", "Optimizer.", choices=("sgd", "lars", "rmsprop", "adamw", "lamb")
@@ -254,7 +254,7 @@ class PretrainConfig(RunConfig):
 class ClassifierConfig(RunConfig):
     """Training of a linear classifier on the frozen encoder of a run."""
 
-    batch_size: int = setting(256, "Images a step.", at_least=1, at_most=2**20)
+    batch_size: int = setting(256, "Images per step.", at_least=1, at_most=2**20)
     epochs: int = setting(
         100, "Passes over the training split's features.", at_least=1, at_most=10**6
     )
@@ -269,7 +269,7 @@ class EvaluateConfig(Config):
     """Scores of a run on the held-out split, or on its validation set."""
 
     run_dir: str = setting("runs/run", "Directory of the run.", identity=False)
-    batch_size: int = setting(256, "Images a step.", at_least=1, at_most=2**20)
+    batch_size: int = setting(256, "Images per step.", at_least=1, at_most=2**20)
     knn_neighbors: int = setting(10, "Neighbours that vote in the k-NN score.", at_least=1)
     soft_neighbors_temperature: float | None = setting(
         None,

@@ -19,7 +19,7 @@ from supcon_tf.config.flag_files import parse_arguments
 from supcon_tf.config.search import PLACEMENT
 from supcon_tf.config.settings import checked
 from supcon_tf.core.errors import UserError
-from supcon_tf.core.files import read_json_of_people
+from supcon_tf.core.files import read_user_json
 from supcon_tf.search.space import ARGUMENT, SearchSpace, is_number, six_digits
 
 _FIELDS = {field.name: field for field in dataclasses.fields(PretrainConfig)}
@@ -49,7 +49,7 @@ def read_space(path: str, algorithm: str) -> SearchSpace:
         UserError: if the file cannot be read or used; one line says what is wrong with which
             setting, the value received, and what to do.
     """
-    content = read_json_of_people(path, "search space")
+    content = read_user_json(path, "search space")
     try:
         return parse_space(content, algorithm)
     except UserError as error:

@@ -118,7 +118,8 @@ class RunDirectory(contextlib.AbstractContextManager):
 
         Raises:
             UserError: if the directory is not a run's, or holds the stage already and `resume` or
-                `overwrite` do not allow to go on, or holds no sound checkpoint to resume from.
+                `overwrite` do not allow it to continue, or holds no sound checkpoint to resume
+                from.
         """
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"run_dir is a file. Received: {self.path}. Give another directory.")

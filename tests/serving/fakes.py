@@ -41,7 +41,7 @@ class FakeBundle:
 
     def decode(self, encoded):
         if encoded.startswith(b"bad"):
-            raise UserError("the bytes are no image.")
+            raise UserError("the bytes are not an image.")
         if encoded.startswith(b"crash"):
             raise RuntimeError("decoder")
         return np.full((self.side, self.side, 3), encoded[-1] / 255, np.float32)

@@ -1,4 +1,4 @@
-"""What the checks of this folder share: their settings, and how they tell what they found."""
+"""Settings and results that the checks of this folder share."""
 
 import dataclasses
 import sys

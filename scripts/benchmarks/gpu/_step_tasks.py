@@ -1,4 +1,4 @@
-"""What a training step is timed on, the same for ours and the peer."""
+"""The networks and settings of the timed steps, the same for ours and the peer."""
 
 import dataclasses
 import json
