@@ -1,19 +1,6 @@
-"""Writes the embedded digits as a folder data set of PNG files, one subfolder a class.
+"""`supcon-tf write-digits`, for a checkout that is not installed."""
 
-python scripts/write_digits.py --output_dir=photos
-"""
-
-from supcon_tf.cli import flags
-from supcon_tf.config import WriteDigitsConfig
-
-
-def main(config):
-    """Writes the images and says how many."""
-    from supcon_tf.data.digits import write_digits
-
-    count = write_digits(config.output_dir)
-    print(f"wrote {count} images to {config.output_dir}")
-
+from supcon_tf.cli.write_digits import program
 
 if __name__ == "__main__":
-    flags.run(main, WriteDigitsConfig, __doc__)
+    program()

@@ -3,7 +3,7 @@
 import builtins
 import errno
 import fcntl
-import importlib
+import importlib.util
 import io
 import json
 import os
@@ -67,10 +67,19 @@ def digits(data_dir):
 
 @pytest.fixture(scope="session")
 def import_script():
-    """From the name of a script to its module."""
-    sys.path.insert(0, str(ROOT / "scripts"))
-    yield importlib.import_module
-    sys.path.remove(str(ROOT / "scripts"))
+    """From the path of a script, such as benchmarks/training, to its module."""
+
+    def load(path):
+        file = ROOT / "scripts" / f"{path}.py"
+        monkeypatch.syspath_prepend(str(file.parent))  # As for a script that is run.
+        spec = importlib.util.spec_from_file_location(path.replace("/", "_"), file)
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module  # Dataclasses look their module up.
+        spec.loader.exec_module(module)
+        return module
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        yield load
 
 
 @pytest.fixture(scope="session")

@@ -23,12 +23,12 @@ from supcon_tf.cli.flags import read_recipe
 from supcon_tf.config import PretrainConfig
 from supcon_tf.config.search import PLACEMENT
 from supcon_tf.core.errors import UserError
-from supcon_tf.core.files import read_json_of_people
+from supcon_tf.core.files import read_user_json
 from supcon_tf.search.preparation import check_recipe, check_settings
 from supcon_tf.search.space import configured, is_number, six_digits
 from supcon_tf.search.space_file import check_name
 
-# The label of a recipe as it is, and the factor that stands for all of them.
+# The label of a recipe as it is, and the factor that means all of them.
 UNCHANGED, ALL = "as it is", "all"
 
 
@@ -66,7 +66,7 @@ def read_study(path):
         UserError: if a file cannot be read or used; one line says what is wrong, the value
             received, and what to do.
     """
-    content = read_json_of_people(path, "study")
+    content = read_user_json(path, "study")
     try:
         _check_shape(content)
         return _variations(content, _bases(content, Path(path).parent))
@@ -95,7 +95,7 @@ def _check_shape(content):
     for title, file in content["recipes"].items():
         _check(isinstance(file, str), f"recipe {title} must be a file", file)
     for factor, entry in content["factors"].items():
-        _check(factor != ALL, f"{ALL!r} stands for all factors; rename it", factor)
+        _check(factor != ALL, f"{ALL!r} means all factors; rename it", factor)
         _check_keys(factor, entry, ("changes",), "recipes")
         changes, named = entry["changes"], entry.get("recipes", list(content["recipes"]))
         fits = isinstance(changes, list) and changes and all(isinstance(c, dict) for c in changes)

@@ -10,10 +10,13 @@ import os
 import re
 import signal
 import sys
-import textwrap
 
 from absl import app, flags, logging
 
+from supcon_tf.cli import known
+from supcon_tf.cli.help import help_text, print_and_exit
+from supcon_tf.cli.paths import check_paths
+from supcon_tf.cli.recipes import with_files
 from supcon_tf.config import PretrainConfig
 from supcon_tf.config.flag_files import parse_arguments, read_flag_file
 from supcon_tf.config.settings import default_of
@@ -51,7 +54,7 @@ def _config(config_class, without=(), known=flags.FLAGS):
 
 
 def read_recipe(path):
-    """The settings of a recipe, as `pretrain.py --flagfile` reads it.
+    """The settings of a recipe, as `supcon-tf pretrain --flagfile` reads it.
 
     Raises:
         UserError: if it cannot be read, or a setting is unknown or wrong.
@@ -65,22 +68,6 @@ def read_recipe(path):
         raise UserError(f"recipe {path}: {error}") from error
 
 
-def _help(config_class, usage):
-    lines = [usage.strip(), "", "flags (and --flagfile=FILE, a recipe with one flag a line):"]
-    for field in dataclasses.fields(config_class):
-        default = default_of(field)
-        shown = "" if default in (None, "", {}) else f" [{default}]"
-        choices = field.metadata["choices"]
-        allowed = f" One of {', '.join(choices)}." if choices else ""
-        text = f"{field.metadata['help']}{allowed}{shown}"
-        indent = " " * 6
-        lines += [
-            f"  --{field.name}",
-            *textwrap.wrap(text, 110, initial_indent=indent, subsequent_indent=indent),
-        ]
-    return "\n".join(lines)
-
-
 def _fail(message):
     print(f"{os.path.basename(sys.argv[0])}: {' '.join(str(message).split())}", file=sys.stderr)
     sys.exit(2)
@@ -89,13 +76,10 @@ def _fail(message):
 def _parser(config_class, usage):
     def parse(argv):
         if {"--help", "-help", "-h"} & set(argv):
-            with contextlib.suppress(BrokenPipeError):
-                print(_help(config_class, usage), flush=True)
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Perhaps nobody reads on.
-            sys.exit(0)
+            print_and_exit(help_text(config_class, usage))
         try:
-            return flags.FLAGS(argv)
-        except flags.Error as error:
+            return flags.FLAGS([argv[0], *with_files(argv[1:])])
+        except (flags.Error, UserError) as error:
             _fail(error)
         except UnicodeDecodeError:
             files = re.findall("^-?-flagfile[=\n](.*)$", "\n".join(argv), re.MULTILINE)
@@ -177,6 +161,9 @@ def run(main, config_class, usage, positional=False, base=None, base_without=())
             given = [_config(config_class)]
             given += [] if base is None else [_config(base, base_without)]
             given += [argv[1:]] if positional else []
+            for config in given[: 1 + (base is not None)]:
+                known.check_names(config)
+                check_paths(config)
             _import_tensorflow()
             from supcon_tf.core.keras_settings import set_keras
 

@@ -1,6 +1,6 @@
 """Settings: one frozen dataclass per stage, from which the command-line flags are generated.
 
-One field is one setting: its default, its meaning and its range stand together. A configuration
+One field is one setting: its default, meaning and range are declared together. A configuration
 that can be constructed is valid as far as that can be known without reading the data.
 """
 

@@ -27,7 +27,7 @@ class ExportConfig(Config):
     formats: str = setting(
         ",".join(FORMATS), "What is written, with commas between; always with saved_model."
     )
-    batch_size: int = setting(256, "Images a step while scoring.", at_least=1, at_most=2**20)
+    batch_size: int = setting(256, "Images per step while scoring.", at_least=1, at_most=2**20)
     neighbors: int = setting(
         10, "Nearest training images that the signature neighbors gives.", at_least=1, at_most=1000
     )
@@ -81,7 +81,7 @@ class AddClassConfig(Config):
     holdout_fraction: float = setting(
         0.3, "Share of each new class's images to score on.", at_least=0.001, at_most=0.9
     )
-    batch_size: int = setting(64, "Images a step.", at_least=1, at_most=2**20)
+    batch_size: int = setting(64, "Images per step.", at_least=1, at_most=2**20)
     seed: int = setting(0, "Seed of the hold-out.", at_least=0, below=2**31)
 
 
@@ -135,6 +135,6 @@ class PredictConfig(Config):
         "saved_models/NAME, one of its versions, a .tflite file, or a server's http://HOST:PORT.",
     )
     top_k: int = setting(1, "Classes to print for each image.", at_least=1)
-    batch_size: int = setting(64, "Images a step.", at_least=1, at_most=2**20)
+    batch_size: int = setting(64, "Images per step.", at_least=1, at_most=2**20)
     format: str = setting("tsv", "What is written.", choices=("tsv", "csv", "jsonl"))
     output: str = setting("", "File to write ('': standard output).", any_bytes=True)

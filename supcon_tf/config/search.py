@@ -1,4 +1,4 @@
-"""Settings of searches, from which the flags of `tune.py` are made."""
+"""Settings of searches, from which the flags of `supcon-tf tune` are made."""
 
 import dataclasses
 
@@ -55,7 +55,7 @@ class TuneConfig(Config):
         at_least=1,
     )
     hyperband_factor: int | None = setting(
-        None, "hyperband: one in so many trials goes on (none: 3).", kind=int, at_least=2
+        None, "hyperband: one in so many trials continues (none: 3).", kind=int, at_least=2
     )
     hyperband_iterations: int | None = setting(
         None, "hyperband: times to run all of its brackets (none: 1).", kind=int, at_least=1

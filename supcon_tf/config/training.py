@@ -3,6 +3,7 @@
 import dataclasses
 import os
 from pathlib import Path
+from typing import ClassVar
 
 from supcon_tf.config.settings import Config, setting
 from supcon_tf.core.errors import UserError
@@ -34,6 +35,19 @@ def _absolute(path: str) -> str:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PretrainConfig(RunConfig):
     """Training of an encoder: contrastive, or with cross entropy as the baseline."""
+
+    # The first setting of each group, and the group's title in `--help`.
+    SECTIONS: ClassVar[dict[str, str]] = {
+        "run_dir": "run",
+        "dataset": "data",
+        "encoder": "model",
+        "method": "method and views",
+        "batch_size": "optimization and schedule",
+        "ema_momentum": "averages, queue and memory",
+        "precision": "arithmetic",
+        "checkpoint_steps": "saving",
+        "seed": "seed and devices",
+    }
 
     dataset: str = setting(
         "digits",
@@ -96,12 +110,9 @@ class PretrainConfig(RunConfig):
     projection_hidden_dim: int | None = setting(
         None, "Its hidden units (0: linear; none: 128).", kind=int, at_least=0, at_most=65536
     )
-    augmentation: str = setting(
-        "symbols",
-        "How views are made: symbols, cifar, imagenet, weak, weak_symbols, strong, strong_symbols.",
-    )
+    augmentation: str = setting("symbols", "How views are made.")
     num_views: int = setting(2, "Augmented views of each image.", at_least=1, at_most=64)
-    batch_size: int = setting(256, "Images a step, over all replicas.", at_least=2, at_most=2**20)
+    batch_size: int = setting(256, "Images per step, over all replicas.", at_least=2, at_most=2**20)
     epochs: int = setting(80, "Passes over the training split.", at_least=1, at_most=10**6)
     optimizer: str = setting(
         "sgd", "Optimizer.", choices=("sgd", "lars", "rmsprop", "adamw", "lamb")
@@ -243,7 +254,7 @@ class PretrainConfig(RunConfig):
 class ClassifierConfig(RunConfig):
     """Training of a linear classifier on the frozen encoder of a run."""
 
-    batch_size: int = setting(256, "Images a step.", at_least=1, at_most=2**20)
+    batch_size: int = setting(256, "Images per step.", at_least=1, at_most=2**20)
     epochs: int = setting(
         100, "Passes over the training split's features.", at_least=1, at_most=10**6
     )
@@ -258,7 +269,7 @@ class EvaluateConfig(Config):
     """Scores of a run on the held-out split, or on its validation set."""
 
     run_dir: str = setting("runs/run", "Directory of the run.", identity=False)
-    batch_size: int = setting(256, "Images a step.", at_least=1, at_most=2**20)
+    batch_size: int = setting(256, "Images per step.", at_least=1, at_most=2**20)
     knn_neighbors: int = setting(10, "Neighbours that vote in the k-NN score.", at_least=1)
     soft_neighbors_temperature: float | None = setting(
         None,

@@ -1,5 +1,8 @@
 """The exceptions that mean: the user can put this right."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class UserError(ValueError):
     """A wrong setting, file or folder; the message is one line.
@@ -11,3 +14,9 @@ class UserError(ValueError):
 
 class StorageError(UserError):
     """Files that cannot be written or read, as on a full disk: no fault of the settings."""
+
+
+def suggestion(received: str, known: Iterable[str]) -> str:
+    """A sentence that names the known word nearest to a misspelt one; '' where none is near."""
+    near = difflib.get_close_matches(received, known, n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""

@@ -223,7 +223,7 @@ def read_json(path: Path) -> Any:
         raise UserError(f"cannot read {path}: {reason}. Restore it, or move it away.") from error
 
 
-def read_json_of_people(path: str, title: str) -> Any:
+def read_user_json(path: str, title: str) -> Any:
     """Reads JSON that somebody wrote by hand, where a name given twice is a mistake.
 
     Args:

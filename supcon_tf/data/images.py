@@ -96,7 +96,7 @@ def _exif_value(segment):
 
 
 class InvalidImage(UserError):
-    """Bytes or pixels that are no image; what was wrong with them is the message."""
+    """Bytes or pixels that are not an image; the message says why."""
 
 
 @contextlib.contextmanager
@@ -108,7 +108,7 @@ def invalid_images():
         raise  # Not the image's fault.
     except (tf.errors.OpError, ValueError) as error:
         raise InvalidImage(
-            "the bytes are no whole JPEG, PNG, BMP or GIF image. Check the file."
+            "the bytes are not a whole JPEG, PNG, BMP or GIF image. Check the file."
         ) from error
 
 
@@ -122,7 +122,7 @@ def decode_checked(encoded: bytes) -> tf.Tensor:
         uint8 [H, W, 3].
 
     Raises:
-        InvalidImage: if it is no image, or `decode` would not give its picture.
+        InvalidImage: if it is not an image, or `decode` would not give its picture.
     """
     refuse_colour_palette(encoded)
     with invalid_images():

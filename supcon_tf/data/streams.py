@@ -35,7 +35,7 @@ def training_views(
         dataset: where the training split comes from.
         augmentation: how views are made.
         num_views: views of each image.
-        batch_size: images a batch; what is left over at an epoch's end is dropped.
+        batch_size: images per batch; what is left over at an epoch's end is dropped.
         epochs: epochs in all.
         seed: int >= 0.
         first_step: step to begin with, counted from the first epoch on.
@@ -68,7 +68,7 @@ def views(
     Args:
         split: the images.
         kinds: how views are made; several kinds give views of several sizes (multi-crop).
-        batch_size: images a batch; what is left over at an epoch's end is dropped.
+        batch_size: images per batch; what is left over at an epoch's end is dropped.
         position: where the stream begins.
 
     Returns:

@@ -19,7 +19,7 @@ _WEIGHTS, _REST = "model.weights.h5", "rest.npz"
 
 @dataclasses.dataclass
 class State:
-    """Where a stage stands.
+    """The state of a stage.
 
     Attributes:
         step: steps done since the stage began.
@@ -50,7 +50,7 @@ def save(
 
     Args:
         folder: the stage's folder of checkpoints.
-        state: where the stage stands.
+        state: the state of the stage.
         model: compiled and built.
         keep: checkpoints to keep.
         protect: step of one more to keep.
@@ -180,7 +180,7 @@ def restore(folder: Path, step: int, model: keras.Model) -> State:
         model: compiled and built as when it was saved.
 
     Returns:
-        Where the stage stands.
+        The state of the stage.
 
     Raises:
         UserError: if it is not there, not sound, or of another model.

@@ -128,7 +128,7 @@ def train_function(model: keras.Model):
 
 @dataclasses.dataclass
 class _Training:
-    """One training from where its state stands to its end; attributes as `fit`'s arguments."""
+    """One training from its state to its end; attributes as `fit`'s arguments."""
 
     model: keras.Model
     folder: Path

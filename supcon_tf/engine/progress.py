@@ -11,17 +11,17 @@ _BAR_SECONDS, _LINE_SECONDS = 0.5, 30.0
 
 # Lines of epochs that end sooner after the last one are left out, but for the last.
 _LEAST_SECONDS = 1.0
-# What stands beside the bar; the lines have everything.
+# The values beside the bar; the lines show all of them.
 _BESIDE_BAR = ("loss", "accuracy", "knn_top1")
 
 
 class Progress:
-    """A line an epoch, at most one a second, and every half minute; on a terminal a bar below them.
+    """A line per epoch, at most one per second, and every half minute; on a terminal a bar.
 
     Args:
         title: shown in front.
         epochs: epochs in all.
-        steps_per_epoch: batches an epoch.
+        steps_per_epoch: batches per epoch.
         done: steps already done.
         stream: where it is written; standard error by default.
     """
@@ -84,7 +84,7 @@ class Progress:
         self.stream.flush()
 
     def close(self):
-        """Closes the bar; what is said from then on stands below it."""
+        """Closes the bar; later lines appear below it."""
         if self.bar is not None:
             self.bar.close()
             self.bar = None

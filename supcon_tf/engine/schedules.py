@@ -201,7 +201,7 @@ def scaled_rate(base: float, batch_size: int) -> float:
 
     Args:
         base: the learning rate at a batch of 256 images.
-        batch_size: int > 0, images a step, over all replicas.
+        batch_size: int > 0, images per step, over all replicas.
 
     Returns:
         The learning rate at that batch.

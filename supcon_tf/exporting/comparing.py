@@ -65,7 +65,7 @@ def _files(bundle, name):
 
 
 def _run_elsewhere(bundle, formats, split, limit):
-    """What `reload_export.py` writes, and why some formats have nothing there."""
+    """The output of `reload_export.py`, and why some formats have none."""
     with tempfile.TemporaryDirectory() as folder:
         records = Path(folder) / "images.tfrecord"
         with tf.io.TFRecordWriter(str(records)) as writer:

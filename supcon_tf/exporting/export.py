@@ -1,4 +1,4 @@
-"""Export of a run to a bundle that TensorFlow Serving, LiteRT and `serve.py` read by themselves."""
+"""Export of a run to a bundle that TensorFlow Serving, LiteRT and `supcon-tf serve` can read."""
 
 import sys
 from pathlib import Path

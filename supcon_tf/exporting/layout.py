@@ -88,7 +88,7 @@ def newest_bundle(model: str) -> Path:
     if versions := find_versions(folder):
         return folder / str(versions[-1])  # Perhaps damaged, which loading tells.
     fault = "holds no exported SavedModel" if folder.exists() else "not found"
-    advice = "Give a directory that export.py wrote, such as saved_models/NAME"
+    advice = "Give a directory that supcon-tf export wrote, such as saved_models/NAME"
     if re.fullmatch(r"[\w.-]+:[0-9]+", model):
         advice = f"For a server give http://{model}"
     raise UserError(f"model {fault}. Received: {model!r}. {advice}.")

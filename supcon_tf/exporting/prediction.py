@@ -64,7 +64,7 @@ def find_images(images: Iterable[str]) -> list[str]:
             such as `photos/**/*.png`, of whose matches the image files are taken.
 
     Raises:
-        UserError: if one of them names no image.
+        UserError: if one of them does not name an image.
     """
     resolved = functools.lru_cache(os.path.realpath)
     found = {}

@@ -65,7 +65,7 @@ class RemoteModel:
 
     def _foreign(self, what: str) -> UserError:
         return UserError(
-            f"server {self._address} does not speak as scripts/serve.py does: {what}. Check the "
+            f"server {self._address} does not speak as supcon-tf serve does: {what}. Check the "
             "address."
         )
 

@@ -152,7 +152,7 @@ def read_metadata(path: Path, content: bytes) -> dict:
     except Exception as error:  # A broken file fails in many ways inside zipfile.
         raise UserError(
             f"{path} is damaged, or is not a TFLite model of a bundle: it holds no class names. "
-            "Give a file that export.py wrote."
+            "Give a file that supcon-tf export wrote."
         ) from error
     return metadata
 

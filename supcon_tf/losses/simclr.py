@@ -20,7 +20,7 @@ class SimCLRLoss(AnchorLoss):
         l_i = -mean_{p in other views of i} log(exp s_ip / sum_{a != i} exp s_ia)
 
     with s_ij = z_i . z_j / temperature over unit-norm rows; with two views the mean has one term.
-    Labels are not used, so that the loss can stand where `SupConLoss` does. Called as
+    Labels are not used, so that the loss can replace `SupConLoss`. Called as
     `loss(labels or None, embeddings float [B, V, D])` with V >= 2; memory is linear in the rows.
 
     Args:

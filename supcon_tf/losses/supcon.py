@@ -68,7 +68,8 @@ def supcon_loss(
             where `labels` is None). They are no anchors; no gradient flows into them, and rows
             that are not filled take no part. None for no queue.
         temperature: float > 0, dimensionless.
-        summation_location: "out" (eq. 2) or "in" (eq. 3), where the sum over positives stands.
+        summation_location: "out" (eq. 2) or "in" (eq. 3), whether the sum over positives is
+            outside the logarithm or in it.
         contrast_mode: "all" rows are anchors, or only those of the first view, "one".
         denominator_mode: the sum of the denominator runs over "all" other rows; or over the
             negatives and the "one_positive" of the numerator (SINCERE); or over "only_negatives".

@@ -224,7 +224,7 @@ def _rank(distances, positives, negatives, offset):
     """Sorts each anchor's negatives together with its positives, those shifted by the offset."""
     near = tf.where(negatives, distances, _FAR)
     shifted = tf.where(positives, distances + offset, _FAR)
-    # The negatives come first, so that one that ties stands before the positive.
+    # The negatives come first, so that one that ties comes before the positive.
     values, order = _ordered(tf.concat([near, shifted], axis=1))
     # 1 for a negative, 2 for a positive, 0 for a row that is none: gathered once.
     kinds = tf.concat([tf.cast(negatives, tf.int32), 2 * tf.cast(positives, tf.int32)], axis=1)

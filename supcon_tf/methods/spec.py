@@ -33,7 +33,7 @@ class Parts:
 
     Attributes:
         encoder, num_classes, steps_per_epoch, dtype: the arguments.
-        batch_size: images of a step, as configured.
+        batch_size: images per step, as configured.
         engine: what every `Method` takes: `name`, `micro_batch_size` and `ema_momentum`.
     """
 

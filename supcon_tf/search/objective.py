@@ -59,7 +59,7 @@ def validation_score(run: RunDirectory, objective: str) -> float:
 
 
 def keeps_classifier(run: RunDirectory) -> bool:
-    """Whether a finished pretraining itself kept a classifier, without train_classifier.py."""
+    """Whether a finished pretraining itself kept a classifier, without a stage of its own."""
     return run.has_finished("classifier") and "classifier" not in run.stages()
 
 

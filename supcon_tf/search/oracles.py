@@ -13,7 +13,7 @@ where the search needs more than they offer:
   score there is, and hyperband has a least number of epochs.
 
 This leans on private names of Keras Tuner 1.4, which setup.cfg holds below 1.5; a comment that
-begins with "Private" stands where one is used.
+begins with "Private" marks each use of one.
 """
 
 import contextlib
@@ -116,7 +116,7 @@ class _Resumable:
         """Takes a trial's result, and tells the budget once."""
         # As proposed; what comes back from a worker went through float32.
         trial.hyperparameters = self.trials[trial.trial_id].hyperparameters
-        # A worker may go on with a trial while the chief is away. Restarted, the chief gives the
+        # A worker may continue a trial while the chief is away. Restarted, the chief gives the
         # trial to another worker too, and it ends twice, with one result.
         if trial.trial_id in self._retry_queue:
             self._retry_queue.remove(trial.trial_id)
@@ -198,7 +198,7 @@ class Plan:
 
 
 class Hyperband(_Resumable, HyperbandOracle):
-    """Many trials of few epochs, of which the best go on, in brackets of rungs.
+    """Many trials of few epochs, of which the best continue, in brackets of rungs.
 
     Args:
         shortest: epochs of the shortest rung at least; Keras Tuner's own least is 1.

@@ -104,7 +104,7 @@ def _write_recipe(path, recipe: PretrainConfig, best: Result, config: TuneConfig
     comments = [
         f"Trial {best.trial} of a {config.algorithm} search: {config.objective} {score}, on the",
         f"validation set ({recipe.validation_fraction:g} of the training images, set aside).",
-        f"  python scripts/pretrain.py --flagfile={shlex.quote(str(path))} --run_dir=runs/best",
+        f"  supcon-tf pretrain --flagfile={shlex.quote(str(path))} --run_dir=runs/best",
     ]
     write_flag_file(path, recipe, comments)
 
@@ -166,9 +166,9 @@ def next_commands(report: Mapping, config: TuneConfig, recipe: PretrainConfig) -
     whole = "" if keeps else " --validation_fraction=0"
     whole += " --validation_epochs=1" if whole and recipe.validation_epochs > 1 else ""
     recipe_file = shlex.quote(report["recipe"])
-    first = f"python scripts/pretrain.py --flagfile={recipe_file}{whole} --run_dir={run}"
-    last = f"python scripts/evaluate.py --run_dir={run}"
+    first = f"supcon-tf pretrain --flagfile={recipe_file}{whole} --run_dir={run}"
+    last = f"supcon-tf evaluate --run_dir={run}"
     best = SearchDirectory(config.search_dir).run_dir(report["best"]["run"])
     if keeps_classifier(RunDirectory(best)):
         return [first, last]
-    return [first, f"python scripts/train_classifier.py --run_dir={run}", last]
+    return [first, f"supcon-tf classify --run_dir={run}", last]

@@ -124,7 +124,7 @@ class SearchDirectory:
         unlock(Path(self.run_dir(name)))
 
     @contextlib.contextmanager
-    def counting_kills(self, trial: str, epochs: int):
+    def earlier_deaths(self, trial: str, epochs: int):
         """Yields how often a process died in this block at as many epochs of a trial before.
 
         An exception is no death.

@@ -19,7 +19,7 @@ from supcon_tf.config.flag_files import parse_arguments
 from supcon_tf.config.search import PLACEMENT
 from supcon_tf.config.settings import checked
 from supcon_tf.core.errors import UserError
-from supcon_tf.core.files import read_json_of_people
+from supcon_tf.core.files import read_user_json
 from supcon_tf.search.space import ARGUMENT, SearchSpace, is_number, six_digits
 
 _FIELDS = {field.name: field for field in dataclasses.fields(PretrainConfig)}
@@ -49,7 +49,7 @@ def read_space(path: str, algorithm: str) -> SearchSpace:
         UserError: if the file cannot be read or used; one line says what is wrong with which
             setting, the value received, and what to do.
     """
-    content = read_json_of_people(path, "search space")
+    content = read_user_json(path, "search space")
     try:
         return parse_space(content, algorithm)
     except UserError as error:
@@ -82,7 +82,7 @@ def check_name(name: str, algorithm: str = "") -> None:
     is_argument = name.startswith(ARGUMENT) and name.removeprefix(ARGUMENT).isidentifier()
     if name not in _FIELDS and not is_argument:
         close = difflib.get_close_matches(name, _FIELDS.keys() - fixed.keys(), n=1)
-        advice = f"Did you mean {close[0]!r}?" if close else "See pretrain.py --help."
+        advice = f"Did you mean {close[0]!r}?" if close else "See supcon-tf pretrain --help."
         raise UserError(f"there is no setting of that name. Received: {name!r}. {advice}")
 
 

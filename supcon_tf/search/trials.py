@@ -89,7 +89,7 @@ def _run(trial: Trial, place: SearchDirectory) -> Result:
     try:
         result = place.result(trial.name)
         if result is None:
-            with place.counting_kills(trial.name, _epochs(run)) as kills:
+            with place.earlier_deaths(trial.name, _epochs(run)) as kills:
                 result = _attempt(trial, run, kills)
             place.write(result)
         return result
@@ -141,7 +141,7 @@ def _forget_damaged(run: RunDirectory) -> None:
     try:
         checkpoints.newest(run.checkpoints("pretrain"))
     except UserError as error:
-        print(f"{error} The trial begins anew.")
+        print(f"{error} The trial starts again.")
         for path in run.path.iterdir():
             if path.name != LOCK:
                 remove(path)

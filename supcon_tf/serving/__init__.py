@@ -33,7 +33,7 @@ def serve(config: ServeConfig) -> int:
     """Serves a model until SIGTERM or SIGINT, then ends the requests under way.
 
     A version that is being loaded at that moment, or a batch that outlasts the time to drain, goes
-    on in its thread, for which the interpreter waits; `scripts/serve.py` ends without it.
+    on in its thread, for which the interpreter waits; `supcon-tf serve` ends without it.
 
     Args:
         config: settings.

@@ -70,7 +70,7 @@ class Batcher:
             One row an instance: values of `Bundle.classify` and `Bundle.nearest`, by name.
 
         Raises:
-            RequestError: if one of them is no image, the model fails on a batch that has one of
+            RequestError: if one of them is not an image, the model fails on a batch that has one of
                 them, or the queue has no room for all of them (`BusyError`).
         """
         loop = asyncio.get_running_loop()

@@ -92,7 +92,7 @@ class Versions:
         if not found:
             raise UserError(
                 f"model_dir has no version of a model. Received: {str(self._folder)!r}. Give a "
-                "directory that export.py wrote, such as saved_models/NAME."
+                "directory that supcon-tf export wrote, such as saved_models/NAME."
             )
         for version in reversed(found):
             loaded = self._try(version)
@@ -105,7 +105,7 @@ class Versions:
         )
 
     async def watch(self, seconds: float) -> None:
-        """Looks for other versions, for ever; the event loop goes on meanwhile.
+        """Looks for other versions, for ever; the event loop keeps running.
 
         Args:
             seconds: between two looks.
@@ -141,7 +141,7 @@ class Versions:
             if version != self.served.version or self._was_rewritten():
                 loaded = self._try(version)
             if loaded is not None or version == self.served.version:
-                return loaded  # If the served one is damaged, it goes on from memory.
+                return loaded  # If the served one is damaged, it continues from memory.
         return None
 
     def _was_rewritten(self) -> bool:
@@ -162,7 +162,7 @@ class Versions:
             try:
                 bundle = self._load(path)
                 self._check(bundle, version)
-            except Exception as error:  # A file may go while it is read; the watch must go on.
+            except Exception as error:  # A file may go while it is read; the watch must continue.
                 kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
                 seen.fault = kind + " ".join(str(error).split())
                 return None

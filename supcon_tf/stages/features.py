@@ -25,7 +25,7 @@ def extract_features(
     Args:
         encoder: a model from images [B, S, S, 3] to features [B, F].
         split: the split.
-        batch_size: images a step.
+        batch_size: images per step.
         limit: at most so many images, drawn over the whole split.
         progress: title of a progress bar, shown on a terminal; '' for none.
 
@@ -57,7 +57,7 @@ def encode_split(
         encode: from images float32 [B, S, S, 3] in [0, 1] to features [B, F].
         image_size_px: S.
         split: the split.
-        batch_size: images a step.
+        batch_size: images per step.
         limit: as in `extract_features`.
         progress: as in `extract_features`.
 

@@ -118,7 +118,8 @@ class RunDirectory(contextlib.AbstractContextManager):
 
         Raises:
             UserError: if the directory is not a run's, or holds the stage already and `resume` or
-                `overwrite` do not allow to go on, or holds no sound checkpoint to resume from.
+                `overwrite` do not allow it to continue, or holds no sound checkpoint to resume
+                from.
         """
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"run_dir is a file. Received: {self.path}. Give another directory.")
@@ -247,11 +248,13 @@ class RunDirectory(contextlib.AbstractContextManager):
         stages = self.stages()
         if "pretrain" not in stages:
             raise UserError(
-                f"run_dir has no pretrained encoder. Received: {self.path}. Run pretrain.py first."
+                f"run_dir has no pretrained encoder. Received: {self.path}. Run supcon-tf pretrain "
+                "first."
             )
         if not unfinished and not self.has_finished("pretrain"):
             raise UserError(
-                f"pretraining in {self.path} is not finished. Run pretrain.py with --resume first."
+                f"pretraining in {self.path} is not finished. Run supcon-tf pretrain with --resume "
+                "first."
             )
         return PretrainConfig.from_dict(stages["pretrain"], run_dir=str(self.path))
 
@@ -295,6 +298,7 @@ class RunDirectory(contextlib.AbstractContextManager):
         """
         file = self.path / f"{name}.keras"
         if not file.exists():
-            script = "train_classifier" if name == "classifier" else "pretrain"
-            raise UserError(f"{file} not found. Run {script}.py --run_dir={self.path} first.")
+            command = "classify" if name == "classifier" else "pretrain"
+            advice = f"Run supcon-tf {command} --run_dir={self.path} first."
+            raise UserError(f"{file} not found. {advice}")
         return load_kept(file, is_classifier=name == "classifier")

@@ -1,4 +1,4 @@
-"""Lines, files and progress that scripts/predict.py writes."""
+"""Lines, files and progress that `supcon-tf predict` writes."""
 
 import csv
 import io
@@ -10,12 +10,13 @@ import pytest
 from exporting.model_servers import dogs, model_server, serving
 
 from supcon_tf import UserError
+from supcon_tf.cli import predict
 from supcon_tf.config import PredictConfig
 
 
 @pytest.fixture(scope="module")
-def script_module(import_script):
-    return import_script("predict")
+def script_module():
+    return predict
 
 
 ODD_NAMES = ["plain.png", "tab\t.png", "two\nlines\r.png", 'a "quote", b.png', "back\\n.png"]

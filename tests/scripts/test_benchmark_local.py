@@ -22,7 +22,7 @@ BAD = {
 @pytest.fixture(scope="module")
 def benchmark(import_script):
     """The script as a module."""
-    return import_script("benchmark_local")
+    return import_script("benchmarks/local")
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ SPACE = {"learning_rate": {"range": [0.01, 1.0], "scale": "log"}}
 @pytest.fixture(scope="module")
 def benchmark(import_script):
     """The script as a module."""
-    return import_script("benchmark_search")
+    return import_script("benchmarks/search")
 
 
 @pytest.fixture

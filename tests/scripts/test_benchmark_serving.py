@@ -30,7 +30,7 @@ BAD = {
 @pytest.fixture(scope="module")
 def benchmark(import_script):
     """The script as a module."""
-    return import_script("benchmark_serving")
+    return import_script("benchmarks/serving")
 
 
 def load_row(server="SavedModel", before=800, after=810, **changes):

@@ -35,7 +35,7 @@ BAD = {
 @pytest.fixture(scope="module")
 def benchmark(import_script):
     """The script as a module."""
-    return import_script("benchmark_training")
+    return import_script("benchmarks/training")
 
 
 def test_results_of_a_tiny_step(benchmark, data_dir, digits, tmp_path, capsys):

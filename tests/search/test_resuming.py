@@ -93,7 +93,7 @@ def test_a_trial_that_its_process_does_not_survive_fails(training, tmp_path):
     place, counted = SearchDirectory(config.search_dir), tmp_path / "search/results/0.begun"
     assert not counted.exists()
     for kills in range(3):
-        with place.counting_kills("0", 0) as before:
+        with place.earlier_deaths("0", 0) as before:
             assert before == kills
             text = counted.read_text()
         counted.write_text(text)  # A killed process does not come to removing it.

@@ -39,7 +39,7 @@ BAD = {
         {"learning_rat": {"choices": [1.0]}},
         "no setting.*Received: 'learning_rat'. Did you mean 'learning_rate'",
     ),
-    "nothing like it": ({"q": {"choices": [1]}}, "Received: 'q'. See pretrain.py --help"),
+    "nothing like it": ({"q": {"choices": [1]}}, "Received: 'q'. See supcon-tf pretrain --help"),
     "fixed field": ({"seed": {"choices": [1, 2]}}, "seed cannot be searched: .*'seed'"),
     "where a run lies": ({"run_dir": {"choices": ["a"]}}, "run_dir cannot be searched"),
     "data": ({"dataset": {"choices": ["digits"]}}, "dataset cannot be searched"),

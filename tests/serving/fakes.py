@@ -41,7 +41,7 @@ class FakeBundle:
 
     def decode(self, encoded):
         if encoded.startswith(b"bad"):
-            raise UserError("the bytes are no image.")
+            raise UserError("the bytes are not an image.")
         if encoded.startswith(b"crash"):
             raise RuntimeError("decoder")
         return np.full((self.side, self.side, 3), encoded[-1] / 255, np.float32)
@@ -136,7 +136,7 @@ def check_rows(rows, expected):
 
 @dataclasses.dataclass
 class Running:
-    """A server of `scripts/serve.py`."""
+    """A server of `supcon-tf serve`."""
 
     process: subprocess.Popen
     lines: list[str]

@@ -88,7 +88,7 @@ def test_a_bad_instance_fails_its_own_request_only():
     _, good, bad = run(test)
     assert len(good) == 3
     assert isinstance(bad, RequestError)
-    assert bad.message == "instance 1: the bytes are no image."
+    assert bad.message == "instance 1: the bytes are not an image."
 
 
 @pytest.mark.parametrize("wants_neighbors", [False, True])

@@ -196,7 +196,7 @@ def test_stages_after_pretraining_need_its_encoder(tmp_path):
     with pytest.raises(UserError, match="has no pretrained encoder"):
         RunDirectory(str(tmp_path)).pretrain_config()
     run, _ = begun(tmp_path)
-    with pytest.raises(UserError, match="is not finished. Run pretrain.py with --resume"):
+    with pytest.raises(UserError, match="is not finished. Run supcon-tf pretrain with --resume"):
         run.pretrain_config()
 
 
@@ -205,7 +205,7 @@ def test_a_corrupted_model_or_config_is_named(tmp_path):
     (run.path / "encoder.keras").write_bytes(b"half a file")
     with pytest.raises(UserError, match=r"encoder.keras is corrupted"):
         run.load_model("encoder")
-    with pytest.raises(UserError, match=r"classifier.keras not found. Run train_classifier.py"):
+    with pytest.raises(UserError, match=r"classifier.keras not found. Run supcon-tf classify"):
         run.load_model("classifier")
     dense().save(run.path / "classifier.keras")
     with pytest.raises(UserError, match=r"classifier.keras holds another kind of model"):

@@ -97,7 +97,7 @@ def _factor(**entry):
             "method_args cannot be searched: search its arguments one by one",
         ),
         (_factor(changes=[{"learning_rate": {"times": 10**400}}]), 'a value or {"times": number}'),
-        ({"factors": {"all": {"changes": [{"momentum": 0.1}]}}}, "'all' stands for all factors"),
+        ({"factors": {"all": {"changes": [{"momentum": 0.1}]}}}, "'all' means all factors"),
         (_factor(recipes=3, changes=[{"momentum": 0.1}]), "must name recipes of .*Received: 3"),
         ({"factors": {"it": None}}, "it must hold changes, .*Received: null"),
         (_factor(changes=[]), r"it must have changes, objects of settings. Received: \[\]"),

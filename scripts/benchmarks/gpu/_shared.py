@@ -1,11 +1,11 @@
-"""What the checks of this folder share: their settings, and how they tell what they found."""
+"""Settings and results that the checks of this folder share."""
 
 import dataclasses
 import sys
 from pathlib import Path
 
-SCRIPTS = Path(__file__).parents[2]
-sys.path.insert(0, str(SCRIPTS))
+BENCHMARKS = Path(__file__).parents[1]
+sys.path.insert(0, str(BENCHMARKS))
 
 from supcon_tf.config.settings import Config, setting  # noqa: E402
 

@@ -1,11 +1,11 @@
-"""What a training step is timed on, the same for ours and the peer."""
+"""The networks and settings of the timed steps, the same for ours and the peer."""
 
 import dataclasses
 import json
 
-from _shared import SCRIPTS
+from _shared import BENCHMARKS
 
-WORKER = SCRIPTS / "_training_worker.py"
+WORKER = BENCHMARKS / "_training_worker.py"
 NETWORKS = {
     "ResNet-18, 32 px": {
         "encoder": "resnet18",

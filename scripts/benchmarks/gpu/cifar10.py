@@ -10,16 +10,16 @@ import sys
 import time
 from pathlib import Path
 
-from _shared import SCRIPTS, GpuConfig, Results
+from _shared import GpuConfig, Results
 
 from supcon_tf.cli import flags
 
 _RECIPES = {"SupCon": "cifar10_resnet18", "cross entropy": "cifar10_resnet18_cross_entropy"}
 
 
-def _script(name, *arguments):
-    command = [sys.executable, str(SCRIPTS / f"{name}.py"), *arguments]
-    subprocess.run(command, check=True, stdout=sys.stderr)
+def _run(command, *arguments):
+    program = [sys.executable, "-m", "supcon_tf.cli", command]
+    subprocess.run([*program, *arguments], check=True, stdout=sys.stderr)
 
 
 def main(config):
@@ -30,14 +30,13 @@ def main(config):
     epochs = [int(text) for text in config.training_epochs.split(",")]
     for (title, recipe), count in zip(_RECIPES.items(), epochs, strict=True):
         run_dir = Path(config.output_dir, "cifar10", recipe).resolve()
-        flagfile = SCRIPTS / "recipes" / f"{recipe}.flags"
         started = time.monotonic()
         try:
-            given = [f"--flagfile={flagfile}", f"--epochs={count}", f"--data_dir={config.data_dir}"]
-            _script("pretrain", *given, f"--run_dir={run_dir}")
+            given = [f"--recipe={recipe}", f"--epochs={count}", f"--data_dir={config.data_dir}"]
+            _run("pretrain", *given, f"--run_dir={run_dir}")
             if title == "SupCon":
-                _script("train_classifier", f"--run_dir={run_dir}")
-            _script("evaluate", f"--run_dir={run_dir}")
+                _run("classify", f"--run_dir={run_dir}")
+            _run("evaluate", f"--run_dir={run_dir}")
             metrics = json.loads((run_dir / "metrics.json").read_text())
             history = json.loads((run_dir / "history.json").read_text())["pretrain"]
             settings = json.loads((run_dir / "config.json").read_text())

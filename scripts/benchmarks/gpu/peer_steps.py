@@ -12,7 +12,7 @@ from supcon_tf.cli import flags
 def main(config):
     """Runs the check."""
     results = Results(config, "peer_steps")
-    header = ["network", "arithmetic", "step", "views a second", "a step", "memory", "first step"]
+    header = ["network", "arithmetic", "step", "views per second", "a step", "memory", "first step"]
     results.table("SupContrast's step, channels last", header)
     python, timed = config.python_of_peer(), []
     for compiled in (False, True):

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from _shared import SCRIPTS, GpuConfig, Results
+from _shared import GpuConfig, Results
 
 from supcon_tf.cli import flags
 
@@ -21,7 +21,7 @@ _IMAGES = 64
 
 
 def _script(name, *arguments, **environment):
-    command = [sys.executable, str(SCRIPTS / f"{name}.py"), *arguments]
+    command = [sys.executable, "-m", "supcon_tf.cli", name, *arguments]
     return subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -80,7 +80,7 @@ def _resumption(config, results, deterministic):
 
 def _export(config, results, run_dir):
     folder = Path(config.output_dir, "production").resolve()
-    _finish(_script("train_classifier", f"--run_dir={run_dir}"))
+    _finish(_script("classify", f"--run_dir={run_dir}"))
     _finish(_script("evaluate", f"--run_dir={run_dir}"))
     bundles = folder / "saved_models"
     _finish(

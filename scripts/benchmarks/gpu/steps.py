@@ -57,10 +57,10 @@ def main(config):
     subprocess.run([sys.executable, __file__, "write", str(photos)], check=True)
     rates = Path(config.output_dir, "rates.json")
     rates = json.loads(rates.read_text()) if rates.exists() else {}
-    header = ["network", "arithmetic", "--compile", "views a second", "a step", "memory"]
+    header = ["network", "arithmetic", "--compile", "views per second", "a step", "memory"]
     header += ["share of the product's rate", "first step"]
     header += ["input pipeline", "both", "both, on the GPU ahead"]
-    results.table("Our step; views a second of the pipeline and both together", header)
+    results.table("Our step; views per second of the pipeline and both together", header)
     timed = []
     for compiled in ("on", "off"):
         for network in NETWORKS:

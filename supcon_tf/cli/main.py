@@ -1,0 +1,53 @@
+"""The program `supcon-tf`: one command per stage."""
+
+import importlib
+import importlib.metadata
+import sys
+
+from supcon_tf.cli.help import print_and_exit
+from supcon_tf.core.errors import suggestion
+
+COMMANDS = {
+    "demo": "the main job on embedded digits: SupCon against cross entropy, then export",
+    "pretrain": "trains an encoder, contrastively or with cross entropy",
+    "classify": "trains a linear classifier on the frozen encoder of a run",
+    "evaluate": "scores a run on its held-out images",
+    "export": "writes a run's classifier as SavedModel and TFLite, compared with Keras",
+    "predict": "classifies images with an export or a server",
+    "serve": "serves an export over HTTP and gRPC, with a page to try it on",
+    "add-class": "adds classes to an export from a few images each, without training",
+    "tune": "searches for the settings of a recipe that score best on validation images",
+    "write-digits": "writes the embedded digits as a folder of PNG files",
+}
+_WIDTH = 2 + max(map(len, COMMANDS))
+
+
+def _usage():
+    lines = [f"  {name:<{_WIDTH}}{text}" for name, text in COMMANDS.items()]
+    return "\n".join(
+        [
+            "Supervised contrastive learning on Keras and TensorFlow.",
+            "",
+            "usage: supcon-tf COMMAND [--flag=value ...]",
+            "",
+            *lines,
+            "",
+            "supcon-tf COMMAND --help lists the flags of a command; supcon-tf --version.",
+        ]
+    )
+
+
+def main() -> None:
+    """Runs the command that the first argument names."""
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name in ("--help", "-help", "-h", "help"):
+        print_and_exit(_usage())
+    elif name == "--version":
+        print(f"supcon_tf {importlib.metadata.version('supcon_tf')}")
+    elif name in COMMANDS:
+        sys.argv = [f"supcon-tf {name}", *sys.argv[2:]]
+        importlib.import_module(f"supcon_tf.cli.{name.replace('-', '_')}").program()
+    else:
+        message = f"the command must be one of {', '.join(COMMANDS)}. Received: {name!r}."
+        print(f"supcon-tf: {message}{suggestion(name, COMMANDS)}", file=sys.stderr)
+        sys.exit(2)

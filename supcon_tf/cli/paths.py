@@ -1,0 +1,36 @@
+"""Paths that a command needs, looked at before TensorFlow is loaded, which takes seconds."""
+
+from pathlib import Path
+
+from supcon_tf.config import ClassifierConfig, EvaluateConfig, ExportConfig
+from supcon_tf.config.settings import Config
+from supcon_tf.core.errors import UserError
+
+_FOLDER = "folder:"
+
+
+def check_paths(config: Config) -> None:
+    """Refuses a path that leads nowhere; the stage itself looks at it more closely.
+
+    Raises:
+        UserError: with the message of the stage.
+    """
+    if isinstance(config, (ClassifierConfig, EvaluateConfig, ExportConfig)):
+        _check(config.run_dir, "run_dir has no pretrained encoder", "Run supcon-tf pretrain first")
+    dataset = getattr(config, "dataset", "")
+    if dataset.startswith(_FOLDER):
+        _check(dataset.removeprefix(_FOLDER), "folder data set not found", "Check the path")
+    encoder = getattr(config, "encoder", "")
+    if encoder.endswith(".keras"):
+        _check(encoder, "encoder not found", "Check the path")
+    _check(getattr(config, "encoder_weights", ""), "encoder_weights not found", "Check the path")
+    for name in ("model", "model_dir"):
+        value = getattr(config, name, "")
+        if ":" not in value:  # Else it may be a server's address.
+            advice = "Give a directory that supcon-tf export wrote, such as saved_models/NAME"
+            _check(value, "model not found", advice)
+
+
+def _check(path, fault, advice):
+    if path and not Path(path).exists():
+        raise UserError(f"{fault}. Received: {path!r}. {advice}.")

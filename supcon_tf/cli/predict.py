@@ -1,0 +1,127 @@
+r"""Writes the classes of images and their probabilities; from a bundle, a TFLite file or a server.
+
+supcon-tf predict --model=saved_models/digits image.png more_images/ "photos/**/*.jpg"
+supcon-tf predict --model=http://127.0.0.1:8080 --format=csv --output=classes.csv photos/
+
+Images are files, folders (at any depth) and quoted patterns; a file that is not an image ends the
+run.
+tsv: path, class, probability, class, ... of the top_k. csv: the same under a header. jsonl: image,
+classes and probabilities as JSON, one line an image. In tsv a tab, a line's end or a backslash
+within a cell is written as \t, \n or \\; a byte that is not UTF-8 is always written as \xff.
+"""
+
+import contextlib
+import csv
+import io
+import json
+import re
+import sys
+from pathlib import Path
+
+from supcon_tf.cli import flags
+from supcon_tf.config import PredictConfig
+from supcon_tf.core.errors import UserError
+
+_CONTROL = re.compile("[\\\\\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_NOT_UTF8 = re.compile("[\ud800-\udfff]")
+_SHORT = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"}
+
+
+def _code(found):
+    code = ord(found[0])
+    if 0xDC80 <= code <= 0xDCFF:  # So Python keeps a byte of a file's name that is not UTF-8.
+        code -= 0xDC00
+    return _SHORT.get(found[0]) or (f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}")
+
+
+def _utf8(text):
+    return _NOT_UTF8.sub(_code, text)
+
+
+def _cells(result, digits):
+    pairs = zip(result["classes"], result["probabilities"], strict=True)
+    return [result["image"], *(cell for name, p in pairs for cell in (name, f"{p:.{digits}f}"))]
+
+
+def tsv_line(result):
+    """Cells with tabs between, and no other control character."""
+    return "\t".join(_utf8(_CONTROL.sub(_code, cell)) for cell in _cells(result, 4))
+
+
+def csv_line(cells):
+    """Cells as RFC 4180 wants them, without the line's end."""
+    line = io.StringIO()
+    csv.writer(line).writerow([_utf8(cell) for cell in cells])
+    return line.getvalue().removesuffix("\r\n")
+
+
+def csv_header(result):
+    """The names of the columns."""
+    ranks = range(1, len(result["classes"]) + 1)
+    return ["image", *(f"{what}_{rank}" for rank in ranks for what in ("class", "probability"))]
+
+
+def json_line(result):
+    """ASCII, so that it is the same in every encoding."""
+    probabilities = [round(share, 6) for share in result["probabilities"]]
+    names = [_utf8(name) for name in result["classes"]]
+    image = _utf8(result["image"])
+    return json.dumps({"image": image, "classes": names, "probabilities": probabilities})
+
+
+def lines(results, kind):
+    """The lines to write, without their ends.
+
+    Args:
+        results: as `supcon_tf.predict` gives them.
+        kind: tsv, csv or jsonl.
+    """
+    for number, result in enumerate(results):
+        if kind == "csv" and number == 0:
+            yield csv_line(csv_header(result))
+        if kind == "csv":
+            yield csv_line(_cells(result, 6))
+        else:
+            yield tsv_line(result) if kind == "tsv" else json_line(result)
+
+
+@contextlib.contextmanager
+def destination(output):
+    """Yields a stream: standard output for '', otherwise a file that appears when all is written.
+
+    Raises:
+        UserError: if `output` is there and no plain file, or named like an image.
+    """
+    from supcon_tf.core.files import writing
+    from supcon_tf.data.images import EXTENSIONS
+
+    if not output:
+        yield sys.stdout
+        return
+    path = Path(output)
+    if path.suffix.lower() in EXTENSIONS or (path.exists() and not path.is_file()):
+        raise UserError(f"output must be a file to write a table to. Received: {output!r}.")
+    with writing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as stream:
+        yield stream
+
+
+def main(config, images):
+    """Predicts and writes one line per image."""
+    if not images:
+        raise UserError("no image given. Give image files or folders after the flags.")
+    from tqdm import tqdm
+
+    from supcon_tf.exporting.prediction import find_images, predict
+
+    paths = find_images(images)
+    with destination(config.output) as stream:
+        results = predict(config, paths)
+        shown = tqdm(results, total=len(paths), unit="image", disable=None)  # On a terminal.
+        for line in lines(shown, config.format):
+            tqdm.write(line, file=stream)
+            stream.flush()
+
+
+def program():
+    """Runs the command."""
+    flags.run(main, PredictConfig, __doc__, positional=True)
