@@ -10,6 +10,8 @@ from conftest import ROOT
 
 import supcon_tf
 from supcon_tf import AUGMENTATIONS, UserError, config
+from supcon_tf.cli import main
+from supcon_tf.cli.recipes import names
 from supcon_tf.config.flag_files import parse_arguments
 from supcon_tf.config.search import PLACEMENT, TuneConfig
 from supcon_tf.config.settings import checked
@@ -57,8 +59,8 @@ def check_value(field, text):
         parse_arguments(text)
     elif kind is not bool:
         checked(field, kind(text))
-    names = {"method": METHODS, "augmentation": AUGMENTATIONS}.get(field.name)
-    assert names is None or text in names, f"there is no {field.name} {text}"
+    known = {"method": METHODS, "augmentation": AUGMENTATIONS}.get(field.name)
+    assert known is None or text in known, f"there is no {field.name} {text}"
 
 
 def invocations(text):
@@ -125,14 +127,17 @@ def test_a_wrong_command_or_flag_is_found():
 
 
 def test_recipes_and_programs_that_pages_name_exist():
-    recipes = {path.stem for path in ROOT.glob("*/recipes/*.flags")}
-    programs = {path.stem.removeprefix("benchmark_") for path in (ROOT / "scripts").rglob("*.py")}
+    recipes = {*names(), "NAME"}
     for page in PAGES:
         text = page.read_text()
         for name in re.findall(r"--recipe=(\w+)", text):
-            assert name in recipes | {"NAME"}, f"{page}: --recipe={name}"
-        for name in re.findall(r"scripts/[\w/]*?(\w+)\.py", text):
-            assert name in programs, f"{page}: {name}.py"
+            assert name in recipes, f"{page}: --recipe={name}"
+        for path in re.findall(r"\b(?:scripts|supcon_tf|tests)/[\w/]+(?:\.\w+)+", text):
+            assert (ROOT / path).is_file(), f"{page}: {path}"
+
+
+def test_the_commands_are_those_of_the_program():
+    assert {*COMMANDS} == {*main.COMMANDS}
 
 
 def anchors(path):
