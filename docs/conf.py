@@ -23,6 +23,7 @@ html_theme = "furo"
 highlight_language = "none"  # An indented block may be a command, a formula or a tree of files.
 myst_heading_anchors = 3
 
+smartquotes = False  # An empty value is written as two quotes.
 default_role = "code"  # Docstrings have single backticks, as in Markdown.
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # The sections of the docstring say it, with shapes.

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import inspect
 
 from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
@@ -84,6 +85,7 @@ class SettingsTable(SphinxDirective):
         """Returns the tables, one per group."""
         module, _, name = self.arguments[0].rpartition(".")
         config_class = getattr(importlib.import_module(module), name)
+        self.env.note_dependency(inspect.getfile(config_class))
         return [_table(title, fields) for title, fields in _groups(config_class)]
 
 
