@@ -7,7 +7,7 @@ PYTEST := $(VENV)/bin/python -m pytest --numprocesses=2 --dist=loadfile
 # The room that `make check` looks at.
 ROOM ?= losses
 
-.PHONY: demo test test-all check lint format lock clean
+.PHONY: demo test test-all check lint format docs lock clean
 
 demo: $(INSTALLED)
 	$(VENV)/bin/python scripts/demo.py
@@ -31,14 +31,17 @@ format: $(INSTALLED)
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
+docs: $(INSTALLED)
+	$(VENV)/bin/sphinx-build -W --keep-going -b html docs docs/_build/html
+
 $(INSTALLED): setup.cfg pyproject.toml requirements.lock .ci/setup
 	@bash .ci/setup "$(PYTHON)" "$(VENV)"
 	@touch $@
 
 # Pins for every supported Python; needs uv (pip install uv).
 lock:
-	uv pip compile setup.cfg --extra dev --extra serve --universal --python-version 3.11 \
+	uv pip compile setup.cfg --extra dev --extra docs --extra serve --universal --python-version 3.11 \
 	    --no-header --no-annotate --upgrade -o requirements.lock
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) build docs/_build *.egg-info .pytest_cache .ruff_cache

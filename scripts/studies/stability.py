@@ -5,7 +5,7 @@ r"""Compares how much the scores of recipes depend on their settings.
 
 Each change of the study alone is made to each recipe, and trained with every seed. Started again
 with --resume, it continues; a second process with --resume beside the first shares the work. It
-writes stability.json and stability.png; the study file: README.md, How much settings matter.
+writes stability.json and stability.png; the study file: docs/results/stability.md.
 """
 
 import dataclasses

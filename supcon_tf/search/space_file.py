@@ -1,4 +1,4 @@
-"""Reads a search space: a small JSON file (README.md, Search), each entry a hyperparameter.
+"""Reads a search space: a small JSON file (docs/guides/search.md), each entry a hyperparameter.
 
 The names are fields of `PretrainConfig`, or `method_args.NAME`. Which values a setting takes is
 asked of the configuration, value by value; combinations of them are tried as they come.

@@ -144,7 +144,8 @@ def steps_per_epoch_of(config: PretrainConfig, dataset: ImageDataset) -> int:
 def is_compiled(config: PretrainConfig, replicas: int) -> bool:
     """Whether XLA compiles the step: on one replica, and not on a CPU unless it is asked for.
 
-    On a CPU, TensorFlow's own kernels are about 1.7 times as fast as XLA's; see the README.
+    On a CPU, TensorFlow's own kernels are about 1.7 times as fast as XLA's; see
+    docs/results/training.md.
     """
     accelerator = any(tf.config.list_logical_devices(kind) for kind in ("GPU", "TPU"))
     wanted = config.compile == "on" or (config.compile == "auto" and accelerator)

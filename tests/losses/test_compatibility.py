@@ -1,4 +1,4 @@
-"""The numbers of other implementations, with the arguments of the README's table.
+"""The numbers of other implementations, with the arguments of docs/reference/compatibility.md.
 
 Recorded from SupContrast (commit 66a8fe5) and pytorch-metric-learning 2.9.0 on PyTorch 2.13, and
 from transcriptions of solo-learn's loss and of the authors' TensorFlow code, on these inputs.

@@ -1,4 +1,4 @@
-"""Every row of the README's table from the other implementation's equations, in float64."""
+"""Every row of docs/reference/compatibility.md from the other's equations, in float64."""
 
 import numpy as np
 import pytest

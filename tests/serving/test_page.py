@@ -1,6 +1,6 @@
 """The page in headless Chromium: what it shows is what the server says, and it asks nobody else.
 
-`SUPCON_TF_SCREENSHOT=scripts/recipes/serving_page.png` keeps the picture that the README shows.
+`SUPCON_TF_SCREENSHOT=docs/pictures/serving_page.png` keeps the picture of docs/guides/serving.md.
 """
 
 import base64
