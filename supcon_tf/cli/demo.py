@@ -60,7 +60,9 @@ def main(config):
     print(f"\n{comparison_table(runs)}\n\n{export_table(exported)}\n")
     print(f"scores: {output}/metrics.json    bundle: {exported['path']}")
     for run in runs.values():
-        print(f"pictures: {run.pictures}")
+        print(f"look at: {run.pictures}/*.png")
+    print(f"next: supcon-tf serve --model_dir={Path(exported['path']).parent}, and draw a digit")
+    print("or, on images of your own: supcon-tf pretrain --recipe=folder --dataset=folder:PHOTOS")
 
 
 def program():
