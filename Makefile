@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 INSTALLED := $(VENV)/.installed
 
-PYTEST := $(VENV)/bin/python -m pytest --numprocesses=2 --dist=loadfile
+# tests/conftest.py orders the files; pytest-xdist's own order would leave the slowest to the end.
+PYTEST := $(VENV)/bin/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 # The room that `make check` looks at.
 ROOM ?= losses
 

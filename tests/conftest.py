@@ -1,6 +1,7 @@
 """Two logical CPU devices for every test, and one small run that many tests look at."""
 
 import builtins
+import collections
 import errno
 import fcntl
 import importlib.util
@@ -31,6 +32,13 @@ def pytest_configure(config):
     cpu = tf.config.list_physical_devices("CPU")[0]
     two = [tf.config.LogicalDeviceConfiguration()] * 2
     tf.config.set_logical_device_configuration(cpu, two)
+
+
+def pytest_collection_modifyitems(items):
+    """Files with slow tests first, then those of many: what two processes end with is short."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    tests = collections.Counter(item.path for item in items)
+    items.sort(key=lambda item: (item.path not in slow, -tests[item.path]))
 
 
 @pytest.fixture(scope="session")

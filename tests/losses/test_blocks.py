@@ -30,6 +30,24 @@ MODES = [
 ]
 
 
+def pairwise(cases):
+    """Those cases, few of them, where every two values meet that do so in any of the cases."""
+
+    def pairs(case):
+        return set(itertools.combinations(case.items(), 2)) or set(case.items())
+
+    chosen, left = [], set().union(*map(pairs, cases))
+    while left:
+        chosen.append(max(cases, key=lambda case: len(pairs(case) & left)))
+        left -= pairs(chosen[-1])
+    return chosen
+
+
+# Tracing and compiling take a second and 25 MB each, and no code asks whether it is traced: what is
+# evaluated eagerly with all settings goes as a graph and under XLA with these.
+TRACED_MODES = pairwise(MODES)
+
+
 def name_of(mode):
     return "-".join(str(value) for value in mode.values())
 
@@ -67,8 +85,9 @@ def test_modes_equal_the_loops(mode):
 def test_blocks_equal_the_whole(mode):
     whole = evaluate(LABELS, EMBEDDINGS, **mode)
     assert np.abs(whole[1]).max() > 0.1
-    for how, size in (("eager", 5), ("graph", 3), ("xla", 4)):
-        assert_same(evaluate(LABELS, EMBEDDINGS, how, block_size=size, **mode), whole)
+    for how, size in (("eager", 5), ("eager", 3), ("graph", 3), ("xla", 4)):
+        if how == "eager" or mode in TRACED_MODES:
+            assert_same(evaluate(LABELS, EMBEDDINGS, how, block_size=size, **mode), whole)
 
 
 @pytest.mark.parametrize("location", ["out", "in"])
@@ -114,8 +133,10 @@ def small_squares(monkeypatch):
 
 
 @pytest.mark.parametrize("location", ["out", "in"])
-@pytest.mark.parametrize("how", ["eager", "graph", "xla"])
-@pytest.mark.parametrize("temperature", [0.025, 0.1, 5.0])
+@pytest.mark.parametrize(
+    ("how", "temperature"),
+    [("eager", 0.025), ("eager", 0.1), ("eager", 5.0), ("graph", 0.025), ("xla", 0.025)],
+)
 def test_symmetric_path_equals_the_whole(location, how, temperature, small_squares, monkeypatch):
     options = {"summation_location": location, "temperature": temperature}
     found = evaluate(LABELS, EMBEDDINGS, how, **options)
@@ -137,7 +158,7 @@ def test_default_path_of_many_rows_equals_blocks(location):
     labels = np.arange(550) % 37
     options = {"summation_location": location}
     found = evaluate(labels, embeddings, "xla", **options)
-    assert_same(found, evaluate(labels, embeddings, "xla", block_size=256, **options))
+    assert_same(found, evaluate(labels, embeddings, block_size=256, **options))
 
 
 def test_temperature_too_low_for_one_shift_takes_the_other_path(small_squares):
@@ -166,6 +187,8 @@ OTHERS = [
     (max_margin_loss, {"average": "all"}),
     (max_margin_loss, {"average": "balanced", "margin": 0.7}),
 ]
+TRACED_OTHERS = [(triplet_loss, options) for options in pairwise(TRIPLETS)]
+TRACED_OTHERS += [(function, options) for function, options in OTHERS if function != triplet_loss]
 
 
 @pytest.mark.parametrize(("function", "options"), OTHERS)
@@ -224,12 +247,13 @@ def test_embeddings_of_one_dimension(function, options):
 def test_other_losses_in_blocks_equal_the_whole(function, options):
     whole = evaluate(LABELS, EMBEDDINGS, function=function, **options)
     assert np.abs(whole[1]).max() > 1e-3
-    for how, size in (("eager", 5), ("graph", 3), ("xla", 4)):
-        found = evaluate(LABELS, EMBEDDINGS, how, function, block_size=size, **options)
-        assert_same(found, whole)
+    for how, size in (("eager", 5), ("eager", 3), ("graph", 3), ("xla", 4)):
+        if how == "eager" or (function, options) in TRACED_OTHERS:
+            found = evaluate(LABELS, EMBEDDINGS, how, function, block_size=size, **options)
+            assert_same(found, whole)
 
 
-@pytest.mark.parametrize(("function", "options"), [(supcon_loss, {}), *OTHERS])
+@pytest.mark.parametrize(("function", "options"), [(supcon_loss, {}), *TRACED_OTHERS])
 def test_a_batch_of_unknown_size(function, options):
     expected = function(LABELS, EMBEDDINGS, **options)
     signature = [tf.TensorSpec([None], tf.int64), tf.TensorSpec([None, 2, 5], tf.float32)]

@@ -65,7 +65,7 @@ def test_everything_that_changes_is_resumed(small_config, tmp_path, monkeypatch)
     settings = {
         **{name: value for name, value in small_config.items() if name != "width_multiplier"},
         "encoder": str(tmp_path / "begin.keras"),
-        "epochs": 3,
+        "epochs": 2,
         "queue_size": 512,
         "ema_momentum": 0.99,
         "precision": "mixed_float16",
