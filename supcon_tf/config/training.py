@@ -189,6 +189,7 @@ class PretrainConfig(RunConfig):
         choices=("auto", "one_device", "mirrored", "multi_worker", "tpu"),
     )
     dry_run: bool = setting(False, "Print the plan, check everything, and stop.", identity=False)
+    verbose: bool = setting(False, "Show every metric while it trains.", identity=False)
 
     def __post_init__(self):
         super().__post_init__()

@@ -31,7 +31,7 @@ from supcon_tf.engine.workers import (
 
 @dataclasses.dataclass(frozen=True)
 class Watching:
-    """Calls at the end of every epoch.
+    """Calls at the end of every epoch, and what is shown.
 
     Attributes:
         measure: from the epoch (from 0 on) to further metrics of it.
@@ -39,11 +39,15 @@ class Watching:
         stop_when: from the curves so far to whether to stop at this epoch's end, where everything
             is saved and a later call continues; None never stops. Of several workers, the chief's
             answer counts.
+        images_per_step: images per step, for their rate in the progress; 0 shows none.
+        verbose: whether the progress shows every metric.
     """
 
     measure: Callable[[int], Mapping[str, float | None]] = lambda epoch: {}
     warn: Callable[[History], str | None] = lambda history: None
     stop_when: Callable[[History], bool] | None = None
+    images_per_step: int = 0
+    verbose: bool = False
 
 
 def fit(
@@ -163,7 +167,15 @@ class _Training:
         state = self.state
         self.logs = Logs(self.folder / "logs" / self.stage, state.history) if self.chief else None
         output = None if self.chief else io.StringIO()  # One of the workers speaks.
-        self.progress = Progress(self.stage, self.epochs, self.steps_per_epoch, state.step, output)
+        self.progress = Progress(
+            self.stage,
+            self.epochs,
+            self.steps_per_epoch,
+            state.step,
+            output,
+            self.watching.images_per_step,
+            self.watching.verbose,
+        )
         stream = distribute_stream(
             self.model.distribute_strategy,
             lambda index, count: make_stream(state.step, index, count),

@@ -11,8 +11,8 @@ _BAR_SECONDS, _LINE_SECONDS = 0.5, 30.0
 
 # Lines of epochs that end sooner after the last one are left out, but for the last.
 _LEAST_SECONDS = 1.0
-# The values beside the bar; the lines show all of them.
-_BESIDE_BAR = ("loss", "accuracy", "knn_top1")
+# The values that people watch; TensorBoard has all of them.
+_WATCHED = ("loss", "accuracy", "knn_top1", "pseudo_label_top1")
 
 
 class Progress:
@@ -24,10 +24,22 @@ class Progress:
         steps_per_epoch: batches per epoch.
         done: steps already done.
         stream: where it is written; standard error by default.
+        images_per_step: images per step, for their rate; 0 shows none.
+        verbose: whether the lines show every metric.
     """
 
-    def __init__(self, title, epochs, steps_per_epoch, done=0, stream=None):
+    def __init__(
+        self,
+        title,
+        epochs,
+        steps_per_epoch,
+        done=0,
+        stream=None,
+        images_per_step=0,
+        verbose=False,
+    ):
         self.title, self.epochs, self.steps, self.step = title, epochs, steps_per_epoch, done
+        self.images_per_step, self.verbose = images_per_step, verbose
         self.stream = stream or sys.stderr
         self.started = self.shown = time.monotonic()
         self.timed_from = self.told = None
@@ -71,16 +83,19 @@ class Progress:
 
     def _beside_bar(self, values):
         self.shown = time.monotonic()
-        kept = {name: value for name, value in values.items() if name in _BESIDE_BAR}
-        self.bar.set_postfix_str(_text(kept))
+        self.bar.set_postfix_str(_text(_watched(values)))
 
     def _line(self, values, epoch):
         self.shown = time.monotonic()
         timed = max(1, self.step - (self.timed_from or self.step))
-        left = (self.shown - self.started) / timed * (self.epochs * self.steps - self.step)
+        seconds = (self.shown - self.started) / timed
+        left = f"{seconds * (self.epochs * self.steps - self.step):.0f} s left"
+        if self.images_per_step and seconds:
+            left = f"{self.images_per_step / seconds:.0f} images/s, {left}"
         step = f"step {self.step - (epoch - 1) * self.steps}/{self.steps}"
         place = f"{self.title} epoch {epoch}/{self.epochs} {step}"
-        tqdm.write(f"{place} {_text(values)} ({left:.0f} s left)", file=self.stream)
+        shown = _text(values if self.verbose else _watched(values))
+        tqdm.write(f"{place} {shown} ({left})", file=self.stream)
         self.stream.flush()
 
     def close(self):
@@ -88,6 +103,10 @@ class Progress:
         if self.bar is not None:
             self.bar.close()
             self.bar = None
+
+
+def _watched(values):
+    return {name: value for name, value in values.items() if name in _WATCHED}
 
 
 def _text(values):

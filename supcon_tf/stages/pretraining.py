@@ -26,7 +26,7 @@ from supcon_tf.stages.scores import knn_predict
 
 _MAPPED_IMAGES = 1000
 # Settings that may differ between the workers of one training.
-_OF_A_WORKER = ("run_dir", "data_dir", "resume", "overwrite", "dry_run")
+_OF_A_WORKER = ("run_dir", "data_dir", "resume", "overwrite", "dry_run", "verbose")
 # The online k-NN: images that vote, images that are scored, and voters.
 _GALLERY, _QUERIES, _NEIGHBORS = 5000, 2000, 10
 # Decoded once and kept in memory where each of the two takes at most so many bytes as float32.
@@ -140,7 +140,13 @@ def _train(config, dataset, model, run, steps, stop_when):
                 keep=config.keep_checkpoints,
                 best_metric=config.best_metric,
             ),
-            watching=Watching(measure, _CollapseWatch(config, model), stop_when),
+            watching=Watching(
+                measure,
+                _CollapseWatch(config, model),
+                stop_when,
+                images_per_step=config.batch_size,
+                verbose=config.verbose,
+            ),
         )
 
 

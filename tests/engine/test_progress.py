@@ -54,6 +54,23 @@ def test_a_bar_on_a_terminal_and_the_lines_above_it(monkeypatch):
     assert "pretrain warning: a matter" in written
 
 
+def test_lines_hold_what_people_watch_in_100_columns_and_with_verbose_everything():
+    values = {"loss": 6.8991, "alignment": 0.13381, "knn_top1": 0.90123, "learning_rate": 0.132}
+    shown = []
+    for verbose in (False, True):
+        stream = io.StringIO()
+        options = {"images_per_step": 512, "verbose": verbose}
+        progress = Progress("pretrain", 1000, 1, done=998, stream=stream, **options)
+        for _ in range(2):
+            progress.after_step(dict)
+        progress.after_epoch(values)
+        shown.append(stream.getvalue().strip())
+    assert shown[0].startswith("pretrain epoch 1000/1000 step 1/1 loss 6.899 knn_top1 0.9012 (")
+    assert "images/s, 0 s left)" in shown[0]
+    assert len(shown[0]) <= 100
+    assert "alignment 0.1338 knn_top1 0.9012 learning_rate 0.132" in shown[1]
+
+
 def test_metrics_are_not_read_before_they_are_shown():
     def values():
         raise AssertionError("read")
