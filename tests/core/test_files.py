@@ -82,7 +82,9 @@ def test_a_full_disk_is_named_with_the_file_and_the_room(tmp_path, number):
             temporary.write_bytes(bytes(3 * 2**20))
             raise OSError(number, os.strerror(number))  # Without a name, as write() gives it.
 
-    message = "(full|reached): .*/new/a.csv takes more than the 3.0 MiB that were written; .* are free"
+    message = (
+        r"(full|reached): .*/new/a.csv takes more than the 3.0 MiB that were written; .* are free"
+    )
     with pytest.raises(StorageError, match=message):
         write()
     assert list(tmp_path.iterdir()) == []

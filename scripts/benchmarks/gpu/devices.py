@@ -51,7 +51,7 @@ def _agreement(results):
             (rng.normal(size=(8, 32, 32, 64)), rng.normal(size=(3, 3, 64, 64))),
         ),
     }
-    arithmetics = {
+    modes = {
         "float32, TF32 off": ("float32", False),
         "float32, TF32": ("float32", True),
         "bfloat16": ("bfloat16", True),
@@ -62,7 +62,7 @@ def _agreement(results):
         sides = [tf.constant(side) for side in sides]
         with tf.device("/CPU:0"):
             exact = operation(*sides).numpy()
-        for title, (dtype, tf32) in arithmetics.items():
+        for title, (dtype, tf32) in modes.items():
             tf.config.experimental.enable_tensor_float_32_execution(tf32)
             given = [tf.cast(side, dtype) for side in sides]
             for compiled in (False, True):

@@ -70,7 +70,7 @@ def _accuracy(results):
     tested = products._rounds_to_tf32
     header = ["loss", "rows", "embeddings", "products", "compiled", "value", "gradient"]
     results.table("Losses: relative difference from the CPU in float32", header)
-    arithmetics = {
+    modes = {
         "TF32 off": (False, tested),
         "as they are": (True, tested),
         "plain TF32": (True, lambda: False),
@@ -82,9 +82,9 @@ def _accuracy(results):
         with tf.device("/CPU:0"):
             products._rounds_to_tf32 = lambda: False
             value, gradient = (part.numpy() for part in _step(loss, False)(labels, embeddings))
-        cases = [("float32", *case) for case in arithmetics.items()]
+        cases = [("float32", *case) for case in modes.items()]
         if rows == 512:
-            cases.append(("float16", "as they are", arithmetics["as they are"]))
+            cases.append(("float16", "as they are", modes["as they are"]))
         for dtype, title, (tf32, rounds) in cases:
             products._rounds_to_tf32 = rounds
             tf.config.experimental.enable_tensor_float_32_execution(tf32)
