@@ -17,6 +17,8 @@ from supcon_tf.core.interrupts import check_interrupts
 
 TEMPORARY_PREFIX = ".writing-"
 LOCK = ".lock"
+# A full disk, a full quota, and more than the largest file that the process may write.
+NO_ROOM = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
 # Open files and how often they were locked, by folder: one lock per process.
 _locks: dict[Path, tuple[int, int]] = {}
 
@@ -29,7 +31,7 @@ def writing(path: Path):
     is on the disk before the name is.
 
     Raises:
-        StorageError: if the disk is full.
+        StorageError: if the disk or a quota is full, or the file larger than may be.
     """
     new = [folder for folder in path.parents if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -55,12 +57,16 @@ def writing(path: Path):
             ) from error
         _flush(path.parent)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in NO_ROOM:
             raise
+        fault = {
+            errno.EDQUOT: "the disk quota is full",
+            errno.EFBIG: "the limit of a file's size (ulimit -f) is reached",
+        }.get(error.errno, "the disk is full")
         raise StorageError(
-            f"the disk is full: {path} takes more than the {format_bytes(_size(temporary))} that "
+            f"{fault}: {path} takes more than the {format_bytes(_size(temporary))} that "
             f"were written; {format_bytes(shutil.disk_usage(path.parent).free)} are free. Free "
-            "some space, then run this again."
+            "some space or raise the limit, then run this again."
         ) from error
     finally:
         remove(temporary)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 import shutil
 import sys
 import tempfile
@@ -12,7 +13,7 @@ import keras
 import numpy as np
 
 from supcon_tf.core.errors import StorageError, UserError
-from supcon_tf.core.files import format_bytes, parse_json, sha256, write_json, writing
+from supcon_tf.core.files import NO_ROOM, format_bytes, parse_json, sha256, write_json, writing
 
 _WEIGHTS, _REST = "model.weights.h5", "rest.npz"
 
@@ -64,13 +65,14 @@ def save(
             _write(Path(scratch), model)
         return
     target = folder / f"{state.step:09d}"
-    _check_space(folder, model)
+    needed = _check_space(folder, model)
     for path in _newest_first(folder):
         if int(path.name) >= state.step:
             shutil.rmtree(path)  # Corrupted ones, which the run has passed over.
     with writing(target) as temporary:
         temporary.mkdir(parents=True)
         try:
+            _reserve(temporary / _WEIGHTS, needed)  # A quota, too, would crash HDF5.
             _write(temporary, model)
         except (OSError, RuntimeError) as error:  # HDF5 raises either.
             raise StorageError(
@@ -99,17 +101,36 @@ def _digests(folder: Path) -> dict[str, str]:
     return {name: sha256(folder / name) for name in (_WEIGHTS, _REST)}
 
 
-def _check_space(folder: Path, model: keras.Model) -> None:
-    """Stops before a disk fills, which HDF5 does not always survive."""
+def _check_space(folder: Path, model: keras.Model) -> int:
+    """Stops before a disk fills, which HDF5 does not always survive; the bytes to be written."""
     folder.mkdir(parents=True, exist_ok=True)
     variables = [*model.variables, *model.optimizer.variables]
-    needed = 1.1 * sum(4 * math.prod(variable.shape) for variable in variables) + 2**20
+    needed = int(1.1 * sum(4 * math.prod(variable.shape) for variable in variables)) + 2**20
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise StorageError(
             f"the disk of {folder} is full: {format_bytes(free)} free, a checkpoint takes "
             f"{format_bytes(needed)}. The ones before it are kept; free some space and --resume."
         )
+    return needed
+
+
+def _reserve(path: Path, size: int) -> None:
+    """Takes the room of a file, which a quota or a limit may refuse where the disk has it.
+
+    Args:
+        path: a new file.
+        size: in bytes.
+
+    Raises:
+        OSError: if there is no room; where the system cannot tell, nothing is reserved.
+    """
+    with open(path, "wb") as file:
+        try:
+            getattr(os, "posix_fallocate", lambda *nothing: None)(file.fileno(), 0, size)
+        except OSError as error:
+            if error.errno in NO_ROOM:
+                raise
 
 
 def _read(path: Path) -> State | None:
@@ -171,12 +192,34 @@ def newest(folder: Path) -> State | None:
     return None
 
 
-def restore(folder: Path, step: int, model: keras.Model) -> State:
-    """Loads the checkpoint of a step.
+def read(folder: Path, step: int) -> State:
+    """Where a stage stands by the checkpoint of a step.
 
     Args:
         folder: the stage's folder of checkpoints.
-        step: of a checkpoint that is there; 0 leaves the model as it is.
+        step: of a checkpoint that is there; 0 is the beginning.
+
+    Raises:
+        UserError: if it is not there, or not sound.
+    """
+    if step == 0:
+        return State()
+    path = folder / f"{step:09d}"
+    state = _read(path)
+    if state is None:
+        raise UserError(
+            f"checkpoint {path} is missing or corrupted. Several workers must share the run "
+            "directory; otherwise start again with --overwrite."
+        )
+    return state
+
+
+def restore(folder: Path, step: int, model: keras.Model) -> State:
+    """Loads the checkpoint of a step. Several workers wait for each other.
+
+    Args:
+        folder: the stage's folder of checkpoints.
+        step: as `read` takes it; 0 leaves the model as it is.
         model: compiled and built as when it was saved.
 
     Returns:
@@ -185,12 +228,16 @@ def restore(folder: Path, step: int, model: keras.Model) -> State:
     Raises:
         UserError: if it is not there, not sound, or of another model.
     """
-    if step == 0:
-        return State()
-    path = folder / f"{step:09d}"
-    state = _read(path)
-    if state is None:
-        raise UserError(f"checkpoint {path} is missing or corrupted. Start again with --overwrite.")
+    state = read(folder, step)
+    load(folder, state, model)
+    return state
+
+
+def load(folder: Path, state: State, model: keras.Model) -> None:
+    """Loads the checkpoint that `read` found, as `restore` does."""
+    if state.step == 0:
+        return
+    path = folder / f"{state.step:09d}"
     try:
         model.load_weights(path / _WEIGHTS)
         with np.load(path / _REST) as saved:
@@ -201,7 +248,6 @@ def restore(folder: Path, step: int, model: keras.Model) -> State:
         raise UserError(
             f"checkpoint {path} is of another model. Start again with --overwrite."
         ) from error
-    return state
 
 
 def _newest_first(folder: Path) -> list[Path]:

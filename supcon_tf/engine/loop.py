@@ -94,7 +94,9 @@ def fit(
         saved = checkpoints.folder_of(folder, stage)
         found = chief_first(strategy, lambda: checkpoints.newest(saved))
         step = agreed(strategy, found.step if found else 0)
-        state = everywhere(strategy, lambda: checkpoints.restore(saved, step, model))
+        # Whether all workers find it is asked first, since loading makes them wait for each other.
+        state = everywhere(strategy, lambda: checkpoints.read(saved, step))
+        checkpoints.load(saved, state, model)
         if saving.best_metric and is_chief(strategy):
             forget_lost(state.history, saving.best_metric, saved, steps_per_epoch)
         training = _Training(model, folder, stage, epochs, steps_per_epoch, saving, watching, state)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from supcon_tf.config import FORMATS, AddClassConfig
+from supcon_tf.config import AddClassConfig, ExportConfig
 from supcon_tf.core.errors import UserError
 from supcon_tf.core.files import writing
 from supcon_tf.core.interrupts import noting_interrupts
@@ -67,6 +67,7 @@ def add_class(config: AddClassConfig) -> dict:
             cannot be used.
     """
     bundle = load_bundle(newest_bundle(config.model).resolve())
+    settings = bundle.export_settings()
     index, old = _read_index(bundle), _read_held_out(bundle)
     new = _find_images(config, bundle)
     target = next_version(bundle.path.parent)
@@ -74,7 +75,7 @@ def add_class(config: AddClassConfig) -> dict:
         print(f"adding {', '.join(new.names)} in {target}", file=sys.stderr)
         temporary.mkdir(parents=True)
         metadata = _metadata(bundle, target, new, config)
-        scores = _write(temporary, metadata, bundle, index, old, new, config.batch_size)
+        scores = _write(temporary, metadata, bundle, settings, index, old, new, config.batch_size)
     return {"path": str(target), **scores}
 
 
@@ -98,9 +99,10 @@ def _read_held_out(bundle: Bundle) -> Images:
     try:
         with np.load(bundle.path / HELD_OUT, allow_pickle=False) as arrays:
             features, labels = arrays["features"], arrays["labels"]
-        if features.shape != (len(labels), len(bundle.model.kernel.numpy())):
+        if features.shape != (*labels.shape, len(bundle.model.kernel.numpy())):
             raise ValueError(features.shape)
         known = 0 <= labels.min() <= labels.max() < len(bundle.class_names)
+        known = known and features.dtype.kind + labels.dtype.kind == "fi"
         if not (known and np.isfinite(features).all()):
             raise ValueError("values")
         return features.astype(np.float32), labels.astype(np.int32)
@@ -156,21 +158,21 @@ def _write(
     path: Path,
     metadata: dict,
     bundle: Bundle,
+    settings: ExportConfig,
     index: Index,
     old: Images,
     new: _NewClasses,
     batch_size: int,
 ) -> dict:
     """Writes the new version into a folder and returns its scores."""
-    class_names, settings = metadata["class_names"], metadata["settings"]["export"]
+    class_names = metadata["class_names"]
     head, index = _extend(bundle, index, *_encode(bundle, new.support, batch_size), class_names)
     model = _servable(bundle, head, index, class_names)
     model.save(path)
     _write_index_images(path, bundle, new.support, class_names)
-    written = map(str.strip, settings.get("formats", ",".join(FORMATS)).split(","))
     left_out = {_UNCALIBRATED, *bundle.metrics["export"].get("failed", {})}
-    formats = [name for name in written if name not in left_out]
-    tflite.write_all(path, metadata, formats, select_ops=settings["tflite_select_ops"])
+    formats = [name for name in settings.format_names() if name not in left_out]
+    tflite.write_all(path, metadata, formats, select_ops=settings.tflite_select_ops)
     unseen = _encode(bundle, new.held_out, batch_size)
     features, labels = (np.concatenate(parts) for parts in zip(old, unseen, strict=True))
     np.savez(path / HELD_OUT, features=features, labels=labels)
@@ -178,7 +180,7 @@ def _write(
     compared = compare_exports(
         path, formats, new.held_out, len(unseen[1]), probabilities[len(old[1]) :], unseen[1]
     )
-    check_exports(path, compared, settings["max_difference"], settings["max_tflite_loss"])
+    check_exports(path, compared, settings.max_difference, settings.max_tflite_loss)
     scores = {
         "learned_from": metadata["added"][-1]["images"],
         **_top1_scores(bundle, old, probabilities, labels, class_names),

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from supcon_tf.config import ExportConfig
 from supcon_tf.core.errors import UserError
 from supcon_tf.core.files import read_json
 from supcon_tf.data.images import InvalidImage, invalid_images, refuse_colour_palette
+from supcon_tf.exporting.card import model_card
 from supcon_tf.exporting.finite import ANOTHER_FORMAT, check_finite
 from supcon_tf.exporting.graphs import check_graph
 from supcon_tf.exporting.layout import INDEX_IMAGES, THUMBNAILS, check_sums, tflite_file
@@ -109,6 +111,19 @@ class Bundle:
         if model.image_size_px != self.image_size_px:
             raise self._damaged(f"{self.runtime} takes images of another size")
         return model
+
+    def export_settings(self) -> ExportConfig:
+        """The settings of its export.
+
+        Raises:
+            UserError: if its JSON files lack any of what a model card says.
+        """
+        try:
+            model_card(self.metadata, self.metrics)
+            return ExportConfig.from_dict(self.metadata["settings"]["export"])
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            fault = f"its JSON files lack parts ({type(error).__name__}: {error})"
+            raise self._damaged(fault) from error
 
     def _call(self, signature: str, **inputs: np.ndarray) -> dict[str, Any]:
         """NumPy arrays that a signature of the SavedModel gives."""

@@ -1,6 +1,8 @@
 """Checkpoints: whole or not there, the newest sound one counts."""
 
 import json
+import os
+import resource
 import shutil
 
 import keras
@@ -61,6 +63,21 @@ def test_a_full_disk_stops_before_a_checkpoint_is_half_written(tmp_path, monkeyp
         with pytest.raises(UserError, match="full: 1000 bytes free, a checkpoint takes 1.0 MiB"):
             checkpoints.save(tmp_path, State(2), dense())
     assert checkpoints.newest(tmp_path) == State(1)
+    assert names(tmp_path) == ["000000001"]
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="nothing is reserved")
+def test_the_largest_file_that_may_be_stops_before_hdf5_writes(tmp_path, monkeypatch):
+    """HDF5 ends the process where a file may not grow: by a quota, or by `ulimit -f`."""
+    checkpoints.save(tmp_path, State(1), dense())
+    monkeypatch.setattr(keras.Model, "save_weights", forbid)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, before[1]))
+    try:
+        with pytest.raises(StorageError, match="cannot write checkpoint .*000000002: .*too large"):
+            checkpoints.save(tmp_path, State(2), dense())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert names(tmp_path) == ["000000001"]
 
 

@@ -13,8 +13,12 @@ from run_contents import cluster_of_two
 # Every question that workers ask each other; each answers with what it got.
 _QUESTIONS = textwrap.dedent(
     """
-    import json, os
-    from supcon_tf import UserError, make_strategy
+    import json, os, sys
+    from pathlib import Path
+    import keras
+    from supcon_tf import MomentumSGD, UserError, make_strategy
+    from supcon_tf.engine import checkpoints
+    from supcon_tf.engine.loop import fit
     from supcon_tf.engine.workers import agreed, check_alike, chief_first, everywhere
 
     strategy = make_strategy("multi_worker")
@@ -30,6 +34,17 @@ _QUESTIONS = textwrap.dedent(
             return ask()
         except UserError as error:
             return str(error)
+
+    folder = Path(sys.argv[1], str(own))  # One each, where all should share one.
+    with strategy.scope():
+        model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+        model.compile(optimizer=MomentumSGD(0.1), loss="mse")
+        model.optimizer.build(model.trainable_variables)
+        saved = checkpoints.folder_of(folder, "pretrain")
+        checkpoints.save(saved, checkpoints.State(1), model, chief=own == 0)
+
+    def resume():
+        fit(model, None, epochs=1, steps_per_epoch=1, folder=folder, stage="pretrain")
 
     class_names = ["a" * 150, "b" * 150]
     print(json.dumps({
@@ -52,16 +67,17 @@ _QUESTIONS = textwrap.dedent(
         "differ": answer(lambda: check_alike(strategy, {"seed": 1, "rate": 0.1 * (own + 1)})),
         "one lacks": answer(lambda: check_alike(strategy, {"a": 1} if own else {})),
         "long": answer(lambda: check_alike(strategy, {"names": class_names[: own + 1]})),
+        "not shared": answer(resume),
     }))
     """
 )
 _LONG = repr(["a" * 150, "b" * 150])[:200]
 
 
-def test_two_workers_answer_alike():
+def test_two_workers_answer_alike(tmp_path):
     processes = [
         subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-c", _QUESTIONS],
+            [sys.executable, "-W", "ignore", "-c", _QUESTIONS, str(tmp_path)],
             env={**os.environ, **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -88,6 +104,9 @@ def test_two_workers_answer_alike():
             "them with the same settings, data and versions.",
             "long": f"the workers differ in names: {['a' * 150]!r} on worker 0, {_LONG}... on "
             "worker 1. Start all of them with the same settings, data and versions.",
+            "not shared": f"worker 1: checkpoint {tmp_path}/1/checkpoints/pretrain/000000001 is "
+            "missing or corrupted. Several workers must share the run directory; otherwise start "
+            "again with --overwrite.",
         }
 
 

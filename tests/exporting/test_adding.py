@@ -193,6 +193,8 @@ HELD_OUT = {
     "negative label": {"features": np.zeros((2, 32), np.float32), "labels": np.array([0, -1])},
     "label beyond": {"features": np.zeros((2, 32), np.float32), "labels": np.array([0, 10])},
     "NaN": {"features": np.full((2, 32), np.nan, np.float32), "labels": np.zeros(2, int)},
+    "fractions": {"features": np.zeros((2, 32), np.float32), "labels": np.array([0, 0.5])},
+    "a matrix": {"features": np.zeros((2, 32), np.float32), "labels": np.zeros((2, 1), int)},
     "nothing": {"features": np.zeros((0, 32), np.float32), "labels": np.zeros(0, int)},
 }
 
@@ -205,6 +207,32 @@ def test_damaged_held_out_features_are_refused_before_the_work(exported, tmp_pat
     write_sums(folder / "1")
     write_class(tmp_path / "new" / "x", 1, 9)
     refused("held_out.npz is damaged", model=str(folder), images=str(tmp_path / "new"))
+    assert find_versions(folder) == [1]
+
+
+@pytest.mark.parametrize(
+    ("file", "path", "value"),
+    [
+        ("metadata.json", ("settings", "export"), None),
+        ("metadata.json", ("settings", "export", "max_difference"), "small"),
+        ("metadata.json", ("preprocessing",), 3),
+        ("metadata.json", ("added",), [1]),
+        ("metrics.json", ("export", "calibration"), None),
+        ("metrics.json", ("added",), 3),
+    ],
+    ids=["settings", "text", "preprocessing", "added", "calibration", "added scores"],
+)
+def test_json_that_lacks_parts_is_refused_before_the_work(exported, tmp_path, file, path, value):
+    folder = tmp_path / "digits"
+    shutil.copytree(exported[1] / "1", folder / "1")
+    content = inner = json.loads((folder / "1" / file).read_text())
+    for name in path[:-1]:
+        inner = inner[name]
+    inner[path[-1]] = value
+    (folder / "1" / file).write_text(json.dumps(content))
+    write_sums(folder / "1")
+    write_class(tmp_path / "new" / "x", 1, 9)
+    refused("is damaged: its JSON files lack", model=str(folder), images=str(tmp_path / "new"))
     assert find_versions(folder) == [1]
 
 

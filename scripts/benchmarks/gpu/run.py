@@ -10,6 +10,7 @@ file of tables of each check. About ten minutes on an H100.
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -66,6 +67,23 @@ def _report(output, failures):
     return "\n".join(lines)
 
 
+def _check_peer(config):
+    if not config.peer_path() or not Path(config.peer_path()).is_dir():
+        raise UserError(f"peer must be supcontrast:PATH, a checkout. Received: {config.peer!r}.")
+    if shutil.which(config.python_of_peer()) is None:
+        raise UserError(f"peer_python is no program. Received: {config.peer_python!r}.")
+
+
+def _check_gpu():
+    import tensorflow as tf
+
+    if not tf.config.list_physical_devices("GPU"):
+        raise UserError(
+            "TensorFlow sees no GPU. See whether nvidia-smi shows one, and whether its CUDA "
+            "libraries are installed: pip install supcon_tf[gpu]."
+        )
+
+
 def main(config):
     """Runs the checks, and reports."""
     known = (*_CHECKS, *(_PEER_CHECKS if config.peer else ()))
@@ -73,6 +91,9 @@ def main(config):
     for check in checks:
         if check not in known:
             raise UserError(f"checks must be of {', '.join(known)}. Received: {check!r}.")
+    if config.peer:
+        _check_peer(config)
+    _check_gpu()
     output = Path(config.output_dir)
     output.mkdir(parents=True, exist_ok=True)
     failures = {check: _run(check, config) for check in checks}
