@@ -69,11 +69,15 @@ def each(timed):
     """Those that came to be ready, one after another; each ends before the next one begins."""
     from supcon_tf.core.errors import UserError
 
-    for one in timed:
-        try:
-            one.contestant.wait()
-            yield one, None
-        except UserError as error:
-            yield one, error
-        finally:
+    try:
+        for one in timed:
+            try:
+                one.contestant.wait()
+                yield one, None
+            except UserError as error:
+                yield one, error
+            finally:
+                one.contestant.close()
+    finally:
+        for one in timed:  # Those whose turn never came.
             one.contestant.close()
