@@ -58,10 +58,14 @@ def main(config):
     )
     write_json(output / "metrics.json", {title: run.metrics() for title, run in runs.items()})
     print(f"\n{comparison_table(runs)}\n\n{export_table(exported)}\n")
-    print(f"scores: {output}/metrics.json    bundle: {exported['path']}")
-    for run in runs.values():
+    _say_what_comes_next(output, runs.values(), Path(exported["path"]))
+
+
+def _say_what_comes_next(output, runs, bundle):
+    print(f"scores: {output}/metrics.json    bundle: {bundle}")
+    for run in runs:
         print(f"look at: {run.pictures}/*.png")
-    print(f"next: supcon-tf serve --model_dir={Path(exported['path']).parent}, and draw a digit")
+    print(f"next: supcon-tf serve --model_dir={bundle.parent}, and draw a digit")
     print("or, on images of your own: supcon-tf pretrain --recipe=folder --dataset=folder:PHOTOS")
 
 

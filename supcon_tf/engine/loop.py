@@ -169,14 +169,9 @@ class _Training:
         state = self.state
         self.logs = Logs(self.folder / "logs" / self.stage, state.history) if self.chief else None
         output = None if self.chief else io.StringIO()  # One of the workers speaks.
+        shown = self.watching.images_per_step, self.watching.verbose
         self.progress = Progress(
-            self.stage,
-            self.epochs,
-            self.steps_per_epoch,
-            state.step,
-            output,
-            self.watching.images_per_step,
-            self.watching.verbose,
+            self.stage, self.epochs, self.steps_per_epoch, state.step, output, *shown
         )
         stream = distribute_stream(
             self.model.distribute_strategy,

@@ -247,15 +247,11 @@ class RunDirectory(contextlib.AbstractContextManager):
         """
         stages = self.stages()
         if "pretrain" not in stages:
-            raise UserError(
-                f"run_dir has no pretrained encoder. Received: {self.path}. Run supcon-tf pretrain "
-                "first."
-            )
+            fault = f"run_dir has no pretrained encoder. Received: {self.path}."
+            raise UserError(f"{fault} Run supcon-tf pretrain first.")
         if not unfinished and not self.has_finished("pretrain"):
-            raise UserError(
-                f"pretraining in {self.path} is not finished. Run supcon-tf pretrain with --resume "
-                "first."
-            )
+            fault = f"pretraining in {self.path} is not finished."
+            raise UserError(f"{fault} Run supcon-tf pretrain with --resume first.")
         return PretrainConfig.from_dict(stages["pretrain"], run_dir=str(self.path))
 
     def open_dataset(self, unfinished: bool = False) -> ImageDataset:
