@@ -20,11 +20,11 @@ class Server:
 
     Args:
         model_dir: the exported model.
-        flags: of serve.py.
+        flags: of `supcon-tf serve`.
     """
 
     def __init__(self, model_dir, flags):
-        command = [sys.executable, str(_HERE / "serve.py"), f"--model_dir={model_dir}"]
+        command = [sys.executable, "-m", "supcon_tf.cli", "serve", f"--model_dir={model_dir}"]
         command += ["--http_port=0", "--max_queue=4096", *flags]
         self.process = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace"
