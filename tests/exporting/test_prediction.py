@@ -158,7 +158,7 @@ def test_an_unreadable_image_stops_after_the_batches_before_it(
     files = [str(digit_files / "00.png"), str(digit_files / "01.png"), str(tmp_path / "bad.png")]
     found = predict(PredictConfig(model=str(bundle / model), batch_size=2), files)
     assert [next(found)["image"], next(found)["image"]] == files[:2]
-    with pytest.raises(UserError, match="cannot read image .*bad.png: the bytes are no whole"):
+    with pytest.raises(UserError, match="cannot read image .*bad.png: the bytes are not a whole"):
         next(found)
 
 

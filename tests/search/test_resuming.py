@@ -190,7 +190,7 @@ def test_damaged_checkpoints_begin_the_trial_anew(training, tmp_path):
     training.failing = lambda settings: None
     assert tune(config, BASE)["cost"]["finished"] == 1
     assert not broken.exists()
-    assert "The trial begins anew" in (tmp_path / "search/results/0.log").read_text()
+    assert "The trial starts again" in (tmp_path / "search/results/0.log").read_text()
 
 
 def test_other_data_is_refused_on_resume(training, tmp_path, monkeypatch):

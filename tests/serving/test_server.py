@@ -120,12 +120,12 @@ BAD_V1 = {
     "truncated JPEG": (
         {"instances": [{"b64": base64_of(TRUNCATED)}]},
         400,
-        "instance 0: the bytes are no whole",
+        "instance 0: the bytes are not a whole",
     ),
     "truncated PNG": (
         {"instances": [{"b64": base64_of(FILES["png"][:200])}]},
         400,
-        "instance 0: the bytes are no whole",
+        "instance 0: the bytes are not a whole",
     ),
     "huge": ({"instances": [{"b64": base64_of(huge_png())}]}, 400, "100000 x 100000 pixels"),
     "large": ({"instances": [{"b64": base64_of(huge_png(3000, 2000))}]}, 400, "most 5 million"),
