@@ -35,8 +35,12 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(items):
-    """Files with slow tests first, then those of many: what two processes end with is short."""
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    """Files with slow tests or servers first, then those of many: the last ones are short."""
+    slow = {
+        item.path
+        for item in items
+        if item.get_closest_marker("slow") or "serving" in item.path.parts
+    }
     tests = collections.Counter(item.path for item in items)
     items.sort(key=lambda item: (item.path not in slow, -tests[item.path]))
 
