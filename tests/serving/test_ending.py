@@ -7,7 +7,6 @@ import sys
 import time
 
 import pytest
-from conftest import ROOT
 from serving.clients import PNG, Clients
 from serving.fakes import serving, write_version
 
@@ -22,10 +21,8 @@ def folder(served_bundle, tmp_path_factory):
 
 SLOW = """
 import sys, time
-sys.path.insert(0, sys.argv.pop(1))
-import serve
 
-from supcon_tf.cli import flags
+from supcon_tf.cli import flags, serve
 from supcon_tf.config import ServeConfig
 from supcon_tf.serving import loading
 load = loading.load_version
@@ -44,7 +41,7 @@ def test_the_end_does_not_wait_for_a_version_that_is_loading(served_bundle, tmp_
     folder.mkdir()
     write_version(served_bundle, folder, 1)
     flags = ["--poll_seconds=0.1", "--drain_seconds=1"]
-    command = [sys.executable, "-c", SLOW, str(ROOT / "scripts")]
+    command = [sys.executable, "-c", SLOW]
     with serving(folder, *flags, command=command) as server:
         write_version(served_bundle, folder, 2)
         server.wait_for_line("loading")
