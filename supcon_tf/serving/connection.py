@@ -111,7 +111,8 @@ class Connection(HttpToolsProtocol):
         super().__init__(**kwargs)
         self._load, self._header_bytes = load, 0
         self._arriving: asyncio.TimerHandle | None = None
-        self._is_counted = self._is_refused = self._closes = False
+        self._is_counted = self._is_refused = self._closes = self._is_hasty = False
+        self._may_retry_at = 0.0
 
     def connection_made(self, transport: Any) -> None:
         """Accepts a connection; one beyond the limit only to refuse it."""
@@ -163,7 +164,11 @@ class Connection(HttpToolsProtocol):
         if self._closes:
             self.transport.close()
         else:
-            self._load.rest(self)
+            now = self.loop.time()
+            self._is_hasty |= now < self._may_retry_at  # It has not waited the last time.
+            self._may_retry_at = now + _RETRY_SECONDS
+            if self._is_hasty:
+                self._load.rest(self)
             self._unset_keepalive_if_required()
             self.timeout_keep_alive_task = self.loop.call_later(
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
