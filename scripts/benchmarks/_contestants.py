@@ -13,6 +13,20 @@ import subprocess
 import tempfile
 import time
 
+# Settings of a timed training step: the work that the peer's script does.
+STEP_SETTINGS = {
+    "method": "supcon_out",
+    "temperature": 0.1,
+    "optimizer": "sgd",
+    "learning_rate": 0.05,
+    "momentum": 0.9,
+    "weight_decay": 1e-4,
+    "schedule": "constant",
+    "warmup_epochs": 0.0,
+    "epochs": 10**6,
+    "strategy": "one_device",
+}
+
 # Holds ours and a peer to an instruction set: oneDNN, XLA, PyTorch.
 ISA = {
     "native": {},

@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 
 import _training_tables as tables
-from _contestants import ISA, Contestant, hardware
+from _contestants import ISA, STEP_SETTINGS, Contestant, hardware
 
 from supcon_tf.cli import flags
 from supcon_tf.config import PretrainConfig
@@ -40,19 +40,6 @@ _VARIANTS = {
 _PEER_ENCODERS = ("resnet18", "resnet34", "resnet50", "resnet101")
 # The peer's head has a hidden layer as wide as the features.
 _HEAD_WIDTHS = {"resnet50": 2048, "resnet101": 2048}
-# The same work as the peer's script.
-_SETTINGS = {
-    "method": "supcon_out",
-    "temperature": 0.1,
-    "optimizer": "sgd",
-    "learning_rate": 0.05,
-    "momentum": 0.9,
-    "weight_decay": 1e-4,
-    "schedule": "constant",
-    "warmup_epochs": 0.0,
-    "epochs": 10**6,
-    "strategy": "one_device",
-}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,7 +78,7 @@ def _settings(config, **changes):
     names = {field.name for field in dataclasses.fields(PretrainConfig)}
     given = {name: value for name, value in config.to_dict().items() if name in names}
     width = _HEAD_WIDTHS.get(config.encoder, 512)
-    settings = {**_SETTINGS, "projection_hidden_dim": width, **given, **changes}
+    settings = {**STEP_SETTINGS, "projection_hidden_dim": width, **given, **changes}
     for check in settings_checks(PretrainConfig(**settings)):
         check()
     return settings

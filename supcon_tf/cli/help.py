@@ -1,4 +1,4 @@
-"""The text of `--help`: the flags of a command in groups, with their defaults and limits."""
+"""The text of `--help`: the flags of a command in groups, with their defaults and choices."""
 
 import contextlib
 import dataclasses

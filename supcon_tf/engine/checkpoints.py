@@ -193,7 +193,7 @@ def newest(folder: Path) -> State | None:
 
 
 def read(folder: Path, step: int) -> State:
-    """Where a stage stands by the checkpoint of a step.
+    """The state of a stage by the checkpoint of a step.
 
     Args:
         folder: the stage's folder of checkpoints.

@@ -3,7 +3,9 @@
 import dataclasses
 import json
 
-from _shared import BENCHMARKS
+from _shared import BENCHMARKS  # First: it puts the benchmarks on the path.
+
+from _contestants import STEP_SETTINGS, Contestant  # isort: skip
 
 WORKER = BENCHMARKS / "_training_worker.py"
 NETWORKS = {
@@ -24,18 +26,6 @@ NETWORKS = {
 }
 PRECISIONS = {"TF32": "float32", "bfloat16": "mixed_bfloat16"}
 SECONDS = 3.0
-_SETTINGS = {
-    "method": "supcon_out",
-    "num_views": 2,
-    "temperature": 0.1,
-    "optimizer": "sgd",
-    "learning_rate": 0.05,
-    "momentum": 0.9,
-    "weight_decay": 1e-4,
-    "schedule": "constant",
-    "warmup_epochs": 0.0,
-    "epochs": 10**6,
-}
 
 
 @dataclasses.dataclass
@@ -51,14 +41,18 @@ class Timed:
         return 2 * NETWORKS[self.network]["batch_size"]
 
 
-def start(python, network, cells, environment=None, **task):
+def start(python, network, cells, **task):
     """Starts a worker that builds its step and then waits."""
-    from _contestants import Contestant
-
     precision = PRECISIONS[cells[0]]
-    settings = {**_SETTINGS, **NETWORKS[network], "precision": precision, **task.pop("settings")}
+    settings = {
+        **STEP_SETTINGS,
+        "num_views": 2,
+        **NETWORKS[network],
+        "precision": precision,
+        **task.pop("settings"),
+    }
     task = json.dumps({"settings": settings, "hold": True, **task})
-    variables = {"TF_FORCE_GPU_ALLOW_GROWTH": "true", **(environment or {})}
+    variables = {"TF_FORCE_GPU_ALLOW_GROWTH": "true"}
     name = f"{network} {' '.join(cells)}"
     return Timed(
         Contestant(name, [python, str(WORKER), task], variables, hold=True), network, cells

@@ -5,7 +5,8 @@
 Needs TensorFlow with CUDA (pip install supcon_tf[gpu]), and CIFAR-10 where TensorFlow Datasets
 finds it. Each check is a program of this folder in a process of its own; what one has found is kept
 when another fails. --checks=steps,losses runs some of them again. Writes report.md, and a log and a
-file of tables of each check. About ten minutes on an H100.
+file of tables of each check. Most of the time is compilation: on an H200 the losses took three
+minutes, and the first compiled step of ResNet-18 47 s.
 """
 
 import json
