@@ -73,10 +73,10 @@ class Load:
             self._resume(next(iter(self._resting)))
 
     def _resume(self, connection: "Connection") -> None:
-        if (
-            self._resting.pop(connection, connection) is None
-            and not connection.transport.is_closing()
-        ):
+        if connection not in self._resting:
+            return
+        del self._resting[connection]
+        if not connection.transport.is_closing():
             connection.flow.resume_reading()
 
     def refusal(self, closes: bool) -> bytes:
