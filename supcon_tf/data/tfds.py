@@ -1,6 +1,5 @@
 """Data sets of TensorFlow Datasets: splits, a validation set, preparation."""
 
-import difflib
 import hashlib
 import json
 
@@ -8,7 +7,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from sklearn.model_selection import train_test_split
 
-from supcon_tf.core.errors import UserError
+from supcon_tf.core.errors import UserError, suggestion
 from supcon_tf.data import digits
 from supcon_tf.data.balance import places_by_class
 from supcon_tf.data.splits import DEFAULT_IMAGE_SIZE_PX, ImageDataset, Split
@@ -102,10 +101,7 @@ def _prepared_builder(name, data_dir):
         raise UserError(f"dataset {name!r} cannot be used: {reason}") from error
     except (tfds.core.DatasetNotFoundError, ValueError, ImportError) as error:
         known = ["digits", *tfds.list_builders(with_community_datasets=False)]
-        close = difflib.get_close_matches(name, known, n=1)
-        advice = (
-            f"Did you mean {close[0]!r}?" if close else "Give digits, cifar10, folder:PATH, ..."
-        )
+        advice = suggestion(name, known).strip() or "Give digits, cifar10, folder:PATH, ..."
         raise UserError(f"dataset is unknown. Received: {name!r}. {advice}") from error
     _check_features(name, builder)
     if not builder.is_prepared():

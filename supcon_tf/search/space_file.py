@@ -5,7 +5,6 @@ asked of the configuration, value by value; combinations of them are tried as th
 """
 
 import dataclasses
-import difflib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,7 @@ from supcon_tf.config import PretrainConfig
 from supcon_tf.config.flag_files import parse_arguments
 from supcon_tf.config.search import PLACEMENT
 from supcon_tf.config.settings import checked
-from supcon_tf.core.errors import UserError
+from supcon_tf.core.errors import UserError, suggestion
 from supcon_tf.core.files import read_user_json
 from supcon_tf.search.space import ARGUMENT, SearchSpace, is_number, six_digits
 
@@ -81,8 +80,8 @@ def check_name(name: str, algorithm: str = "") -> None:
         raise UserError(f"{name} cannot be searched: {fixed[name]}. Received: {name!r}. Remove it.")
     is_argument = name.startswith(ARGUMENT) and name.removeprefix(ARGUMENT).isidentifier()
     if name not in _FIELDS and not is_argument:
-        close = difflib.get_close_matches(name, _FIELDS.keys() - fixed.keys(), n=1)
-        advice = f"Did you mean {close[0]!r}?" if close else "See supcon-tf pretrain --help."
+        near = suggestion(name, _FIELDS.keys() - fixed.keys())
+        advice = near.strip() or "See supcon-tf pretrain --help."
         raise UserError(f"there is no setting of that name. Received: {name!r}. {advice}")
 
 
