@@ -6,6 +6,7 @@ import errno
 import fcntl
 import importlib.util
 import io
+import itertools
 import json
 import os
 import pickle
@@ -35,14 +36,23 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(items):
-    """Files with slow tests or servers first, then those of many: the last ones are short."""
-    slow = {
-        item.path
-        for item in items
-        if item.get_closest_marker("slow") or "serving" in item.path.parts
-    }
+    """Files with slow tests or servers first, then those of many: the last ones are short.
+
+    Files that need the trained run take turns with others: while it is made, nobody waits for it.
+    """
+    slow, trained = set(), set()
+    for item in items:
+        if item.get_closest_marker("slow") or "serving" in item.path.parts:
+            slow.add(item.path)
+        if "finished_run" in item.fixturenames:
+            trained.add(item.path)
     tests = collections.Counter(item.path for item in items)
-    items.sort(key=lambda item: (item.path not in slow, -tests[item.path]))
+    files = sorted(tests, key=lambda file: (file not in slow, -tests[file]))
+    turns = itertools.zip_longest(
+        [file for file in files if file in trained], [file for file in files if file not in trained]
+    )
+    place = {file: number for number, file in enumerate(itertools.chain.from_iterable(turns))}
+    items.sort(key=lambda item: place[item.path])
 
 
 @pytest.fixture(scope="session")

@@ -104,40 +104,55 @@ def _run(bundle, formats, records):
 
 
 def check_exports(bundle: Path, scores: dict, max_difference: float, max_loss: float) -> None:
-    """Refuses float32 exports that differ; removes TFLite models that fail or lose too much.
+    """Refuses a SavedModel that differs; removes TFLite models that fail, differ or lose too much.
 
     Args:
         bundle: folder of the SavedModel.
-        scores: `compare_exports`'s result; what loses too much is marked `left_out`.
+        scores: `compare_exports`'s result; what is removed in spite of a score is marked
+            `left_out`.
         max_difference: largest probability difference of the SavedModel and the float32 model.
         max_loss: largest loss of top-1, as a share, of the other TFLite models.
 
     Raises:
-        UserError: if a float32 export differs by more, or the SavedModel fails.
+        UserError: if the SavedModel fails, or differs by more.
     """
     if fault := scores["failed"].get("saved_model"):
         raise UserError(f"the SavedModel cannot be reloaded: {fault}; nothing was exported.")
-    for name, fault in scores["failed"].items():
+    if fault := _difference(scores["saved_model"], max_difference):
+        raise UserError(f"the reloaded SavedModel {fault} Nothing was exported.")
+    faults = dict(scores["failed"])
+    for precision in PRECISIONS:
+        name = f"tflite_{precision}"
+        if not (found := scores.get(name)):
+            continue
+        if precision == "float32":
+            fault = _difference(found, max_difference)
+        else:
+            fault = _loss(found, max_loss)
+        if fault:
+            faults[name], found["left_out"] = fault, True
+    for name, fault in faults.items():
         _files(bundle, name)[0].unlink()
         print(f"left out {name}: {fault}", file=sys.stderr)
-    for name in ("saved_model", "tflite_float32"):
-        if name not in scores:
-            continue
-        difference = scores[name]["max_difference"]
-        if not difference <= max_difference:  # Also where it is NaN.
-            raise UserError(
-                f"the reloaded {name} differs from its model by {difference:.2e}, above "
-                f"max_difference={max_difference:.0e}; nothing was exported."
-            )
-    for precision in PRECISIONS[1:]:
-        found = scores.get(f"tflite_{precision}")
-        loss = found["model_top1"] - found["top1"] if found else 0.0
-        if loss <= max_loss:
-            continue
-        tflite_file(bundle, precision).unlink()
-        found["left_out"] = True
-        print(
-            f"left out the {precision} model: it loses {loss:.3f} of top-1, above max_tflite_loss="
-            f"{max_loss}. Train longer, calibrate it on more --representative_images, or allow it.",
-            file=sys.stderr,
-        )
+
+
+def _difference(found, largest):
+    """What to say of an export whose probabilities differ by more than the largest difference."""
+    difference = found["max_difference"]
+    if difference <= largest:  # Not where it is NaN.
+        return ""
+    return (
+        f"differs from its model by {difference:.2e}, above max_difference={largest:.0e}. An "
+        "encoder that has hardly been trained may magnify float32's rounding so: train it longer, "
+        "or allow the difference."
+    )
+
+
+def _loss(found, largest):
+    loss = found["model_top1"] - found["top1"]
+    if loss <= largest:
+        return ""
+    return (
+        f"it loses {loss:.3f} of top-1, above max_tflite_loss={largest}. Train longer, calibrate "
+        "it on more --representative_images, or allow it."
+    )

@@ -53,9 +53,10 @@ def export(config: ExportConfig) -> dict:
 
     Raises:
         UserError: if the run has no classifier, the version exists, the encoder has operators that
-            TFLite lacks, or a reloaded float32 export differs from Keras by more than
-            `config.max_difference`. A TFLite model that cannot be run, or a smaller one that loses
-            more than `max_tflite_loss`, is left out, and this is reported.
+            TFLite lacks, or the reloaded SavedModel differs from Keras by more than
+            `config.max_difference`. A TFLite model that cannot be run is left out, and so is the
+            float32 one if it differs by more, and a smaller one that loses more than
+            `max_tflite_loss`; this is reported.
     """
     run = RunDirectory(config.run_dir)
     run.pretrain_config().check_outside_data("saved_models_dir", config.saved_models_dir)

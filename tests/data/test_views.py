@@ -43,20 +43,23 @@ def test_a_start_within_an_epoch_continues_the_stream(digits):
         np.testing.assert_array_equal(labels, labels_again)
 
 
-@pytest.mark.parametrize("name", ["cifar", "imagenet", "strong"])
-def test_the_shares_of_workers_make_up_the_batch_of_one(digits, tmp_path, name):
+@pytest.mark.parametrize(
+    ("name", "of_one_size"), [("cifar", False), ("imagenet", False), ("strong", True)]
+)
+def test_the_shares_of_workers_make_up_the_batch_of_one(digits, tmp_path, name, of_one_size):
     """Both ways of cropping: images of one size, and a folder."""
-    write_images(tmp_path, ["dark", "light"], 20, size=(40, 30))
-    folder = open_dataset(f"folder:{tmp_path}", image_size_px=24)
-    for dataset, batch_size in ((digits, 120), (folder, 12)):
-        settings = {"augmentation": AUGMENTATIONS[name], "batch_size": batch_size, "epochs": 2}
-        whole = batches(dataset, **settings)
-        shares = [batches(dataset, share=Share(index, 3), **settings) for index in range(3)]
-        assert len(whole) == len(shares[0]) > 2
-        for (views, labels), *parts in zip(whole, *shares, strict=True):
-            joined = np.concatenate([part[0] for part in parts])
-            np.testing.assert_allclose(joined, views, atol=2e-6)
-            np.testing.assert_array_equal(np.concatenate([part[1] for part in parts]), labels)
+    dataset, batch_size = digits, 120
+    if not of_one_size:
+        write_images(tmp_path, ["dark", "light"], 20, size=(40, 30))
+        dataset, batch_size = open_dataset(f"folder:{tmp_path}", image_size_px=24), 12
+    settings = {"augmentation": AUGMENTATIONS[name], "batch_size": batch_size, "epochs": 2}
+    whole = batches(dataset, **settings)
+    shares = [batches(dataset, share=Share(index, 3), **settings) for index in range(3)]
+    assert len(whole) == len(shares[0]) > 2
+    for (views, labels), *parts in zip(whole, *shares, strict=True):
+        joined = np.concatenate([part[0] for part in parts])
+        np.testing.assert_allclose(joined, views, atol=2e-6)
+        np.testing.assert_array_equal(np.concatenate([part[1] for part in parts]), labels)
 
 
 @pytest.mark.parametrize("global_seed", [0, 5])

@@ -74,6 +74,7 @@ _QUESTIONS = textwrap.dedent(
 _LONG = repr(["a" * 150, "b" * 150])[:200]
 
 
+@pytest.mark.slow
 def test_two_workers_answer_alike(tmp_path):
     processes = [
         subprocess.Popen(

@@ -245,6 +245,7 @@ def test_an_index_that_lost_its_names_is_refused(exported, tmp_path):
     refused("images.csv is damaged", model=str(folder), images=str(tmp_path / "new"))
 
 
+@pytest.mark.slow
 def test_a_format_that_failed_in_the_export_is_not_tried_again(exported, tmp_path):
     shutil.copytree(exported[1] / "1", tmp_path / "digits/1")
     metrics = json.loads((tmp_path / "digits/1/metrics.json").read_text())

@@ -8,7 +8,9 @@ from supcon_tf import load_bundle
 from supcon_tf.exporting.finite import NotFiniteError
 
 
-@pytest.mark.parametrize("runtime", ["saved_model", "float32"])
+@pytest.mark.parametrize(
+    "runtime", ["saved_model", pytest.param("float32", marks=pytest.mark.slow)]
+)
 def test_what_a_model_gives_must_be_numbers(exported, tmp_path, runtime):
     bundle = load_bundle(write_fragile(exported[1] / "1", tmp_path / "1"), runtime)
     images = np.zeros((4, 8, 8, 3), np.float32)

@@ -36,6 +36,7 @@ def whole_run(small_config, tmp_path_factory):
     return run
 
 
+@pytest.mark.slow
 def test_it_trains_resumes_and_keeps_its_classifier(whole_run, small_config, tmp_path):
     settings = config(small_config, tmp_path / "run")
     supcon_tf.pretrain(settings, stop_when=lambda history: len(history["loss"]) == 1)
@@ -50,6 +51,7 @@ def test_it_trains_resumes_and_keeps_its_classifier(whole_run, small_config, tmp
 
 
 @pytest.mark.multi_device
+@pytest.mark.slow
 def test_two_replicas_train_like_one(small_config, tmp_path):
     changes, curves = {"epochs": 2, "learning_rate": 0.02}, []
     for strategy in ("one_device", "mirrored"):

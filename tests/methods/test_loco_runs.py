@@ -40,6 +40,7 @@ def test_it_trains_resumes_and_is_evaluated_like_every_method(small_config, tmp_
 
 
 @pytest.mark.multi_device
+@pytest.mark.slow
 def test_two_replicas_train_like_one(small_config, tmp_path):
     settings = [
         config(small_config, tmp_path / name, strategy=name, learning_rate=0.02)

@@ -162,6 +162,7 @@ def whole_run(small_config, tmp_path_factory):
     return run
 
 
+@pytest.mark.slow
 def test_it_trains_resumes_and_is_evaluated_like_every_method(whole_run, small_config, tmp_path):
     settings = config(small_config, tmp_path / "run", batch_size=128)
     supcon_tf.pretrain(settings, stop_when=lambda history: len(history["loss"]) == 1)
@@ -184,6 +185,7 @@ def test_it_trains_resumes_and_is_evaluated_like_every_method(whole_run, small_c
 
 
 @pytest.mark.multi_device
+@pytest.mark.slow
 def test_two_replicas_train_like_one(small_config, tmp_path):
     """Without micro-batches, whose batch norm would see other images."""
     changes, curves = {"micro_batch_size": None, "epochs": 2, "learning_rate": 0.02}, []

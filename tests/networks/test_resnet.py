@@ -56,7 +56,13 @@ def test_the_arithmetic_gives_the_published_parameters():
     assert {name: _arithmetic(*_DEPTHS[name], 7) for name in _PUBLISHED} == _PUBLISHED
 
 
-@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if sum(_DEPTHS[name][0]) > 16 else ())
+        for name in ENCODERS
+    ],
+)
 def test_parameters_and_features(name):
     encoder = build_encoder(name, 224)
     blocks, channels, bottleneck = _DEPTHS[name]

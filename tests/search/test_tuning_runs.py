@@ -64,6 +64,7 @@ def recipe(folder):
     return best.replace(run_dir=str(folder.parent / "again"))
 
 
+@pytest.mark.slow
 def test_a_trial_is_an_ordinary_run_and_the_recipe_reproduces_its_score(searched):
     folder, report = searched
     best = report["best"]

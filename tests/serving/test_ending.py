@@ -10,6 +10,8 @@ import pytest
 from serving.clients import PNG, Clients
 from serving.fakes import serving, write_version
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def folder(served_bundle, tmp_path_factory):

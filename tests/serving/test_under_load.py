@@ -11,6 +11,8 @@ import pytest
 from serving.clients import PNG, Clients, grpc_clients
 from serving.fakes import serving, write_version
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def folder(served_bundle, tmp_path_factory):

@@ -55,6 +55,7 @@ def test_a_training_stopped_at_an_epochs_end_continues_as_if_it_never_had(
     assert_equal_runs(config.run_dir, finished_run)
 
 
+@pytest.mark.slow
 def test_everything_that_changes_is_resumed(small_config, tmp_path, monkeypatch):
     """Queue, average, loss scale, seeds of dropout, optimizer, micro-batches, online k-NN."""
     images = keras.Input((8, 8, 3))
