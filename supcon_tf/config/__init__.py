@@ -4,6 +4,7 @@ One field is one setting: its default, meaning and range are declared together. 
 that can be constructed is valid as far as that can be known without reading the data.
 """
 
+from supcon_tf.config.classifying import ClassifierConfig
 from supcon_tf.config.deployment import (
     FORMATS,
     RUNTIMES,
@@ -12,13 +13,10 @@ from supcon_tf.config.deployment import (
     PredictConfig,
     ServeConfig,
 )
+from supcon_tf.config.evaluation import EvaluateConfig
 from supcon_tf.config.examples import DemoConfig, WriteDigitsConfig
-from supcon_tf.config.training import (
-    ClassifierConfig,
-    EvaluateConfig,
-    PretrainConfig,
-    RunConfig,
-)
+from supcon_tf.config.runs import RunConfig
+from supcon_tf.config.training import PretrainConfig
 
 __all__ = [
     "FORMATS",

@@ -1,29 +1,13 @@
-"""Settings of pretraining, of the classifier and of evaluation."""
+"""Settings of pretraining."""
 
 import dataclasses
 import os
 from pathlib import Path
 from typing import ClassVar
 
-from supcon_tf.config.settings import Config, setting
+from supcon_tf.config.runs import RunConfig
+from supcon_tf.config.settings import setting
 from supcon_tf.core.errors import UserError
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class RunConfig(Config):
-    """A stage that writes into a run directory."""
-
-    run_dir: str = setting("runs/run", "Directory that the run reads and writes.", identity=False)
-    resume: bool = setting(False, "Continue the run if it was begun.", identity=False)
-    overwrite: bool = setting(False, "Replace this stage's earlier results.", identity=False)
-
-    def __post_init__(self):
-        super().__post_init__()
-        if not self.run_dir:
-            raise UserError("run_dir must name a directory. Received: ''.")
-        if self.resume and self.overwrite:
-            raise UserError("resume and overwrite exclude each other; give one of them.")
-
 
 _FOLDER = "folder:"
 
@@ -249,38 +233,3 @@ class PretrainConfig(RunConfig):
                 f"decay_epochs must be numbers with commas between. Received: "
                 f"{self.decay_epochs!r}."
             ) from None
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ClassifierConfig(RunConfig):
-    """Training of a linear classifier on the frozen encoder of a run."""
-
-    batch_size: int = setting(256, "Images per step.", at_least=1, at_most=2**20)
-    epochs: int = setting(
-        100, "Passes over the training split's features.", at_least=1, at_most=10**6
-    )
-    learning_rate: float = setting(0.5, "Peak learning rate of SGD.", above=0, at_most=1000)
-    momentum: float = setting(0.9, "Momentum of SGD.", at_least=0, below=1)
-    weight_decay: float = setting(0.0, "L2 decay of the kernel, per step.", at_least=0, at_most=1)
-    seed: int = setting(0, "Seed of weights and order.", at_least=0, below=2**31)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class EvaluateConfig(Config):
-    """Scores of a run on the held-out split, or on its validation set."""
-
-    run_dir: str = setting("runs/run", "Directory of the run.", identity=False)
-    batch_size: int = setting(256, "Images per step.", at_least=1, at_most=2**20)
-    knn_neighbors: int = setting(10, "Neighbours that vote in the k-NN score.", at_least=1)
-    soft_neighbors_temperature: float | None = setting(
-        None,
-        "Also score soft nearest neighbours at this temperature (none: do not).",
-        kind=float,
-        at_least=1e-3,
-        at_most=1e4,
-    )
-    split: str = setting(
-        "test",
-        "Images to score on: held out, or the validation set of the run.",
-        choices=("test", "validation"),
-    )
