@@ -168,7 +168,7 @@ def test_so_it_is_in_a_process_of_its_own(case, script):
     check_one_clear_line(case, finished.returncode, finished.stdout, finished.stderr)
 
 
-@pytest.mark.parametrize("closed", [">&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("closed", [pytest.param(">&-", marks=pytest.mark.slow), "<&- >&- 2>&-"])
 def test_closed_streams_are_no_obstacle(closed, tmp_path):
     """And no file of the program takes their place."""
     command = ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "scripts/write_digits.py"]
