@@ -1,8 +1,10 @@
 """Data sets and their splits, streamed in any order or part."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -13,7 +15,21 @@ from supcon_tf.data.images import decode, preprocess
 
 # The label of an image whose class is not known.
 UNLABELED = -1
+# Images of one size are decoded once and held in memory while they take at most so many bytes.
+_HELD_BYTES = 2**28
 DEFAULT_IMAGE_SIZE_PX = 64
+
+
+class Held(NamedTuple):
+    """Decoded images in memory.
+
+    Attributes:
+        images: uint8 [N, S, S, 3], in the stored order.
+        labels: int64 [N].
+    """
+
+    images: tf.Tensor
+    labels: tf.Tensor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,25 +57,46 @@ class Split:
     names: tuple[str, ...] | None = None
     folder: Path | None = None
 
-    def records(self, shuffle_seed=None, skip=0, keep=None) -> tf.data.Dataset:
-        """`(encoded, label int64)` of every example, once.
+    @functools.cached_property
+    def held(self) -> Held | None:
+        """All images, decoded now, where they have one size and fit into 256 MiB; else None."""
+        side = self.native_size_px
+        if not side or self.num_examples * side**2 * 3 > _HELD_BYTES:
+            return None
+        decoded = self.records().map(
+            lambda encoded, label: (tf.ensure_shape(decode(encoded), [side, side, 3]), label),
+            num_parallel_calls=tf.data.AUTOTUNE,
+        )
+        with tf.device("CPU:0"):  # Streams are made there.
+            return Held(*decoded.batch(self.num_examples).get_single_element())
+
+    def ordered(
+        self, shuffle_seed=None, skip=0, keep=None, *, places: bool = False
+    ) -> tf.data.Dataset:
+        """The element of every example, once.
 
         Args:
             shuffle_seed: int or int64 scalar tensor that fixes the order; None for the stored one.
-            skip: int or int64 scalar tensor, examples to leave out at the beginning, unread.
-            keep: from a place in the order (after those skipped) to whether that example is wanted;
-                the others are not read. None for all.
+            skip: int or int64 scalar tensor, examples to leave out at the beginning.
+            keep: from a place in the order (after those skipped) to whether that example is wanted.
+                None for all.
+            places: whether the examples' places in the stored order, int64, stand for them.
         """
-        elements = self.elements(shuffle_seed)
+        elements = tf.data.Dataset.range(self.num_examples)
+        buffer = self.num_examples
+        if not places:
+            elements, buffer = self.elements(shuffle_seed), self.shuffle_buffer
         if shuffle_seed is not None:
-            elements = elements.shuffle(
-                self.shuffle_buffer, seed=shuffle_seed, reshuffle_each_iteration=False
-            )
-
+            elements = elements.shuffle(buffer, seed=shuffle_seed, reshuffle_each_iteration=False)
         elements = elements.skip(skip)
-        if keep is not None:
-            numbered = elements.enumerate().filter(lambda index, element: keep(index))
-            elements = numbered.map(lambda index, element: element)
+        if keep is None:
+            return elements
+        numbered = elements.enumerate().filter(lambda index, element: keep(index))
+        return numbered.map(lambda index, element: element)
+
+    def records(self, shuffle_seed=None) -> tf.data.Dataset:
+        """`(encoded, label int64)` of every example, once, in the order of `ordered`."""
+        elements = self.ordered(shuffle_seed)
         return elements.map(self.load_record, num_parallel_calls=tf.data.AUTOTUNE)
 
     def load_record(self, *element):

@@ -11,7 +11,7 @@ import tensorflow as tf
 from supcon_tf.data.augment import WHOLE, Augmentation, Share
 from supcon_tf.data.balance import balanced_order, repeated_order
 from supcon_tf.data.splits import ImageDataset, Split
-from supcon_tf.data.views import STREAM_STRIDE, Position, Views, sharding_off, views_of_records
+from supcon_tf.data.views import STREAM_STRIDE, Position, Views, sharding_off, views_of_elements
 
 # Far apart, so that the seeds of neighbouring runs do not meet.
 _EPOCH_STRIDE = 1_000_003
@@ -85,6 +85,8 @@ def views(
             f"{batch_size}."
         )
 
+    is_held = split.held is not None
+
     def is_mine(place):
         return (place % batch_size) // size == position.share.index
 
@@ -92,17 +94,17 @@ def views(
         """This share of an epoch's whole batches, without the first `skipped` of them."""
         skipped = tf.cast(skipped, tf.int64)
         keep = is_mine if position.share.count > 1 else None
-        records = split.records(shuffle_seed, skipped * batch_size, keep)
-        return records.take((steps - skipped) * size)
+        elements = split.ordered(shuffle_seed, skipped * batch_size, keep, places=is_held)
+        return elements.take((steps - skipped) * size)
 
-    records = chain_epochs(
+    elements = chain_epochs(
         one_epoch,
         seed=position.seed,
         first_step=position.first_step,
         steps_per_epoch=steps,
         number=position.number,
     )
-    return views_of_records(records, split.native_size_px, kinds, batch_size, position)
+    return views_of_elements(split, elements, kinds, batch_size, position)
 
 
 def repeated(
@@ -172,7 +174,8 @@ def _views_in_order(split, kinds, order, batch_size, position):
     """Batches whose images `order` gives, from a step to places in the split."""
     size = position.split(batch_size)
     first = position.share.index * size
-    elements = list(split.elements(None))
+    stored = split.ordered(places=split.held is not None)
+    elements = list(stored)
 
     def generate():
         step = position.first_step
@@ -181,10 +184,8 @@ def _views_in_order(split, kinds, order, batch_size, position):
                 yield elements[place]
             step += 1
 
-    signature = split.elements(None).element_spec
-    records = tf.data.Dataset.from_generator(generate, output_signature=signature)
-    records = records.map(split.load_record, num_parallel_calls=tf.data.AUTOTUNE)
-    return views_of_records(records, split.native_size_px, kinds, batch_size, position)
+    ordered = tf.data.Dataset.from_generator(generate, output_signature=stored.element_spec)
+    return views_of_elements(split, ordered, kinds, batch_size, position)
 
 
 def zipped(**streams: tf.data.Dataset) -> tf.data.Dataset:

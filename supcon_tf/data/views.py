@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from supcon_tf.data.augment import WHOLE, Augmentation, Share, random_crops, recolor
 from supcon_tf.data.images import decode, shrink, to_unit
+from supcon_tf.data.splits import Split
 
 # Far apart, so that the seeds of the streams of one run do not meet.
 STREAM_STRIDE = 2**40
@@ -62,18 +63,19 @@ class Position:
         return tf.random.fold_in(tf.constant([self.seed, purpose], tf.int64), index)
 
 
-def views_of_records(
-    records: tf.data.Dataset,
-    native_size_px: int | None,
+def views_of_elements(
+    split: Split,
+    elements: tf.data.Dataset,
     kinds: Views | Sequence[Views],
     batch_size: int,
     position: Position,
 ) -> tf.data.Dataset:
-    """Batches of views of encoded images; those of one size are cropped as a batch.
+    """Batches of views of images; those of one size are cropped as a batch.
 
     Args:
-        records: `(encoded scalar string, label int64)` of the images that are made here.
-        native_size_px: side of the square images; None where sizes differ.
+        split: where the images come from.
+        elements: those that are made here: elements of the split, or their places where it is held
+            in memory.
         kinds: how views are made.
         batch_size: images of a whole batch.
         position: where the stream begins.
@@ -84,13 +86,21 @@ def views_of_records(
     """
     several = not isinstance(kinds, Views)
     kinds = tuple(kinds) if several else (kinds,)
-    maker = _ViewMaker(native_size_px, kinds, batch_size, position)
-    examples = records.enumerate(position.first_step * maker.size).map(
-        maker.decoded if native_size_px else maker.crops_of_one,
-        num_parallel_calls=tf.data.AUTOTUNE,
+    maker = _ViewMaker(split.native_size_px, kinds, batch_size, position)
+    if split.held is None:
+        examples = elements.map(split.load_record, num_parallel_calls=tf.data.AUTOTUNE)
+        examples = examples.enumerate(position.first_step * maker.size).map(
+            maker.decoded if split.native_size_px else maker.crops_of_one,
+            num_parallel_calls=tf.data.AUTOTUNE,
+        )
+        batches = examples.batch(maker.size, drop_remainder=True)
+    else:
+        batches = elements.batch(maker.size, drop_remainder=True).map(
+            lambda places: tuple(tf.gather(part, places) for part in split.held)
+        )
+    stream = batches.enumerate(position.first_step).map(
+        maker.views, num_parallel_calls=tf.data.AUTOTUNE
     )
-    batches = examples.batch(maker.size, drop_remainder=True).enumerate(position.first_step)
-    stream = batches.map(maker.views, num_parallel_calls=tf.data.AUTOTUNE)
     if not several:
         stream = stream.map(lambda views, labels: (views[0], labels))
     return sharding_off(stream).prefetch(tf.data.AUTOTUNE)
