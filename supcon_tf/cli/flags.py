@@ -1,7 +1,8 @@
 """Command-line flags from the configuration dataclasses, and one way for every script to end.
 
-Exit status: 0 when done, 2 for a wrong flag, setting, file or folder (one line says which), 130
-after Ctrl-C and 143 after SIGTERM, 1 for anything unforeseen (with a traceback).
+Exit status: 0 when done, 2 for a wrong flag, setting, file or folder (one line says which), 3 when
+done but for the files that were named, 130 after Ctrl-C and 143 after SIGTERM, 1 for anything
+unforeseen (with a traceback).
 """
 
 import contextlib
@@ -23,6 +24,7 @@ from supcon_tf.config.settings import default_of
 from supcon_tf.core.errors import UserError
 from supcon_tf.core.interrupts import noting_interrupts
 
+INCOMPLETE = 3  # The exit status of a command that is done but for some of its files.
 _DEFINE = {
     bool: flags.DEFINE_boolean,
     int: flags.DEFINE_integer,
