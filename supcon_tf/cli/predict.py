@@ -1,4 +1,4 @@
-r"""Writes the classes of images and their probabilities; from a bundle, a TFLite file or a server.
+r"""Writes the classes of images and their probabilities; from a bundle, a file of it or a server.
 
 supcon-tf predict --model=saved_models/digits image.png more_images/ "photos/**/*.jpg"
 supcon-tf predict --model=http://127.0.0.1:8080 --format=csv --output=classes.csv photos/

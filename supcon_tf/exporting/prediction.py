@@ -1,4 +1,4 @@
-"""Classes of image files, from an exported bundle, a TFLite file or a server.
+"""Classes of image files, from an exported bundle, a TFLite or ONNX file or a server.
 
 Here a model is its class names and a function from the files of a batch to their answers: the
 probabilities of each, or the reason why it has none. Batches are read one after the other.
@@ -27,7 +27,8 @@ from supcon_tf.data.images import (
 )
 from supcon_tf.exporting.bundle import load_bundle
 from supcon_tf.exporting.finite import NotFiniteError
-from supcon_tf.exporting.layout import SUMS, check_sums
+from supcon_tf.exporting.layout import ONNX, SUMS, check_sums
+from supcon_tf.exporting.onnx_model import OnnxModel
 from supcon_tf.exporting.remote import RemoteModel
 from supcon_tf.exporting.tflite import TfliteModel, check_digest, read_metadata
 
@@ -155,15 +156,30 @@ def _open_model(model: str) -> Model:
         return remote.class_names, remote
     if model.endswith(".tflite"):
         return _open_tflite(Path(model))
+    if model.endswith(".onnx"):
+        return _open_onnx(Path(model))
     bundle = load_bundle(model)
     return bundle.class_names, _local(bundle.decode, bundle.classify)
 
 
-def _open_tflite(path: Path) -> Model:
+def _read_model(path: Path) -> bytes:
     if not path.is_file():
         raise UserError(f"model not found. Received: {str(path)!r}. Check the path.")
     check_readable(path)
-    content = path.read_bytes()
+    return path.read_bytes()
+
+
+def _open_onnx(path: Path) -> Model:
+    content = _read_model(path)
+    folder = path.resolve().parent
+    if path.name == ONNX and (folder / SUMS).exists():
+        check_sums(folder)
+    model = OnnxModel(path, content)
+    return model.class_names, _preprocessing(model.image_size_px, model)
+
+
+def _open_tflite(path: Path) -> Model:
+    content = _read_model(path)
     metadata = read_metadata(path, content)
     folder = path.resolve().parent
     if folder.name == "tflite" and (folder.parent / SUMS).exists():
@@ -174,11 +190,16 @@ def _open_tflite(path: Path) -> Model:
     model = TfliteModel(path, content)
     if (model.image_size_px, model.num_classes) != (size, len(names)):
         raise UserError(f"{path} is damaged: its metadata does not fit. Export it again.")
+    return names, _preprocessing(size, model)
+
+
+def _preprocessing(size: int, classify):
+    """As `_local`, of a model that takes images of one size."""
 
     def decode_one(encoded):
         return preprocess(decode_checked(encoded), size).numpy()
 
-    return names, _local(decode_one, model)
+    return _local(decode_one, classify)
 
 
 def _local(decode_one, classify):
