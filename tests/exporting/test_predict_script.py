@@ -6,7 +6,9 @@ import json
 import os
 import sys
 
+import numpy as np
 import pytest
+import tensorflow as tf
 from exporting.model_servers import dogs, model_server, serving
 
 from supcon_tf import UserError
@@ -142,3 +144,21 @@ def test_a_terminal_shows_progress_apart_from_the_results(
         script_module.main(PredictConfig(model=address), images)
     assert "5/5" in sys.stderr.getvalue()
     assert capsys.readouterr().out == "".join(f"{image}\tdog\t0.7500\n" for image in images)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["", "tflite/float32.tflite"])
+def test_libraries_say_nothing_between_the_lines(model, exported, scripts, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    whole = tf.io.encode_jpeg(noise).numpy()
+    for name, length in (("whole", len(whole)), ("head", 30), ("half", len(whole) // 2)):
+        (tmp_path / f"{name}.jpg").write_bytes(whole[:length])
+    command = ["predict", f"--model={exported[1] / '1' / model}", str(tmp_path)]
+    ((status, output, error),) = scripts([command])
+    assert status == 3
+    assert len(output.splitlines()) == 1
+    assert [line.partition(":")[0] for line in error.splitlines()] == [
+        str(tmp_path / "half.jpg"),
+        str(tmp_path / "head.jpg"),
+        "2 of 3 could not be classified; they are named above.",
+    ]
