@@ -39,10 +39,20 @@ def test_the_newest_version_is_found(tmp_path):
     assert find_versions(tmp_path / "nowhere") == []
 
 
+def test_a_bundle_is_loaded_by_text_or_path_of_its_folder_or_a_version(copy, tmp_path):
+    shutil.copytree(copy, copy.parent / "10")
+    for path, version in ((copy.parent, "10"), (copy, "1")):
+        for given in (path, str(path)):
+            assert load_bundle(given).path.name == version
+    for given in (tmp_path / "none", str(tmp_path / "none")):
+        with pytest.raises(UserError, match="model not found. Received: '.*none'"):
+            load_bundle(given)
+
+
 def test_a_newest_version_without_its_model_is_refused_rather_than_passed_over(copy):
     shutil.copytree(copy, copy.parent / "2", ignore=shutil.ignore_patterns("saved_model.pb"))
     with pytest.raises(UserError, match="digits/2 lacks saved_model.pb"):
-        load_bundle(newest_bundle(str(copy.parent)))
+        load_bundle(copy.parent)
 
 
 def test_composed_steps_equal_the_signatures(bundle, encoded):
