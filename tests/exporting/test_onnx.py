@@ -5,12 +5,14 @@ The tests that write a model are skipped where the extra `onnx` is not installed
 
 import importlib.util
 import json
+import shutil
 
 import numpy as np
 import pytest
+from conftest import write_images
 
 import supcon_tf
-from supcon_tf import ExportConfig, PredictConfig, UserError, load_bundle
+from supcon_tf import AddClassConfig, ExportConfig, PredictConfig, UserError, load_bundle
 from supcon_tf.exporting.comparing import check_exports
 
 
@@ -73,6 +75,17 @@ def test_predictions_of_the_file_are_those_of_its_bundle(onnx_export, digit_file
     alone.write_bytes(alone.read_bytes()[:1000])
     with pytest.raises(UserError, match="alone.onnx is damaged, or is not an ONNX model"):
         supcon_tf.predict(PredictConfig(model=alone), digit_files)
+
+
+@pytest.mark.slow
+def test_added_classes_are_in_the_onnx_model_too(onnx_export, tmp_path):
+    _, bundle = onnx_export
+    shutil.copytree(bundle, tmp_path / "digits/1")
+    write_images(tmp_path / "new", ["noise"], 10, size=(8, 8))
+    config = AddClassConfig(model=tmp_path / "digits", images=tmp_path / "new", min_top1=0)
+    scores = supcon_tf.add_class(config)
+    assert scores["onnx"]["max_difference"] < 1e-5
+    assert (tmp_path / "digits/2/model.onnx").is_file()
 
 
 def test_a_changed_file_in_a_bundle_is_refused(tmp_path, digit_files):
