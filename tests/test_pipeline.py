@@ -53,5 +53,5 @@ def test_from_a_folder_of_images_to_a_prediction(script, tmp_path):
         assert float(share) + float(rest) == pytest.approx(1, abs=1e-3)
 
     broken = script("predict", f"--model={models / 'photos'}", photos / "dark" / "broken.png")
-    assert broken.returncode == 2
-    assert "cannot read image" in broken.stderr.splitlines()[-1]
+    assert broken.returncode == 3
+    assert "dark/broken.png: the bytes are not a whole" in broken.stderr.splitlines()[0]

@@ -1,4 +1,4 @@
-"""Exports a run's classifier as SavedModel and TFLite, and compares each with Keras.
+"""Exports a run's classifier as SavedModel, TFLite and ONNX, and compares each with Keras.
 
 supcon-tf export --run_dir=runs/digits
 """

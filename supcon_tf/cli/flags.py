@@ -1,7 +1,8 @@
 """Command-line flags from the configuration dataclasses, and one way for every script to end.
 
-Exit status: 0 when done, 2 for a wrong flag, setting, file or folder (one line says which), 130
-after Ctrl-C and 143 after SIGTERM, 1 for anything unforeseen (with a traceback).
+Exit status: 0 when done, 2 for a wrong flag, setting, file or folder (one line says which), 3 when
+done but for the files that were named, 130 after Ctrl-C and 143 after SIGTERM, 1 for anything
+unforeseen (with a traceback).
 """
 
 import contextlib
@@ -15,6 +16,7 @@ from absl import app, flags, logging
 
 from supcon_tf.cli import known
 from supcon_tf.cli.help import help_text, print_and_exit
+from supcon_tf.cli.noise import without_remarks
 from supcon_tf.cli.paths import check_paths
 from supcon_tf.cli.recipes import with_files
 from supcon_tf.config import PretrainConfig
@@ -23,6 +25,7 @@ from supcon_tf.config.settings import default_of
 from supcon_tf.core.errors import UserError
 from supcon_tf.core.interrupts import noting_interrupts
 
+INCOMPLETE = 3  # The exit status of a command that is done but for some of its files.
 _DEFINE = {
     bool: flags.DEFINE_boolean,
     int: flags.DEFINE_integer,
@@ -88,12 +91,16 @@ def _parser(config_class, usage):
     return parse
 
 
+def _wants_remarks():
+    return os.environ.get("TF_CPP_MIN_LOG_LEVEL", "3") != "3"
+
+
 def _import_tensorflow():
     """Imports it without its remarks about the machine, unless the user asked for them.
 
     Some of them are printed by its C++ before it reads any log level.
     """
-    if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "3") != "3":
+    if _wants_remarks():
         return
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     terminal, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
@@ -168,7 +175,8 @@ def run(main, config_class, usage, positional=False, base=None, base_without=())
             from supcon_tf.core.keras_settings import set_keras
 
             set_keras()
-            with _tensorflow_errors(), noting_interrupts():
+            quiet = contextlib.nullcontext() if _wants_remarks() else without_remarks()
+            with quiet, _tensorflow_errors(), noting_interrupts():
                 main(*given)
         except UserError as error:
             _fail(error)

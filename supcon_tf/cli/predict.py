@@ -1,13 +1,14 @@
-r"""Writes the classes of images and their probabilities; from a bundle, a TFLite file or a server.
+r"""Writes the classes of images and their probabilities; from a bundle, a file of it or a server.
 
 supcon-tf predict --model=saved_models/digits image.png more_images/ "photos/**/*.jpg"
 supcon-tf predict --model=http://127.0.0.1:8080 --format=csv --output=classes.csv photos/
 
-Images are files, folders (at any depth) and quoted patterns; a file that is not an image ends the
-run.
+Images are files, folders (at any depth) and quoted patterns. What cannot be classified is named on
+standard error with its reason, the others are answered, and the exit status is then 3.
 tsv: path, class, probability, class, ... of the top_k. csv: the same under a header. jsonl: image,
 classes and probabilities as JSON, one line an image. In tsv a tab, a line's end or a backslash
 within a cell is written as \t, \n or \\; a byte that is not UTF-8 is always written as \xff.
+An image that cannot be classified has no line in tsv and csv, and image and error in jsonl.
 """
 
 import contextlib
@@ -63,10 +64,12 @@ def csv_header(result):
 
 def json_line(result):
     """ASCII, so that it is the same in every encoding."""
-    probabilities = [round(share, 6) for share in result["probabilities"]]
+    found = {"image": _utf8(result["image"])}
+    if "error" in result:
+        return json.dumps({**found, "error": _utf8(result["error"])})
     names = [_utf8(name) for name in result["classes"]]
-    image = _utf8(result["image"])
-    return json.dumps({"image": image, "classes": names, "probabilities": probabilities})
+    probabilities = [round(share, 6) for share in result["probabilities"]]
+    return json.dumps({**found, "classes": names, "probabilities": probabilities})
 
 
 def lines(results, kind):
@@ -76,13 +79,33 @@ def lines(results, kind):
         results: as `supcon_tf.predict` gives them.
         kind: tsv, csv or jsonl.
     """
-    for number, result in enumerate(results):
-        if kind == "csv" and number == 0:
+    has_header = kind != "csv"
+    for result in results:
+        if kind == "jsonl":
+            yield json_line(result)
+        if kind == "jsonl" or "error" in result:
+            continue
+        if not has_header:
             yield csv_line(csv_header(result))
-        if kind == "csv":
-            yield csv_line(_cells(result, 6))
-        else:
-            yield tsv_line(result) if kind == "tsv" else json_line(result)
+            has_header = True
+        yield tsv_line(result) if kind == "tsv" else csv_line(_cells(result, 6))
+
+
+def reporting(results, failed):
+    """Passes results on; names those without a class on standard error, and adds them to `failed`.
+
+    Args:
+        results: as `supcon_tf.predict` gives them.
+        failed: a list.
+    """
+    from tqdm import tqdm
+
+    for result in results:
+        if "error" in result:
+            failed.append(result)
+            name = _utf8(_CONTROL.sub(_code, result["image"]))
+            tqdm.write(f"{name}: {_utf8(' '.join(result['error'].split()))}", file=sys.stderr)
+        yield result
 
 
 @contextlib.contextmanager
@@ -106,20 +129,26 @@ def destination(output):
 
 
 def main(config, images):
-    """Predicts and writes one line per image."""
+    """Predicts, and writes one line per image; exits with status 3 if some have no class."""
     if not images:
         raise UserError("no image given. Give image files or folders after the flags.")
     from tqdm import tqdm
 
     from supcon_tf.exporting.prediction import find_images, predict
 
-    paths = find_images(images)
+    found, failed = find_images(images), []
     with destination(config.output) as stream:
-        results = predict(config, paths)
-        shown = tqdm(results, total=len(paths), unit="image", disable=None)  # On a terminal.
+        results = reporting(predict(config, list(found)), failed)
+        shown = tqdm(results, total=len(found), unit="image", disable=None)  # On a terminal.
         for line in lines(shown, config.format):
             tqdm.write(line, file=stream)
             stream.flush()
+    if failed:
+        print(
+            f"{len(failed)} of {len(found)} could not be classified; they are named above.",
+            file=sys.stderr,
+        )
+        sys.exit(flags.INCOMPLETE)
 
 
 def program():

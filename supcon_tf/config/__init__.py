@@ -7,6 +7,7 @@ that can be constructed is valid as far as that can be known without reading the
 from supcon_tf.config.classifying import ClassifierConfig
 from supcon_tf.config.deployment import (
     FORMATS,
+    OPTIONAL_FORMATS,
     RUNTIMES,
     AddClassConfig,
     ExportConfig,
@@ -20,6 +21,7 @@ from supcon_tf.config.training import PretrainConfig
 
 __all__ = [
     "FORMATS",
+    "OPTIONAL_FORMATS",
     "RUNTIMES",
     "AddClassConfig",
     "ClassifierConfig",

@@ -7,6 +7,7 @@ from supcon_tf.core.errors import UserError
 
 RUNTIMES = ("saved_model", "float32", "float16", "dynamic", "int8")
 FORMATS = ("saved_model", *(f"tflite_{precision}" for precision in RUNTIMES[1:]))
+OPTIONAL_FORMATS = ("onnx",)  # They need packages that are not installed with this one.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,7 +26,8 @@ class ExportConfig(Config):
         identity=False,
     )
     formats: str = setting(
-        ",".join(FORMATS), "What is written, with commas between; always with saved_model."
+        ",".join(FORMATS),
+        "What is written, with commas between; always saved_model. onnx needs supcon_tf[onnx].",
     )
     batch_size: int = setting(256, "Images per step while scoring.", at_least=1, at_most=2**20)
     neighbors: int = setting(
@@ -58,10 +60,10 @@ class ExportConfig(Config):
 
     def __post_init__(self):
         super().__post_init__()
-        names = self.format_names()
-        if not {"saved_model"} <= set(names) <= set(FORMATS) or len(names) != len(set(names)):
+        names, known = self.format_names(), (*FORMATS, *OPTIONAL_FORMATS)
+        if not {"saved_model"} <= set(names) <= set(known) or len(names) != len(set(names)):
             raise UserError(
-                f"formats must be saved_model and any of {', '.join(FORMATS[1:])}, each once, with "
+                f"formats must be saved_model and any of {', '.join(known[1:])}, each once, with "
                 f"commas between. Received: {self.formats!r}."
             )
 
@@ -80,6 +82,12 @@ class AddClassConfig(Config):
     )
     holdout_fraction: float = setting(
         0.3, "Share of each new class's images to score on.", at_least=0.001, at_most=0.9
+    )
+    min_top1: float = setting(
+        0.5,
+        "Share of each new class's held-out images to recognize, or nothing is written.",
+        at_least=0,
+        at_most=1,
     )
     batch_size: int = setting(64, "Images per step.", at_least=1, at_most=2**20)
     seed: int = setting(0, "Seed of the hold-out.", at_least=0, below=2**31)
@@ -132,7 +140,7 @@ class PredictConfig(Config):
 
     model: str = setting(
         "",
-        "saved_models/NAME, one of its versions, a .tflite file, or a server's http://HOST:PORT.",
+        "saved_models/NAME, a version of it, a .tflite or .onnx file, or http://HOST:PORT.",
     )
     top_k: int = setting(1, "Classes to print for each image.", at_least=1)
     batch_size: int = setting(64, "Images per step.", at_least=1, at_most=2**20)

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Any
 
 from supcon_tf.core.errors import UserError
@@ -69,11 +70,13 @@ _HOLDS = {
 
 
 def _check_type(name: str, value: Any, expected: type, optional: bool) -> Any:
-    """Returns `value` as `expected`; an int is taken for a float, nothing else is converted."""
+    """Returns `value` as `expected`; an int becomes a float, a path text, and nothing else."""
     if value is None and optional:
         return None
     if expected is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value) if abs(value) < 2**1023 else math.inf  # Larger ones are no float.
+    if expected is str and isinstance(value, PurePath):
+        return str(value)
     if expected is dict and isinstance(value, Mapping):
         return dict(value)
     if not isinstance(value, expected) or (expected is int and isinstance(value, bool)):

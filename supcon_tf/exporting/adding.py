@@ -18,9 +18,9 @@ from supcon_tf.core.provenance import resumption
 from supcon_tf.data import folder
 from supcon_tf.data.datasets import folder_split
 from supcon_tf.data.splits import Split
-from supcon_tf.exporting import tflite
+from supcon_tf.exporting import added_scores, onnx_model, tflite
 from supcon_tf.exporting.bundle import Bundle, load_bundle
-from supcon_tf.exporting.calibration import calibration_scores, fit_scale
+from supcon_tf.exporting.calibration import fit_scale
 from supcon_tf.exporting.comparing import check_exports, compare_exports
 from supcon_tf.exporting.export import finish_bundle
 from supcon_tf.exporting.index import index_scores, write_index_images
@@ -33,7 +33,7 @@ from supcon_tf.exporting.layout import (
 )
 from supcon_tf.exporting.servable import Head, Index, Servable, read_head
 from supcon_tf.stages.features import encode_split
-from supcon_tf.stages.scores import classification_scores, unit_rows
+from supcon_tf.stages.scores import unit_rows
 
 _UNCALIBRATED = "tflite_int8"  # The training images would have to calibrate it.
 Images = tuple[np.ndarray, np.ndarray]  # Features float32 [N, F] and labels int [N].
@@ -58,16 +58,16 @@ def add_class(config: AddClassConfig) -> dict:
         config: the settings; `config.images` holds one subfolder of images for each new class.
 
     Returns:
-        `path`; `learned_from`, images by new class; top-1 on held-out images: `old_top1_before`,
-        `old_top1`, `new_top1` and `per_class` of the new ones, of `old_images` and `new_images`;
+        `path`; `learned_from`, images by new class; what `top1_scores` gives on held-out images;
         `calibration` and `index` over all of them; and what `compare_exports` gives on the new.
 
     Raises:
-        UserError: if the bundle is unsound or has no index, or the folder's images or class names
-            cannot be used.
+        UserError: if the bundle is unsound or has no index, the folder's images or class names
+            cannot be used, or a new class scores less than `config.min_top1`.
     """
     bundle = load_bundle(newest_bundle(config.model).resolve())
     settings = bundle.export_settings()
+    onnx_model.check_formats(settings.format_names())
     index, old = _read_index(bundle), _read_held_out(bundle)
     new = _find_images(config, bundle)
     target = next_version(bundle.path.parent)
@@ -75,7 +75,7 @@ def add_class(config: AddClassConfig) -> dict:
         print(f"adding {', '.join(new.names)} in {target}", file=sys.stderr)
         temporary.mkdir(parents=True)
         metadata = _metadata(bundle, target, new, config)
-        scores = _write(temporary, metadata, bundle, settings, index, old, new, config.batch_size)
+        scores = _write(temporary, metadata, bundle, settings, index, old, new, config)
     return {"path": str(target), **scores}
 
 
@@ -162,29 +162,36 @@ def _write(
     index: Index,
     old: Images,
     new: _NewClasses,
-    batch_size: int,
+    config: AddClassConfig,
 ) -> dict:
     """Writes the new version into a folder and returns its scores."""
-    class_names = metadata["class_names"]
+    class_names, batch_size = metadata["class_names"], config.batch_size
     head, index = _extend(bundle, index, *_encode(bundle, new.support, batch_size), class_names)
     model = _servable(bundle, head, index, class_names)
+    unseen = _encode(bundle, new.held_out, batch_size)
+    features, labels = (np.concatenate(parts) for parts in zip(old, unseen, strict=True))
+    probabilities = _probabilities(model, features)
+    before = _servable(bundle, read_head(bundle.model), None, bundle.class_names)
+    top1 = added_scores.top1_scores(
+        _probabilities(before, old[0]), probabilities, labels, class_names
+    )
+    added_scores.check_top1(top1, config.min_top1)
     model.save(path)
     _write_index_images(path, bundle, new.support, class_names)
     left_out = {_UNCALIBRATED, *bundle.metrics["export"].get("failed", {})}
     formats = [name for name in settings.format_names() if name not in left_out]
     tflite.write_all(path, metadata, formats, select_ops=settings.tflite_select_ops)
-    unseen = _encode(bundle, new.held_out, batch_size)
-    features, labels = (np.concatenate(parts) for parts in zip(old, unseen, strict=True))
+    if onnx_model.FORMAT in formats:
+        onnx_model.write(path, metadata)
     np.savez(path / HELD_OUT, features=features, labels=labels)
-    probabilities = _probabilities(model, features)
     compared = compare_exports(
         path, formats, new.held_out, len(unseen[1]), probabilities[len(old[1]) :], unseen[1]
     )
     check_exports(path, compared, settings.max_difference, settings.max_tflite_loss)
     scores = {
         "learned_from": metadata["added"][-1]["images"],
-        **_top1_scores(bundle, old, probabilities, labels, class_names),
-        "calibration": _calibration(bundle, probabilities, labels),
+        **top1,
+        "calibration": added_scores.calibration(bundle.metrics, probabilities, labels),
         "index": index_scores(index, features),
         **compared,
     }
@@ -254,38 +261,3 @@ def _write_index_images(path: Path, bundle: Bundle, support: Split, class_names)
     shutil.copytree(bundle.path / "index", path / "index")
     thumbnails, rows = (bundle.path / THUMBNAILS).exists(), len(bundle.index_images())
     write_index_images(path, support, class_names, bundle.image_size_px, thumbnails, rows)
-
-
-def _top1_scores(bundle: Bundle, old: Images, probabilities, labels, class_names) -> dict:
-    """Top-1 of the old classes, before and after, and of the new ones.
-
-    Args:
-        bundle: the version before.
-        old: held-out images of the old classes.
-        probabilities: float [N, C + A] that the new version gives to those and to the new ones.
-        labels: int [N].
-        class_names: C + A names.
-    """
-    before = _servable(bundle, read_head(bundle.model), None, bundle.class_names)
-    is_new = labels >= len(bundle.class_names)
-    by_class = classification_scores(probabilities, labels, class_names)["per_class"]
-    return {
-        "old_images": int(np.sum(~is_new)),
-        "new_images": int(np.sum(is_new)),
-        "old_top1_before": _top1(_probabilities(before, old[0]), old[1]),
-        "old_top1": _top1(probabilities[~is_new], labels[~is_new]),
-        "new_top1": _top1(probabilities[is_new], labels[is_new]),
-        "per_class": {name: by_class[name] for name in class_names[len(bundle.class_names) :]},
-    }
-
-
-def _top1(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    return float(np.mean(probabilities.argmax(axis=1) == labels))
-
-
-def _calibration(bundle: Bundle, probabilities: np.ndarray, labels: np.ndarray) -> dict:
-    """Of all held-out images; the temperature is that of the version before."""
-    found = calibration_scores(np.log(np.maximum(probabilities, 1e-30)), labels, 1.0)
-    before = bundle.metrics.get("added", bundle.metrics["export"])["calibration"]
-    kept = {name: before[name] for name in ("temperature", "fitted_on")}
-    return {"nll": found["nll"], "ece": found["ece"], **kept}

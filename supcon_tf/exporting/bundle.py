@@ -16,23 +16,30 @@ from supcon_tf.data.images import InvalidImage, invalid_images, refuse_colour_pa
 from supcon_tf.exporting.card import model_card
 from supcon_tf.exporting.finite import ANOTHER_FORMAT, check_finite
 from supcon_tf.exporting.graphs import check_graph
-from supcon_tf.exporting.layout import INDEX_IMAGES, THUMBNAILS, check_sums, tflite_file
+from supcon_tf.exporting.layout import (
+    INDEX_IMAGES,
+    THUMBNAILS,
+    check_sums,
+    newest_bundle,
+    tflite_file,
+)
 from supcon_tf.exporting.tflite import TfliteModel
 
 _NEEDED = {"name", "version", "class_names", "settings", "training", "preprocessing", "export"}
-_MAX_THUMBNAIL_BYTES = 2**20
+_MAX_THUMBNAIL_BYTES, _MAX_SYMBOL_PX = 2**20, 32
 
 
-def load_bundle(path: Path, runtime: str = "saved_model") -> "Bundle":
+def load_bundle(path: str | Path, runtime: str = "saved_model") -> "Bundle":
     """Checks a bundle's sums and its graph, and loads it.
 
     Args:
-        path: version directory.
+        path: `saved_models/NAME`, whose newest version is taken, or one of its versions.
         runtime: one of `config.RUNTIMES`: what computes `Bundle.classify`.
 
     Raises:
         UserError: if anything about it is wrong.
     """
+    path = newest_bundle(path)
     check_sums(path)
     check_graph(path)
     try:
@@ -88,6 +95,15 @@ class Bundle:
         self._thumbnails = zipfile.ZipFile(path / THUMBNAILS) if has_thumbnails else None
         self._tflite = None if runtime == "saved_model" else self._open_tflite()
         self.decode(tf.io.encode_png(np.zeros((1, 1, 3), np.uint8)).numpy())  # It can, or raises.
+
+    @property
+    def of_symbols(self) -> bool:
+        """Whether it was trained on small symbols such as digits, which people can draw.
+
+        As the augmentation that mirrors and recolours nothing, and the size of the images tell.
+        """
+        augmentation = self.metadata["settings"].get("pretrain", {}).get("augmentation", "")
+        return "symbols" in augmentation and self.image_size_px <= _MAX_SYMBOL_PX
 
     def _damaged(self, fault: str) -> UserError:
         return UserError(f"bundle {self.path} is damaged: {fault}. Export it again.")

@@ -40,7 +40,7 @@ def _purpose(metadata):
     return (
         f"Classifies an image as one of {len(names)} classes: {shown}.\n\n"
         f"Images are seen as {side} x {side} pixels: {steps}. All of it is part of the SavedModel; "
-        "a TFLite model takes what is cropped and resized, from 0 to 1, and the int8 model uint8 "
+        "a TFLite or ONNX model takes what is cropped and resized, from 0 to 1, the int8 one uint8 "
         "from 0 to 255."
     )
 
@@ -90,7 +90,12 @@ def _scores(metrics):
     if "added" in metrics:
         added = metrics["added"]
         parts[0] = f"The trained classes, as they were exported:\n\n{parts[0]}"
-        parts.append(f"This version, with the added classes:\n\n{added_table(added)}")
+        parts.append(
+            "This version, with the added classes. The scores of the old classes are of the "
+            "held-out images that they came with, those of the new ones of the images given for "
+            "them that were not learned from (`--holdout_fraction`). Few images make a rough "
+            f"score.\n\n{added_table(added)}"
+        )
         exports = export_table(added) + _failed(added)
         parts.append(f"Its exports on the added classes' images:\n\n{exports}")
     return "\n\n".join(parts)
@@ -200,6 +205,8 @@ def added_table(scores: Mapping) -> str:
         ["old classes", f"{scores['old_images']:,}", percent(scores["old_top1"])],
         ["new classes", f"{scores['new_images']:,}", percent(scores["new_top1"])],
     ]
+    held_out = scores.get("held_out", {})  # Not in bundles of version 0.1.0.
     for name, top1 in scores["per_class"].items():
-        rows.append([f"  {name}, from {scores['learned_from'][name]} images", "", percent(top1)])
+        learned_from = f"  {name}, from {scores['learned_from'][name]} images"
+        rows.append([learned_from, f"{held_out.get(name, '')}", percent(top1)])
     return format_table(["held-out images", "number", "top-1"], rows)

@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from supcon_tf.config import FORMATS, OPTIONAL_FORMATS
 from supcon_tf.core.errors import UserError
 from supcon_tf.data.splits import Split
-from supcon_tf.exporting.layout import tflite_file
-from supcon_tf.exporting.tflite import PRECISIONS
+from supcon_tf.exporting.layout import ONNX, tflite_file
 from supcon_tf.stages.scores import top_k_accuracy
 
+_IN_FLOAT32 = ("tflite_float32", "onnx")
 _RELOAD = Path(__file__).with_name("reload_export.py")
 
 
@@ -32,7 +33,7 @@ def compare_exports(
 
     Args:
         bundle: folder of the SavedModel, with tflite/ in it.
-        formats: which of `config.FORMATS` it has.
+        formats: those of its models, as `ExportConfig.format_names` gives them.
         split: images to compare on, as encoded bytes, so that preprocessing is compared too.
         limit: at most so many of them, as `Split.sample` draws them.
         expected: probabilities float [N, C] that the model gives them.
@@ -61,6 +62,8 @@ def compare_exports(
 def _files(bundle, name):
     if name == "saved_model":
         return [bundle / "saved_model.pb", *(bundle / "variables").iterdir()]
+    if name == "onnx":
+        return [bundle / ONNX]
     return [tflite_file(bundle, name.removeprefix("tflite_"))]
 
 
@@ -104,13 +107,13 @@ def _run(bundle, formats, records):
 
 
 def check_exports(bundle: Path, scores: dict, max_difference: float, max_loss: float) -> None:
-    """Refuses a SavedModel that differs; removes TFLite models that fail, differ or lose too much.
+    """Refuses a SavedModel that differs; removes other models that fail, differ or lose too much.
 
     Args:
         bundle: folder of the SavedModel.
         scores: `compare_exports`'s result; what is removed in spite of a score is marked
             `left_out`.
-        max_difference: largest probability difference of the SavedModel and the float32 model.
+        max_difference: largest probability difference of the models in float32.
         max_loss: largest loss of top-1, as a share, of the other TFLite models.
 
     Raises:
@@ -121,11 +124,10 @@ def check_exports(bundle: Path, scores: dict, max_difference: float, max_loss: f
     if fault := _difference(scores["saved_model"], max_difference):
         raise UserError(f"the reloaded SavedModel {fault} Nothing was exported.")
     faults = dict(scores["failed"])
-    for precision in PRECISIONS:
-        name = f"tflite_{precision}"
+    for name in (*FORMATS[1:], *OPTIONAL_FORMATS):
         if not (found := scores.get(name)):
             continue
-        if precision == "float32":
+        if name in _IN_FLOAT32:
             fault = _difference(found, max_difference)
         else:
             fault = _loss(found, max_loss)

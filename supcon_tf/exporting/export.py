@@ -15,7 +15,7 @@ from supcon_tf.core.interrupts import check_interrupts, noting_interrupts
 from supcon_tf.core.provenance import manifest
 from supcon_tf.data.datasets import naming_lost_images
 from supcon_tf.data.splits import ImageDataset
-from supcon_tf.exporting import tflite
+from supcon_tf.exporting import onnx_model, tflite
 from supcon_tf.exporting.calibration import calibration_scores, fit_temperature
 from supcon_tf.exporting.card import model_card
 from supcon_tf.exporting.comparing import check_exports, compare_exports
@@ -53,11 +53,12 @@ def export(config: ExportConfig) -> dict:
 
     Raises:
         UserError: if the run has no classifier, the version exists, the encoder has operators that
-            TFLite lacks, or the reloaded SavedModel differs from Keras by more than
-            `config.max_difference`. A TFLite model that cannot be run is left out, and so is the
-            float32 one if it differs by more, and a smaller one that loses more than
-            `max_tflite_loss`; this is reported.
+            TFLite or ONNX lacks, or the reloaded SavedModel differs from Keras by more than
+            `config.max_difference`, or a package is missing that a format needs. A TFLite or ONNX
+            model that cannot be run is left out, and so is one in float32 if it differs by more,
+            and a smaller one that loses more than `max_tflite_loss`; this is reported.
     """
+    onnx_model.check_formats(config.format_names())
     run = RunDirectory(config.run_dir)
     run.pretrain_config().check_outside_data("saved_models_dir", config.saved_models_dir)
     folder = Path(config.saved_models_dir) / check_name(config.name or run.path.resolve().name)
@@ -88,6 +89,8 @@ def _write_bundle(bundle, target, run, dataset, model, config):
     check_graph(bundle)
     metadata = _metadata(run, dataset, config, target, head, index)
     _write_tflite(bundle, dataset, config, metadata)
+    if onnx_model.FORMAT in config.format_names():
+        onnx_model.write(bundle, metadata)
     check_interrupts()
     logits = features.logits(held_out)
     expected = softmax(logits / head.temperature, axis=1)

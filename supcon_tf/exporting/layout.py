@@ -3,6 +3,7 @@
 saved_models/<name>/<version>/
     saved_model.pb, variables/   SavedModel, its preprocessing inside the graph
     tflite/<precision>.tflite    float32, float16, dynamic and int8
+    model.onnx                   where the format onnx was asked for
     labels.txt                   one class per line
     index/                       names and thumbnails of the images that neighbours are found among
     held_out.npz                 features and labels of the held-out images
@@ -18,6 +19,7 @@ from supcon_tf.core.errors import UserError
 from supcon_tf.core.files import sha256
 
 SUMS, HELD_OUT = "SHA256SUMS", "held_out.npz"
+ONNX = "model.onnx"
 THUMBNAILS, INDEX_IMAGES = "index/thumbnails.zip", "index/images.csv"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _VERSION = re.compile("[1-9][0-9]{0,9}")
@@ -71,7 +73,7 @@ def next_version(folder: Path, version: int | None = None) -> Path:
     return folder / str(version)
 
 
-def newest_bundle(model: str) -> Path:
+def newest_bundle(model: str | Path) -> Path:
     """The version directory to load.
 
     Args:
@@ -80,18 +82,18 @@ def newest_bundle(model: str) -> Path:
     Raises:
         UserError: if there is neither.
     """
-    if not model:
+    if not str(model):
         raise UserError("no model given. Pass --model=saved_models/NAME.")
     folder = Path(model)
-    if (folder / "saved_model.pb").is_file():
+    if any((folder / name).is_file() for name in ("saved_model.pb", SUMS)):
         return folder
     if versions := find_versions(folder):
         return folder / str(versions[-1])  # Perhaps damaged, which loading tells.
     fault = "holds no exported SavedModel" if folder.exists() else "not found"
     advice = "Give a directory that supcon-tf export wrote, such as saved_models/NAME"
-    if re.fullmatch(r"[\w.-]+:[0-9]+", model):
+    if re.fullmatch(r"[\w.-]+:[0-9]+", str(model)):
         advice = f"For a server give http://{model}"
-    raise UserError(f"model {fault}. Received: {model!r}. {advice}.")
+    raise UserError(f"model {fault}. Received: {str(model)!r}. {advice}.")
 
 
 def write_sums(bundle: Path) -> None:

@@ -1,7 +1,7 @@
-"""Classes of image files, from an exported bundle, a TFLite file or a server.
+"""Classes of image files, from an exported bundle, a TFLite or ONNX file or a server.
 
-Here a model is its class names and a function that gives a batch's probabilities; a batch is a
-list of (path, content of the file). Batches are read one after the other.
+Here a model is its class names and a function from the files of a batch to their answers: the
+probabilities of each, or the reason why it has none. Batches are read one after the other.
 """
 
 import functools
@@ -27,12 +27,13 @@ from supcon_tf.data.images import (
 )
 from supcon_tf.exporting.bundle import load_bundle
 from supcon_tf.exporting.finite import NotFiniteError
-from supcon_tf.exporting.layout import SUMS, check_sums, newest_bundle
+from supcon_tf.exporting.layout import ONNX, SUMS, check_sums
+from supcon_tf.exporting.onnx_model import OnnxModel
 from supcon_tf.exporting.remote import RemoteModel
 from supcon_tf.exporting.tflite import TfliteModel, check_digest, read_metadata
 
-Batch = list[tuple[str, bytes]]
-Model = tuple[Sequence[str], Callable[[Batch], np.ndarray]]
+Answers = list[np.ndarray | str]  # Of each image: float32 [C], or why there are none, a sentence.
+Model = tuple[Sequence[str], Callable[[list[bytes]], Answers]]
 
 # A batch ends early where its files are larger together; in base64 they fit a server's request.
 _MAX_BATCH_BYTES = 8_000_000
@@ -47,55 +48,63 @@ def predict(config: PredictConfig, images: Sequence[str]) -> Iterator[dict]:
 
     Returns:
         An iterator of `{"image": path, "classes": [name, ...], "probabilities": [float, ...]}`, the
-        most probable class first.
+        most probable class first; `{"image": path, "error": reason}` for what cannot be classified,
+        such as a file that is missing or no image.
 
     Raises:
-        UserError: if the model or a file cannot be read, or the server does not answer.
+        UserError: if the model cannot be read, the server does not answer, or there is no image.
     """
-    paths = find_images(images)
-    return _results(_open_model(config.model), paths, config)
+    found = find_images(images)
+    return _results(_open_model(config.model), found, config)
 
 
-def find_images(images: Iterable[str]) -> list[str]:
-    """Paths of image files, each file once, in the order given.
+def find_images(images: Iterable[str]) -> dict[str, str]:
+    """Image files, each once, in the order given.
 
     Args:
         images: files; folders, whose images at any depth are taken, but for hidden ones; patterns
             such as `photos/**/*.png`, of whose matches the image files are taken.
 
+    Returns:
+        By path '', and by what names no image the reason, a sentence.
+
     Raises:
-        UserError: if one of them does not name an image.
+        UserError: if none of them names an image.
     """
     resolved = functools.lru_cache(os.path.realpath)
     found = {}
-    for image in images:
-        for path in _image_files(os.fspath(image)):
-            # The folder's links are followed, the file's are not: a link is a file of its own.
-            found.setdefault((resolved(path.parent), path.name), str(path))
-    return list(found.values())
+    for image in map(os.fspath, images):
+        try:
+            for path in _image_files(image):
+                # The folder's links are followed, the file's are not: a link is a file of its own.
+                found.setdefault((resolved(path.parent), path.name), (str(path), ""))
+        except UserError as error:
+            found.setdefault(image, (image, str(error)))
+    reasons = dict(found.values())
+    if all(reasons.values()):
+        raise UserError(" ".join(f"{image!r}: {reason}" for image, reason in reasons.items()))
+    return reasons
 
 
 def _image_files(image: str) -> list[Path]:
     path = Path(image)
     if str(path) == "." and not path.name:
-        raise UserError("an image's path is empty, or the current folder. Name files or folders.")
+        raise UserError("the path is empty, or the current folder. Name files or folders.")
     if path.is_dir():
         try:
             found = images_in(path)
         except OSError as error:
             raise UserError(f"cannot read folder {error.filename}: {error.strerror}.") from error
         if not found:
-            raise UserError(f"folder has no image ({', '.join(EXTENSIONS)}). Received: {path}.")
+            raise UserError(f"the folder has no image ({', '.join(EXTENSIONS)}).")
         return found
     if path.is_file():
         return [path]
     if not glob.has_magic(image):
-        raise UserError(f"image not found. Received: {image!r}. Check the path.")
+        raise UserError("image not found. Check the path.")
     found = _images_among(map(Path, glob.iglob(image, recursive=True)))
     if not found:
-        raise UserError(
-            f"no image ({', '.join(EXTENSIONS)}) matches the pattern. Received: {image!r}."
-        )
+        raise UserError(f"no image ({', '.join(EXTENSIONS)}) matches the pattern.")
     return found
 
 
@@ -103,36 +112,42 @@ def _images_among(paths: Iterable[Path]) -> list[Path]:
     return sorted(path for path in paths if path.suffix.lower() in EXTENSIONS and path.is_file())
 
 
-def _results(model: Model, paths, config):
+def _results(model: Model, found, config):
     class_names, classify = model
-    for batch in _batches(paths, config.batch_size):
-        probabilities = classify(batch)
+    for batch in _batches(found, config.batch_size):
+        readable = [content for _, content in batch if isinstance(content, bytes)]
+        answers = iter(classify(readable) if readable else [])
         check_interrupts()
-        # A stable order: of equal ones the first class.
-        top = np.argsort(-probabilities, axis=1, kind="stable")[:, : config.top_k]
-        for (path, _), row, indices in zip(batch, probabilities, top, strict=True):
-            classes = [class_names[index] for index in indices]
-            yield {"image": path, "classes": classes, "probabilities": row[indices].tolist()}
+        for path, content in batch:
+            answer = next(answers) if isinstance(content, bytes) else content
+            if isinstance(answer, str):
+                yield {"image": path, "error": answer}
+                continue
+            # A stable order: of equal ones the first class.
+            top = np.argsort(-answer, kind="stable")[: config.top_k]
+            classes = [class_names[index] for index in top]
+            yield {"image": path, "classes": classes, "probabilities": answer[top].tolist()}
 
 
-def _batches(paths, batch_size) -> Iterator[Batch]:
+def _batches(found, batch_size) -> Iterator[list[tuple[str, bytes | str]]]:
+    """Pairs of a path and the content of the file, or the reason why it cannot be read."""
     batch, size = [], 0
-    for path in paths:
-        encoded = _read(path)
-        if batch and (len(batch) == batch_size or size + len(encoded) > _MAX_BATCH_BYTES):
+    for path, reason in found.items():
+        content = reason or _read(path)
+        if batch and (len(batch) == batch_size or size + len(content) > _MAX_BATCH_BYTES):
             yield batch
             batch, size = [], 0
-        batch.append((path, encoded))
-        size += len(encoded)
+        batch.append((path, content))
+        size += len(content)
     if batch:
         yield batch
 
 
-def _read(path: str) -> bytes:
+def _read(path: str) -> bytes | str:
     try:
         return Path(path).read_bytes()
     except OSError as error:
-        raise UserError(f"cannot read image {path}: {error.strerror}.") from error
+        return f"{error.strerror}."
 
 
 def _open_model(model: str) -> Model:
@@ -141,15 +156,30 @@ def _open_model(model: str) -> Model:
         return remote.class_names, remote
     if model.endswith(".tflite"):
         return _open_tflite(Path(model))
-    bundle = load_bundle(newest_bundle(model))
+    if model.endswith(".onnx"):
+        return _open_onnx(Path(model))
+    bundle = load_bundle(model)
     return bundle.class_names, _local(bundle.decode, bundle.classify)
 
 
-def _open_tflite(path: Path) -> Model:
+def _read_model(path: Path) -> bytes:
     if not path.is_file():
         raise UserError(f"model not found. Received: {str(path)!r}. Check the path.")
     check_readable(path)
-    content = path.read_bytes()
+    return path.read_bytes()
+
+
+def _open_onnx(path: Path) -> Model:
+    content = _read_model(path)
+    folder = path.resolve().parent
+    if path.name == ONNX and (folder / SUMS).exists():
+        check_sums(folder)
+    model = OnnxModel(path, content)
+    return model.class_names, _preprocessing(model.image_size_px, model)
+
+
+def _open_tflite(path: Path) -> Model:
+    content = _read_model(path)
     metadata = read_metadata(path, content)
     folder = path.resolve().parent
     if folder.name == "tflite" and (folder.parent / SUMS).exists():
@@ -160,29 +190,48 @@ def _open_tflite(path: Path) -> Model:
     model = TfliteModel(path, content)
     if (model.image_size_px, model.num_classes) != (size, len(names)):
         raise UserError(f"{path} is damaged: its metadata does not fit. Export it again.")
+    return names, _preprocessing(size, model)
+
+
+def _preprocessing(size: int, classify):
+    """As `_local`, of a model that takes images of one size."""
 
     def decode_one(encoded):
         return preprocess(decode_checked(encoded), size).numpy()
 
-    return names, _local(decode_one, model)
+    return _local(decode_one, classify)
 
 
 def _local(decode_one, classify):
-    """Probabilities float [B, C] of a batch, computed here; several images are decoded at once."""
+    """The answers to a batch, computed here; several images are decoded at once."""
 
-    def decode_named(item):
-        path, encoded = item
+    def decode(encoded):
         try:
             return decode_one(encoded)
         except InvalidImage as error:
-            raise UserError(f"cannot read image {path}: {error}") from error
+            return str(error)
 
-    def probabilities(batch):
+    def answers(batch):
         with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-            images = np.stack(list(pool.map(decode_named, batch)))  # [B, S, S, 3]
-        try:
-            return classify(images)["probabilities"]
-        except NotFiniteError as error:
-            raise UserError(f"cannot classify {batch[error.rows[0]][0]}: {error}") from error
+            found = list(pool.map(decode, batch))  # [S, S, 3] each, or a reason.
+        sound = [at for at, image in enumerate(found) if not isinstance(image, str)]
+        if sound:
+            classified = _classify(classify, np.stack([found[at] for at in sound]))
+            for at, answer in zip(sound, classified, strict=True):
+                found[at] = answer
+        return found
 
-    return probabilities
+    return answers
+
+
+def _classify(classify, images: np.ndarray) -> Answers:
+    """The answers to images [B, S, S, 3]; those for which the model gives NaN are set aside."""
+    try:
+        return list(classify(images)["probabilities"])
+    except NotFiniteError as error:
+        answers = [str(error)] * len(images)
+        finite = np.setdiff1d(np.arange(len(images)), error.rows)
+        if len(finite):
+            for at, answer in zip(finite, _classify(classify, images[finite]), strict=True):
+                answers[at] = answer
+        return answers

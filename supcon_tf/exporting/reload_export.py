@@ -1,10 +1,11 @@
-"""An exported bundle, run as a stranger would run it: with TensorFlow and LiteRT only.
+"""An exported bundle, run as a stranger would run it: TensorFlow, LiteRT and ONNX Runtime alone.
 
     python -I reload_export.py BUNDLE IMAGES_TFRECORD OUTPUT_NPZ FORMAT ...
 
-The TFRecord holds encoded images. Writes, for each format (`saved_model`, `tflite_<precision>`),
-the probabilities float32 [N, C] and the median time for one image in milliseconds. The package may
-import this file; this file may not import the package, and in the process above it cannot.
+The TFRecord holds encoded images. Writes, for each format (`saved_model`, `tflite_<precision>`,
+`onnx`), the probabilities float32 [N, C] and the median time for one image in milliseconds. The
+package may import this file; this file may not import the package, and in the process above it
+cannot.
 """
 
 import functools
@@ -53,6 +54,33 @@ def run_tflite(run, images):
     return found
 
 
+def open_models(bundle, formats):
+    """From the name of each format but the SavedModel to a function of images, as `run_tflite`."""
+    models = {}
+    for name in formats:
+        if name == "onnx":
+            import onnxruntime
+
+            run = onnxruntime.InferenceSession(str(bundle / "model.onnx")).run
+            models[name] = functools.partial(run_onnx, run)
+        elif name != "saved_model":
+            path = bundle / "tflite" / f"{name.removeprefix('tflite_')}.tflite"
+            runner = open_tflite(path).get_signature_runner("classify")
+            models[name] = functools.partial(run_tflite, runner)
+    return models
+
+
+def run_onnx(run, images):
+    """As `run_tflite`, of an ONNX model.
+
+    Args:
+        run: `run` of its session.
+        images: float32 [B, S, S, 3] in [0, 1].
+    """
+    names = ["probabilities", "embeddings"]
+    return dict(zip(names, run(names, {"images": images}), strict=True))
+
+
 def median_ms(function, argument):
     """Median time of a call, after one that is not counted."""
     seconds = []
@@ -67,25 +95,20 @@ def main(bundle, records, output, *formats):
     """Runs the exports on every image."""
     sys.modules["supcon_tf"] = None  # Importing it now fails.
     signatures = tf.saved_model.load(bundle).signatures
-    tflite = {}
-    for name in formats:
-        if name != "saved_model":
-            path = Path(bundle) / "tflite" / f"{name.removeprefix('tflite_')}.tflite"
-            runner = open_tflite(path).get_signature_runner("classify")
-            tflite[name] = functools.partial(run_tflite, runner)
+    models = open_models(Path(bundle), formats)
     found = {name: [] for name in formats}
     for encoded in tf.data.TFRecordDataset(records).batch(BATCH):
         if "saved_model" in found:
             served = signatures["serving_bytes"](encoded=encoded)["probabilities"].numpy()
             found["saved_model"].append(served)
         images = signatures["preprocess"](encoded=encoded)["images"].numpy()
-        for name, model in tflite.items():
+        for name, model in models.items():
             found[name].append(model(images)["probabilities"])
 
     def classify(one):
         return signatures["classify"](images=tf.constant(one))["probabilities"].numpy()
 
-    timed = {"saved_model": classify, **tflite}
+    timed = {"saved_model": classify, **models}
     milliseconds = {f"ms/{name}": median_ms(timed[name], images[:1]) for name in found}
     probabilities = {name: np.concatenate(batches) for name, batches in found.items()}
     np.savez(output, **probabilities, **milliseconds)

@@ -15,9 +15,25 @@ _CONNECT_SECONDS, _ANSWER_SECONDS = 10, 120
 # restarts in the middle of the work.
 _FIRST_WAITS, _LATER_WAITS = (0.2, 0.4), (0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8)
 _INTERRUPTED = (requests.ConnectionError, requests.exceptions.ChunkedEncodingError)
+_OF_IMAGES = (400, 413, 415, 422)
 
 
-class RefusedError(UserError):
+class AnswerError(UserError):
+    """The server answered something else than 200.
+
+    Args:
+        status: of the answer.
+        reason: as the server gives it.
+        of_image: whether an image may be at fault: it is none or too large, or the model gives NaN
+            for it (500 with an error as JSON).
+    """
+
+    def __init__(self, status: int, reason: str, of_image: bool):
+        super().__init__(f"the server answered {status}: {reason}")
+        self.of_image = of_image
+
+
+class RefusedError(AnswerError):
     """The server answered 4xx: asking again does not help."""
 
 
@@ -85,8 +101,10 @@ class RemoteModel:
         if answer.status_code == 200:
             return content
         reason = content.get("error") if isinstance(content, dict) else None
-        kind = RefusedError if 400 <= answer.status_code < 500 else UserError
-        raise kind(f"the server answered {answer.status_code}: {reason or answer.reason}")
+        status = answer.status_code
+        kind = RefusedError if 400 <= status < 500 else AnswerError
+        of_image = status in _OF_IMAGES or (status == 500 and reason is not None)
+        raise kind(status, reason or answer.reason, of_image)
 
     def _send(self, url, body) -> requests.Response:
         """Asks, again after a while where the server is busy (503) or the connection breaks off."""
@@ -101,27 +119,30 @@ class RemoteModel:
             time.sleep(wait)
         return self._session.request(method, url, json=body, timeout=timeout)
 
-    def __call__(self, batch: Sequence[tuple[str, bytes]]) -> np.ndarray:
-        """Classifies a batch; where it is refused, the image at fault is found.
+    def __call__(self, batch: Sequence[bytes]) -> list[np.ndarray | str]:
+        """Classifies a batch; where it is refused, the images at fault are found by halving it.
 
         Args:
-            batch: B pairs of path and content of an image file.
+            batch: the contents of B image files.
 
         Returns:
-            float32 [B, C], probabilities.
+            Of each image its probabilities float32 [C], or why it is refused, as a sentence.
 
         Raises:
-            UserError: naming the file that is refused; or if the server does not answer, or answers
-                something else.
+            UserError: if the server does not answer, answers something else, or refuses more than
+                an image.
         """
         try:
-            return self._probabilities([encoded for _, encoded in batch])
-        except RefusedError as error:
+            return list(self._probabilities(batch))
+        except AnswerError as error:
+            if not error.of_image:
+                raise
             if len(batch) == 1:
-                raise UserError(f"cannot classify {batch[0][0]}: {error}") from error
-        return np.concatenate([self([one]) for one in batch])
+                return [str(error).replace("instance 0", "the image", 1)]
+        half = len(batch) // 2
+        return [*self(batch[:half]), *self(batch[half:])]
 
-    def _probabilities(self, images: list[bytes]) -> np.ndarray:
+    def _probabilities(self, images: Sequence[bytes]) -> np.ndarray:
         instances = [{"b64": b64encode(encoded).decode()} for encoded in images]
         answer = self._ask(f"{self._url}:predict", {"instances": instances})
         try:

@@ -25,13 +25,12 @@ PRECISIONS = RUNTIMES[1:]
 SIGNATURE = "classify"
 _PREFIX = "tflite_"
 _METADATA = "supcon_tf.json"
-# The preprocessing left to the caller: of a float model, of an int8 model.
-_INPUTS = (
-    "cropped and resized, float32 from 0 to 1: pixels divided by 255",
-    "cropped and resized, uint8 from 0 to 255: pixels as they are, not divided",
-)
+# The preprocessing left to the caller.
+FLOAT_INPUT = "cropped and resized, float32 from 0 to 1: pixels divided by 255"
+_INT8_INPUT = "cropped and resized, uint8 from 0 to 255: pixels as they are, not divided"
 _MAX_METADATA_BYTES = 2**24
-_KEPT = ("name", "version", "class_names", "image_size_px", "preprocessing", "temperature")
+# What a file says of itself, from its bundle's metadata.
+KEPT = ("name", "version", "class_names", "image_size_px", "preprocessing", "temperature")
 
 
 def convert(
@@ -115,10 +114,11 @@ def write_all(
     precisions = [name.removeprefix(_PREFIX) for name in formats if name.startswith(_PREFIX)]
     if precisions:
         (bundle / "tflite").mkdir()
-    kept = {name: metadata[name] for name in _KEPT}
+    kept = {name: metadata[name] for name in KEPT}
     for precision in precisions:
         model = convert(bundle, precision, representative, select_ops=select_ops)
-        described = {**kept, "precision": precision, "input": _INPUTS[precision == "int8"]}
+        prepared = _INT8_INPUT if precision == "int8" else FLOAT_INPUT
+        described = {**kept, "precision": precision, "input": prepared}
         described["model_sha256"] = hashlib.sha256(model).hexdigest()
         associated = {
             _METADATA: json.dumps(described, indent=2),

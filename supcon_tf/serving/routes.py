@@ -8,7 +8,6 @@ import re
 from collections.abc import Callable
 from functools import partial
 from http import HTTPStatus
-from pathlib import Path
 from typing import Any
 
 import orjson
@@ -20,13 +19,12 @@ from kserve.protocol.rest.v2_endpoints import V2Endpoints
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
-from supcon_tf.serving import outputs, v1, v2
+from supcon_tf.serving import document, outputs, v1, v2
 from supcon_tf.serving.faults import NotFoundError, RequestError, shown
 from supcon_tf.serving.gate import App, error_response
 from supcon_tf.serving.model import FixedModels, ServedDataPlane, ServedModel, asked_version
 from supcon_tf.serving.query import Unread
 
-PAGE = Path(__file__).with_name("page.html")
 _JSON_LENGTH = "inference-header-content-length"
 # The page itself says what it may load; that nobody frames it can only be said here.
 _PAGE_HEADERS = {
@@ -49,7 +47,7 @@ class Routes:
 
     async def page(self) -> Response:
         """Gives the page for people."""
-        content = await run_in_threadpool(PAGE.read_bytes)
+        content = document.page()
         return Response(content, media_type="text/html; charset=utf-8", headers=_PAGE_HEADERS)
 
     async def predict_v1(self, request: Request, model_name: str) -> Response:
@@ -90,6 +88,7 @@ class Routes:
                     "class_names": bundle.class_names,
                     "image_size_px": bundle.image_size_px,
                     "neighbors": bundle.num_neighbors,
+                    "symbols": bundle.of_symbols,
                     "temperature": bundle.metadata.get("temperature"),
                     "preprocessing": bundle.metadata.get("preprocessing"),
                     "signatures": outputs.signatures_of(bundle),

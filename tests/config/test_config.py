@@ -93,6 +93,13 @@ def test_refuses_unknown_settings():
         PretrainConfig.from_dict({"epoch": 3})
 
 
+def test_a_path_is_taken_for_text(tmp_path):
+    config = ExportConfig(run_dir=tmp_path / "run")
+    assert config == ExportConfig(run_dir=str(tmp_path / "run"))
+    with pytest.raises(UserError, match="batch_size must be of type int. Received: PosixPath"):
+        ExportConfig(batch_size=tmp_path)
+
+
 def test_data_paths_become_absolute(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     config = PretrainConfig(dataset="folder:photos", data_dir="data")

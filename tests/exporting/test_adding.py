@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 
 import numpy as np
@@ -45,6 +46,7 @@ def test_old_and_new_classes_are_recognized(added, model):
     assert scores["new_top1"] >= 0.8
     assert scores["old_top1"] >= scores["old_top1_before"] - 0.05
     assert np.mean(list(scores["per_class"].values())) == pytest.approx(scores["new_top1"])
+    assert scores["held_out"] == {"turned 4": 6, "turned 7": 6}
 
 
 def test_scores_are_those_of_the_bundle_that_was_written(added, model, digits):
@@ -82,7 +84,9 @@ def test_the_new_version_says_what_it_is(added, model):
     assert bundle.thumbnail(1347 + 27) is not None
     card = (model / "2/MODEL_CARD.md").read_text()
     assert "## Added classes" in card
-    assert "turned 7" in card
+    assert re.search(r"\| +turned 7, from 14 images \| +6 \|", card)
+    assert re.search(r"\| old classes +\| +450 \|", card)
+    assert "that were not learned from (`--holdout_fraction`)" in card
     metrics = json.loads((model / "2/metrics.json").read_text())
     assert metrics["added"]["saved_model"]["max_difference"] < 1e-5
     assert metrics["added"]["saved_model"]["top1"] == metrics["added"]["new_top1"]
@@ -109,7 +113,7 @@ def test_new_images_are_neighbours(added, model):
 @pytest.mark.slow
 def test_classes_are_added_to_added_ones(added, model, tmp_path):
     write_class(tmp_path / "upside down 4", 4, 20, turn=2)
-    config = AddClassConfig(model=str(model), images=str(tmp_path))
+    config = AddClassConfig(model=str(model), images=str(tmp_path), min_top1=0)
     scores = supcon_tf.add_class(config)
     assert scores["path"] == str(model / "3")
     assert scores["old_images"] == 462
@@ -166,6 +170,20 @@ def test_bad_input_is_refused_before_anything_is_written(model, exported, tmp_pa
     (tmp_path / "bad/x/000.png").write_bytes(b"half")
     refused("cannot read image .*000.png", model=str(model), images=str(tmp_path / "bad"))
     assert find_versions(model) == versions
+
+
+def test_a_class_that_is_not_recognized_is_not_published(model, tmp_path):
+    """Copies of a trained class: the model has nothing to tell them from it by."""
+    versions = find_versions(model)
+    write_class(tmp_path / "again", 0, 20, turn=0)
+    refused(
+        r"rarely: 'again' [\d.]+ % of 6 held-out images .*below min_top1=0.95. Nothing was publ",
+        model=str(model),
+        images=str(tmp_path),
+        min_top1=0.95,
+    )
+    assert find_versions(model) == versions
+    assert not list(model.glob(".writing*"))
 
 
 def test_a_class_without_images_in_the_index_is_named(exported, tmp_path):
@@ -256,7 +274,9 @@ def test_a_format_that_failed_in_the_export_is_not_tried_again(exported, tmp_pat
     (tmp_path / "digits/1/metadata.json").write_text(json.dumps(metadata))
     write_sums(tmp_path / "digits/1")
     write_class(tmp_path / "new" / "x", 1, 9)
-    config = AddClassConfig(model=str(tmp_path / "digits"), images=str(tmp_path / "new"))
+    config = AddClassConfig(
+        model=str(tmp_path / "digits"), images=str(tmp_path / "new"), min_top1=0
+    )
     scores = supcon_tf.add_class(config)
     assert scores["failed"] == {}
     files = [path.name for path in (tmp_path / "digits/2/tflite").iterdir()]

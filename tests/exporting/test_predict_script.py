@@ -6,7 +6,9 @@ import json
 import os
 import sys
 
+import numpy as np
 import pytest
+import tensorflow as tf
 from exporting.model_servers import dogs, model_server, serving
 
 from supcon_tf import UserError
@@ -65,7 +67,7 @@ def test_a_file_is_written_whole_or_not_at_all(kind, images, script_module, tmp_
         assert len(printed.out.splitlines()) == 5 + (kind == "csv")
         assert "dog" in printed.out.splitlines()[-1]
         with pytest.raises(UserError):
-            script_module.main(config.replace(output=str(output)), [*images, "none.png"])
+            script_module.main(config.replace(output=str(output)), ["none.png"])
     assert output.read_bytes().decode() == printed.out
     assert capsys.readouterr().out == ""
     assert os.listdir(output.parent) == ["table"]
@@ -75,16 +77,50 @@ def test_a_failure_on_the_way_leaves_what_is_printed_and_no_file(
     images, script_module, tmp_path, capsys
 ):
     def predictions(instances):
-        return (400, {"error": "no image."}) if b"image 4" in instances else dogs(instances)
+        return (404, {"error": "no model."}) if b"image 4" in instances else dogs(instances)
 
     with serving(model_server(predictions)) as address:
         config = PredictConfig(model=address, batch_size=1)
-        with pytest.raises(UserError, match="4.png"):
+        with pytest.raises(UserError, match="no model"):
             script_module.main(config, images)
         assert len(capsys.readouterr().out.splitlines()) == 4
-        with pytest.raises(UserError, match="4.png"):
+        with pytest.raises(UserError, match="no model"):
             script_module.main(config.replace(output=str(tmp_path / "new/table.tsv")), images)
     assert not (tmp_path / "new").exists()
+
+
+def refusing(instances):
+    bad = [number for number, one in enumerate(instances) if one in (b"image 0", b"image 3")]
+    return (400, {"error": f"instance {bad[0]} is no image."}) if bad else dogs(instances)
+
+
+@pytest.mark.parametrize("kind", ["tsv", "csv", "jsonl"])
+def test_bad_files_are_listed_and_the_others_written(kind, images, script_module, tmp_path, capsys):
+    output, missing = tmp_path / "table", str(tmp_path / "none\n.png")
+    with serving(model_server(refusing)) as address:
+        config = PredictConfig(model=address, format=kind, output=str(output))
+        with pytest.raises(SystemExit) as ended:
+            script_module.main(config, [missing, *images])
+    assert ended.value.code == 3
+    reason = "the server answered 400: the image is no image."
+    named = missing.replace("\n", "\\n")
+    assert capsys.readouterr().err.splitlines() == [
+        f"{named}: image not found. Check the path.",
+        *(f"{images[number]}: {reason}" for number in (0, 3)),
+        "3 of 6 could not be classified; they are named above.",
+    ]
+    good = [images[1], images[2], images[4]]
+    with open(output, newline="") as file:
+        if kind == "jsonl":
+            found = {one["image"]: one for one in map(json.loads, file)}
+            assert list(found) == [missing, *images]
+            assert [path for path, one in found.items() if "classes" in one] == good
+            assert found[images[3]] == {"image": images[3], "error": reason}
+        else:
+            rows = list(csv.reader(file, delimiter="\t" if kind == "tsv" else ","))
+            header = [["image", "class_1", "probability_1"]] * (kind == "csv")
+            digits = "0.7500" if kind == "tsv" else "0.750000"
+            assert rows == [*header, *([path, "dog", digits] for path in good)]
 
 
 @pytest.mark.parametrize("output", ["{tmp}", "/dev/null", "{tmp}/0.png"])
@@ -108,3 +144,21 @@ def test_a_terminal_shows_progress_apart_from_the_results(
         script_module.main(PredictConfig(model=address), images)
     assert "5/5" in sys.stderr.getvalue()
     assert capsys.readouterr().out == "".join(f"{image}\tdog\t0.7500\n" for image in images)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["", "tflite/float32.tflite"])
+def test_libraries_say_nothing_between_the_lines(model, exported, scripts, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    whole = tf.io.encode_jpeg(noise).numpy()
+    for name, length in (("whole", len(whole)), ("head", 30), ("half", len(whole) // 2)):
+        (tmp_path / f"{name}.jpg").write_bytes(whole[:length])
+    command = ["predict", f"--model={exported[1] / '1' / model}", str(tmp_path)]
+    ((status, output, error),) = scripts([command])
+    assert status == 3
+    assert len(output.splitlines()) == 1
+    assert [line.partition(":")[0] for line in error.splitlines()] == [
+        str(tmp_path / "half.jpg"),
+        str(tmp_path / "head.jpg"),
+        "2 of 3 could not be classified; they are named above.",
+    ]

@@ -2,12 +2,13 @@
 
 import json
 import os
+import re
 import shutil
 import zipfile
 
 import numpy as np
 import pytest
-from conftest import forbid, write_images
+from conftest import write_images
 from exporting.fragile import write_fragile
 from exporting.model_servers import dogs, model_server, results, serving
 
@@ -16,7 +17,7 @@ from supcon_tf.config import PredictConfig
 from supcon_tf.exporting import prediction
 from supcon_tf.exporting.bundle import load_bundle
 from supcon_tf.exporting.layout import write_sums
-from supcon_tf.exporting.prediction import find_images, predict
+from supcon_tf.exporting.prediction import predict
 from supcon_tf.exporting.tflite import read_metadata
 
 
@@ -39,11 +40,27 @@ def answers_of(bundle):
     """The V1 protocol over a bundle."""
 
     def predictions(instances):
+        for number, encoded in enumerate(instances):
+            try:
+                bundle.decode(encoded)
+            except UserError:
+                return 400, {"error": f"instance {number} is no image."}
         found = bundle.classify(np.stack([bundle.decode(encoded) for encoded in instances]))
         rows = zip(found["class_name"], found["probabilities"].tolist(), strict=True)
         return 200, {"predictions": [{"class_name": n, "probabilities": p} for n, p in rows]}
 
     return model_server(predictions, class_names=bundle.class_names)
+
+
+@pytest.fixture
+def bad_files(tmp_path):
+    """By path of what cannot be classified the reason, as a pattern."""
+    (tmp_path / "half.png").write_bytes(b"\x89PNG\r\n\x1a\nhalf")
+    (tmp_path / "notes.txt").write_text("hello")
+    (tmp_path / "empty.jpg").touch()
+    reasons = {"half.png": "not a whole", "notes.txt": "not a whole", "empty.jpg": "not a whole"}
+    reasons["none.png"] = "image not found. Check the path."
+    return {str(tmp_path / name): reason for name, reason in reasons.items()}
 
 
 def test_a_bundle_a_tflite_file_and_a_server_agree(bundle, digit_files, digits):
@@ -125,9 +142,14 @@ def test_an_image_for_which_the_model_gives_nan_is_named(model, bundle, digit_fi
     fragile = write_fragile(bundle, tmp_path / "1") / model
     write_images(tmp_path, ["white"], 1, level=10_000)
     files = [digit_files / "00.png", tmp_path / "white/000.png"]
-    with pytest.raises(UserError, match="cannot classify .*white/000.png: the model gives numbers"):
-        results(fragile, files)
-    assert len(results(fragile, files[:1])) == 1
+    (sound,) = results(fragile, files[:1])
+    assert sound["classes"]
+    for order in (files, files[::-1]):
+        found = {one["image"]: one for one in results(fragile, order)}
+        assert list(found) == [str(file) for file in order]
+        assert "the model gives numbers" in found[str(files[1])]["error"]
+        assert found[str(files[0])]["classes"] == sound["classes"]
+        assert found[str(files[0])]["probabilities"] == pytest.approx(sound["probabilities"])
 
 
 @pytest.mark.parametrize(
@@ -151,15 +173,34 @@ def test_an_address_without_its_scheme_is_recognized(digit_files):
 
 
 @pytest.mark.parametrize("model", ["", "tflite/float32.tflite"])
-def test_an_unreadable_image_stops_after_the_batches_before_it(
-    model, bundle, digit_files, tmp_path
+@pytest.mark.parametrize("batch_size", [1, 2, 64])
+def test_bad_files_are_named_and_the_others_answered(
+    model, batch_size, bundle, digit_files, bad_files
 ):
-    (tmp_path / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\nhalf")
-    files = [str(digit_files / "00.png"), str(digit_files / "01.png"), str(tmp_path / "bad.png")]
-    found = predict(PredictConfig(model=str(bundle / model), batch_size=2), files)
-    assert [next(found)["image"], next(found)["image"]] == files[:2]
-    with pytest.raises(UserError, match="cannot read image .*bad.png: the bytes are not a whole"):
-        next(found)
+    good = [str(digit_files / f"{number:02d}.png") for number in range(4)]
+    bad = list(bad_files)
+    given = [bad[0], good[0], good[1], bad[1], bad[2], good[2], bad[3], good[3]]
+    found = results(bundle / model, given, batch_size=batch_size)
+    assert [one["image"] for one in found] == given
+    sound = results(bundle / model, good)
+    for one, other in zip([one for one in found if one["image"] in good], sound, strict=True):
+        assert one["classes"] == other["classes"]
+        assert one["probabilities"] == pytest.approx(other["probabilities"], abs=1e-6)
+    for one in found:
+        if one["image"] in bad:
+            assert set(one) == {"image", "error"}
+            assert re.search(bad_files[one["image"]], one["error"])
+
+
+def test_a_server_names_the_same_bad_files(bundle, digit_files, bad_files):
+    good = [str(digit_files / f"{number:02d}.png") for number in range(3)]
+    given = [*good[:1], *bad_files, *good[1:]]
+    with serving(answers_of(load_bundle(bundle))) as address:
+        found = results(address, given)
+    assert [one["image"] for one in found] == given
+    expected = results(bundle, given)
+    assert [one.get("classes") for one in found] == [one.get("classes") for one in expected]
+    assert "answered 400: the image is no image" in found[1]["error"]
 
 
 def test_a_batch_is_bounded_in_images_and_in_bytes(images, monkeypatch):
@@ -179,14 +220,13 @@ def test_a_batch_is_bounded_in_images_and_in_bytes(images, monkeypatch):
 
 
 def test_files_are_found_before_the_model_is_loaded_and_read_batch_by_batch(images):
-    with pytest.raises(UserError, match="image not found"):
-        predict(PredictConfig(model="nowhere"), [*images, "none.png"])
+    with pytest.raises(UserError, match="'none.png': image not found"):
+        predict(PredictConfig(model="nowhere"), ["none.png"])
     with serving(model_server(dogs)) as address:
         found = predict(PredictConfig(model=address, batch_size=2), images)
         os.remove(images[4])
         assert [one["image"] for one in (next(found), next(found))] == images[:2]
-        with pytest.raises(UserError, match="cannot read image .*4.png: No such file"):
-            list(found)
+        assert list(found)[-1] == {"image": images[4], "error": "No such file or directory."}
 
 
 def test_equal_probabilities_keep_the_order_of_the_classes(images):
@@ -205,66 +245,3 @@ def test_an_image_of_another_size_and_kind_is_prepared_alike(bundle, tmp_path):
     found = results(bundle / "tflite/float32.tflite", [tmp_path])
     for one, other in zip(found, expected, strict=True):
         assert one["probabilities"] == pytest.approx(other["probabilities"], abs=1e-4)
-
-
-@pytest.fixture
-def tree(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    names = "a.png b.JPG notes.txt deep/c.gif deep/er/d.bmp deep/.hidden.png .trash/e.png x[1].png"
-    for name in names.split():
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    (tmp_path / "folder.png").mkdir()
-
-
-@pytest.mark.parametrize(
-    ("images", "found"),
-    [
-        (["b.JPG", "a.png"], "b.JPG a.png"),
-        (["notes.txt"], "notes.txt"),  # Named as it is, whatever it is called.
-        (["deep"], "deep/c.gif deep/er/d.bmp"),
-        (["."], "a.png b.JPG deep/c.gif deep/er/d.bmp x[1].png"),
-        (["*"], "a.png b.JPG x[1].png"),
-        (["**/*.[bg]*"], "deep/c.gif deep/er/d.bmp"),
-        (["x[1].png"], "x[1].png"),  # A file before a pattern.
-        (["deep/c.gif", "deep", "./deep/../deep/er/d.bmp", "**"], None),
-    ],
-)
-def test_files_folders_and_patterns(images, found, tree):
-    expected = found or "deep/c.gif deep/er/d.bmp a.png b.JPG x[1].png"
-    if images == ["."]:
-        images = [os.getcwd()]
-        expected = " ".join(os.path.join(os.getcwd(), name) for name in expected.split())
-    assert find_images(images) == expected.split()
-
-
-def test_a_file_is_taken_once_but_a_link_to_it_is_another(tree):
-    os.symlink("deep", "linked")
-    os.symlink("a.png", "z.png")
-    assert find_images(["deep", "linked/c.gif", "a.png", "z.png"]) == [
-        *("deep/c.gif", "deep/er/d.bmp", "a.png", "z.png")
-    ]
-
-
-@pytest.mark.parametrize(
-    ("image", "message"),
-    [
-        ("", "path is empty"),
-        ("none.png", "image not found. Received: 'none.png'"),
-        ("none*.png", r"matches the pattern. Received: 'none\*.png'"),
-        ("folder.png", "folder has no image .* Received: folder.png"),
-        ("*.txt", "no image .* matches the pattern"),
-    ],
-)
-def test_what_names_no_image_is_refused(image, message, tree):
-    with pytest.raises(UserError, match=message):
-        find_images(["a.png", image])
-
-
-def test_a_folder_that_may_not_be_read_is_named(tree, monkeypatch):
-    os.mkdir("deep/.trash")
-    for folder in ("deep/er", "deep/.trash"):
-        forbid(monkeypatch, folder)
-    with pytest.raises(UserError, match="cannot read folder deep/er: Permission denied"):
-        find_images(["deep"])

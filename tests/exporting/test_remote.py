@@ -47,17 +47,32 @@ def test_asking_again_has_an_end(answer, message, images, impatient):
         results(address, images)
 
 
-def test_a_refused_image_is_named(images):
+@pytest.mark.parametrize("status", [400, 413, 415, 422, 500])
+def test_refused_images_are_named_and_the_others_answered(status, images):
+    asked = []
+
     def predictions(instances):
-        if b"image 3" in instances:
-            return 400, {"error": f"instance {instances.index(b'image 3')} is no image."}
+        asked.append(len(instances))
+        for number, one in enumerate(instances):
+            if one in (b"image 0", b"image 3"):
+                return status, {"error": f"instance {number} is no image."}
         return dogs(instances)
 
     with serving(model_server(predictions)) as address:
-        found = predict(PredictConfig(model=address, batch_size=2), images)
-        assert [next(found)["image"], next(found)["image"]] == images[:2]
-        with pytest.raises(UserError, match="classify .*/3.png: .* 400: instance 0 is no image"):
-            next(found)
+        found = results(address, images)
+    assert [one["image"] for one in found] == images
+    assert [one.get("classes") for one in found] == [None, ["dog"], ["dog"], None, ["dog"]]
+    assert found[3]["error"] == f"the server answered {status}: the image is no image."
+    assert asked == [5, 2, 1, 1, 3, 1, 2, 1, 1]
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 429, 502])
+def test_a_refusal_of_more_than_an_image_ends_it(status, images):
+    with (
+        serving(model_server(lambda instances: (status, {"error": "no entry."}))) as address,
+        pytest.raises(UserError, match=f"answered {status}: no entry"),
+    ):
+        results(address, images)
 
 
 PROBABILITIES = {

@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import io
 import json
 import re
 import shutil
@@ -12,12 +13,19 @@ from urllib.request import urlopen
 
 import numpy as np
 import pytest
+from PIL import Image
 from serving import fakes
+
+from supcon_tf.data.digits import load_images
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 needs_chromium = pytest.mark.skipif(
     CHROMIUM is None, reason="no chromium on the path; Debian: apt-get install chromium"
 )
+
+
+# Their codes, and the text that they type.
+KEYS = {"Tab": (9, ""), "Enter": (13, "\r")}
 
 
 class Browser:
@@ -27,10 +35,31 @@ class Browser:
         self.socket, self.sent, self.events = socket, 0, []
         for domain in ("Page", "Network", "Runtime", "Log", "DOM"):
             self.call(f"{domain}.enable")
-        size = {"width": 1240, "height": 866, "deviceScaleFactor": 1, "mobile": False}
+        self.be()
+
+    def be(self, width=1240, height=866, scheme="light", touch=False):
+        """Becomes a window or, with touch, a phone of some size, in a light or dark scheme."""
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": touch}
         self.call("Emulation.setDeviceMetricsOverride", **size)
-        still = {"name": "prefers-reduced-motion", "value": "reduce"}
-        self.call("Emulation.setEmulatedMedia", features=[still])
+        self.call("Emulation.setTouchEmulationEnabled", enabled=touch)
+        media = {"prefers-reduced-motion": "reduce", "prefers-color-scheme": scheme}
+        features = [{"name": name, "value": value} for name, value in media.items()]
+        self.call("Emulation.setEmulatedMedia", features=features)
+
+    def press(self, key):
+        """Presses a key, one of KEYS."""
+        code, text = KEYS[key]
+        named = {"key": key, "code": key, "windowsVirtualKeyCode": code}
+        self.call("Input.dispatchKeyEvent", type="keyDown", text=text, **named)
+        self.call("Input.dispatchKeyEvent", type="keyUp", **named)
+
+    def screenshot(self, file):
+        """Writes a picture of the whole page."""
+        height = self.evaluate("document.documentElement.scrollHeight")
+        width = self.evaluate("innerWidth")
+        clip = {"x": 0, "y": 0, "width": width, "height": height, "scale": 1}
+        shot = self.call("Page.captureScreenshot", captureBeyondViewport=True, clip=clip)
+        file.write_bytes(base64.b64decode(shot["data"]))
 
     def call(self, method, **parameters):
         self.sent += 1
@@ -88,6 +117,39 @@ def tab_of(port_file):
     port = port_file.read_text().split()[0]
     with urlopen(f"http://127.0.0.1:{port}/json/list", timeout=20) as tabs:
         return next(tab for tab in json.load(tabs) if tab["type"] == "page")["webSocketDebuggerUrl"]
+
+
+def open_page(browser, server):
+    """Loads the page, and gives its address."""
+    address = f"http://127.0.0.1:{server.http_port}/"
+    browser.events.clear()
+    browser.call("Page.navigate", url=address)
+    browser.wait_for("document.title.startsWith('digits')")
+    return address
+
+
+def digit(number, kind="PNG", **options):
+    """The bytes of an image of the embedded digits."""
+    stream = io.BytesIO()
+    Image.fromarray(load_images()[0][number, :, :, 0]).save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def contrast(page, selector):
+    """The contrast ratio of an element's text to what is behind it, as WCAG 2.2 defines it."""
+    colours = page.evaluate(
+        f"""(() => {{
+          const text = document.querySelector({json.dumps(selector)});
+          let behind = text;
+          const ground = (node) => getComputedStyle(node).backgroundColor;
+          while (ground(behind) === "rgba(0, 0, 0, 0)") behind = behind.parentElement;
+          return [getComputedStyle(text).color, ground(behind)];
+        }})()"""
+    )
+    levels = [np.array(re.findall(r"\d+", colour)[:3], float) / 255 for colour in colours]
+    linear = [np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4) for c in levels]
+    low, high = sorted(float(c @ [0.2126, 0.7152, 0.0722]) for c in linear)
+    return (high + 0.05) / (low + 0.05)
 
 
 def text(page, name):

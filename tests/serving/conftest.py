@@ -6,6 +6,7 @@ import grpc
 import numpy as np
 import pytest
 from serving import fakes
+from serving.browser import Browser, chromium, open_page
 
 from supcon_tf import serving
 from supcon_tf.exporting.bundle import load_bundle
@@ -57,3 +58,27 @@ def expected(bundle):
     ]
     found = bundle.classify(np.stack(images))
     return {**found, **bundle.nearest(found["embeddings"])}
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory):
+    from websockets.sync.client import connect
+
+    with (
+        chromium(tmp_path_factory.mktemp("profile")) as address,
+        connect(address, max_size=None) as socket,
+    ):
+        yield Browser(socket)
+
+
+@pytest.fixture
+def page(browser, server):
+    """The page, loaded anew; afterwards: nobody else was asked, and no script failed."""
+    address = open_page(browser, server)
+    yield browser
+    browser.be()
+    asked = [event["request"]["url"] for event in browser.named("Network.requestWillBeSent")]
+    assert f"{address}v1/models/digits/metadata" in asked
+    assert all(url.startswith((address, "data:", f"blob:{address}")) for url in asked), asked
+    assert not browser.named("Runtime.exceptionThrown")
+    assert not [e for e in browser.named("Log.entryAdded") if e["entry"]["source"] == "security"]

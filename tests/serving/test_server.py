@@ -233,6 +233,7 @@ def test_it_tells_about_itself(server, bundle):
     assert tuple(about["metadata"]["class_names"]) == bundle.class_names
     assert about["metadata"]["image_size_px"] == bundle.image_size_px
     assert about["metadata"]["neighbors"] == bundle.num_neighbors
+    assert about["metadata"]["symbols"] is True
     assert about["metrics"] == bundle.metrics
     assert about["refused_versions"] == {}
     shapes = {
