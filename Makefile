@@ -41,7 +41,7 @@ $(INSTALLED): setup.cfg pyproject.toml requirements.lock .ci/setup
 
 # Pins for every supported Python; needs uv (pip install uv).
 lock:
-	uv pip compile setup.cfg --extra dev --extra docs --extra serve --universal --python-version 3.11 \
+	uv pip compile setup.cfg --extra dev --extra docs --extra heic --extra onnx --extra serve --universal --python-version 3.11 \
 	    --no-header --no-annotate --upgrade -o requirements.lock
 
 clean:
