@@ -56,9 +56,8 @@ def evaluate(config: EvaluateConfig) -> dict:
 def evaluate_bundle(config: EvaluateConfig) -> dict:
     """Scores a bundle on a data set: its classifier, and the votes of its index where it has one.
 
-    Where `config.output_dir` names a folder, the scores are written there, as metrics.json under
-    the name of the data set, with the picture of the confusion matrix and the CSV files in a
-    folder of the data set.
+    Where `config.output_dir` names a folder, a folder of the data set in it gets the scores as
+    metrics.json, the picture of the confusion matrix and the CSV files.
 
     Args:
         config: the settings, with `model` and `dataset`.
@@ -70,11 +69,12 @@ def evaluate_bundle(config: EvaluateConfig) -> dict:
     Raises:
         UserError: if the bundle is damaged, or the data cannot be used.
     """
+    output = Path(config.output_dir)
+    if not output.is_dir() and output.exists():
+        raise UserError(f"output_dir is a file. Received: {output}. Give another directory.")
     bundle = load_bundle(newest_bundle(config.model))
-    pretrained = bundle.metadata["settings"].get("pretrain", {})
-    scored = other_images(
-        config, bundle.class_names, Path(config.output_dir), pretrained.get("dataset", "")
-    )
+    trained_on = bundle.metadata["settings"].get("pretrain", {}).get("dataset", "")
+    scored = other_images(config, bundle.class_names, output, trained_on)
     found = {"probabilities": [], "labels": [], "voted": []}
     for images, labels in _batches(bundle, scored.split, config.batch_size):
         classified = bundle.classify(images)

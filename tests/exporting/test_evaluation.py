@@ -114,6 +114,17 @@ def test_fewer_neighbours_vote_where_asked_for(exported, threes_and_sevens):
     assert found["knn_top1"] == pytest.approx(right / 91)
 
 
+def test_a_file_to_write_to_is_refused(exported, threes_and_sevens, tmp_path):
+    (tmp_path / "file").touch()
+    config = EvaluateConfig(
+        model=str(exported[1]),
+        dataset=f"folder:{threes_and_sevens}",
+        output_dir=str(tmp_path / "file"),
+    )
+    with pytest.raises(UserError, match="output_dir is a file. Received: .*/file. Give another"):
+        supcon_tf.evaluate(config)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
