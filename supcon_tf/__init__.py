@@ -50,10 +50,8 @@ if TYPE_CHECKING:  # For editors and type checkers.
     from supcon_tf.exporting.adding import add_class as add_class
     from supcon_tf.exporting.bundle import Bundle as Bundle
     from supcon_tf.exporting.bundle import load_bundle as load_bundle
-    from supcon_tf.exporting.calibration import (
-        expected_calibration_error as expected_calibration_error,
-    )
     from supcon_tf.exporting.calibration import fit_temperature as fit_temperature
+    from supcon_tf.exporting.evaluation import evaluate as evaluate
     from supcon_tf.exporting.export import export as export
     from supcon_tf.exporting.prediction import predict as predict
     from supcon_tf.losses.cacr import CACRLoss as CACRLoss
@@ -85,9 +83,9 @@ if TYPE_CHECKING:  # For editors and type checkers.
     from supcon_tf.networks.queue import MemoryQueue as MemoryQueue
     from supcon_tf.search.tuning import tune as tune
     from supcon_tf.stages.classification import train_classifier as train_classifier
-    from supcon_tf.stages.evaluation import evaluate as evaluate
     from supcon_tf.stages.planning import plan as plan
     from supcon_tf.stages.pretraining import pretrain as pretrain
+    from supcon_tf.stages.scores import expected_calibration_error as expected_calibration_error
     from supcon_tf.stages.scores import knn_predict as knn_predict
     from supcon_tf.stages.scores import soft_neighbor_predict as soft_neighbor_predict
 
@@ -128,8 +126,8 @@ _PUBLIC = {
     "build_classifier": "networks.heads",
     "build_encoder": "networks.encoders",
     "cacr_loss": "losses.cacr",
-    "evaluate": "stages.evaluation",
-    "expected_calibration_error": "exporting.calibration",
+    "evaluate": "exporting.evaluation",
+    "expected_calibration_error": "stages.scores",
     "export": "exporting.export",
     "fit_temperature": "exporting.calibration",
     "gather_batch": "engine.workers",

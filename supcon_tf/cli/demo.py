@@ -24,9 +24,9 @@ def main(config):
 
     from supcon_tf.core.files import write_json
     from supcon_tf.exporting.card import export_table
+    from supcon_tf.exporting.evaluation import evaluate
     from supcon_tf.exporting.export import export
     from supcon_tf.stages.classification import train_classifier
-    from supcon_tf.stages.evaluation import evaluate
     from supcon_tf.stages.pretraining import pretrain
     from supcon_tf.stages.run_directory import RunDirectory
     from supcon_tf.stages.tables import comparison_table

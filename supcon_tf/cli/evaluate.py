@@ -1,32 +1,61 @@
 """Scores a run on the held-out split, or with --split=validation on its validation set.
 
 supcon-tf evaluate --run_dir=runs/digits
+
+Other labelled images, with a run or an exported model; classes are matched by name:
+
+supcon-tf evaluate --run_dir=runs/photos --dataset=folder:other
+supcon-tf evaluate --model=saved_models/photos --dataset=folder:other
 """
 
 from supcon_tf.cli import flags
 from supcon_tf.config import EvaluateConfig
 
+_SHARES = (
+    "top1",
+    "top5",
+    "balanced_accuracy",
+    "macro_f1",
+    "macro_roc_auc",
+    "mean_average_precision",
+    "ece",
+    "knn_top1",
+    "soft_neighbors_top1",
+)
+
 
 def main(config):
     """Evaluates and prints the scores."""
-    from supcon_tf.stages.evaluation import evaluate
-    from supcon_tf.stages.tables import format_table
+    from supcon_tf.exporting.evaluation import evaluate
+    from supcon_tf.stages.tables import class_table
 
     metrics = evaluate(config)
-    for name in ("top1", "top5", "knn_top1", "soft_neighbors_top1"):
-        if name in metrics:
-            print(f"{name} {100 * metrics[name]:.2f} %")
+    print(f"images {metrics['images']:,}")
+    for name in _SHARES:
+        if metrics.get(name) is not None:
+            print(f"{name} {100 * metrics[name]:.2f} %{_interval(metrics, name)}")
     if "nll" in metrics:
         print(f"nll {metrics['nll']:.4f} nats")
-    rows = [
-        [name, "no images" if share is None else f"{100 * share:.1f} %"]
-        for name, share in metrics.get("per_class", {}).items()
-    ]
-    if rows:
-        print(format_table(["class", "accuracy"], rows))
-        print(f"next: supcon-tf export --run_dir={config.run_dir}")
-    else:
+    if "classes" in metrics:
+        print(class_table(metrics["classes"]))
+    _print_next(config, metrics)
+
+
+def _interval(metrics, name):
+    found = metrics.get("intervals", {}).get(name)
+    return f" (95 %: {100 * found[0]:.2f} to {100 * found[1]:.2f})" if found else ""
+
+
+def _print_next(config, metrics):
+    if config.model:
+        if config.output_dir:
+            print(f"written to {config.output_dir}")
+    elif "classes" not in metrics:
         print(f"no classifier yet: supcon-tf classify --run_dir={config.run_dir}")
+    else:
+        print(f"every image and its class: {config.run_dir}/evaluation")
+        if not config.dataset:
+            print(f"next: supcon-tf export --run_dir={config.run_dir}")
 
 
 def program():

@@ -8,6 +8,7 @@ import textwrap
 from typing import NoReturn
 
 from supcon_tf.cli import known
+from supcon_tf.config import PretrainConfig
 from supcon_tf.config.settings import Config, default_of
 
 _WIDTH, _COLUMN = 100, 26
@@ -24,7 +25,7 @@ def help_text(config_class: type[Config], usage: str) -> str:
     lines = [usage.strip(), ""]
     lines += _entry("--flagfile=FILE", "A recipe: a file with one flag per line.")
     sections = getattr(config_class, "SECTIONS", {})
-    if sections:
+    if issubclass(config_class, PretrainConfig):
         lines += _entry("--recipe=NAME", "A recipe of this package; flags after it win.")
     for field in dataclasses.fields(config_class):
         if field.name in sections:

@@ -11,7 +11,7 @@ COMMANDS = {
     "demo": "the main job on embedded digits: SupCon against cross entropy, then export",
     "pretrain": "trains an encoder, contrastively or with cross entropy",
     "classify": "trains a linear classifier on the frozen encoder of a run",
-    "evaluate": "scores a run on its held-out images",
+    "evaluate": "scores a run or an export on held-out images, or on any labelled folder",
     "export": "writes a run's classifier as SavedModel and TFLite, compared with Keras",
     "predict": "classifies images with an export or a server",
     "serve": "serves an export over HTTP and gRPC, with a page to try it on",

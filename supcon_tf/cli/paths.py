@@ -15,7 +15,8 @@ def check_paths(config: Config) -> None:
     Raises:
         UserError: with the message of the stage.
     """
-    if isinstance(config, (ClassifierConfig, EvaluateConfig, ExportConfig)):
+    of_run = isinstance(config, (ClassifierConfig, EvaluateConfig, ExportConfig))
+    if of_run and not getattr(config, "model", ""):
         _check(config.run_dir, "run_dir has no pretrained encoder", "Run supcon-tf pretrain first")
     dataset = getattr(config, "dataset", "")
     if dataset.startswith(_FOLDER):

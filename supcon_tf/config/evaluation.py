@@ -1,15 +1,41 @@
 """Settings of evaluation."""
 
 import dataclasses
+from typing import ClassVar
 
 from supcon_tf.config.settings import Config, setting
+from supcon_tf.config.training import absolute_dataset
+from supcon_tf.core.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluateConfig(Config):
-    """Scores of a run on the held-out split, or on its validation set."""
+    """Scores of a run or a bundle on held-out, validation or other labelled images."""
+
+    # The first setting of each group, and the group's title in `--help`.
+    SECTIONS: ClassVar[dict[str, str]] = {
+        "run_dir": "model",
+        "split": "images",
+        "knn_neighbors": "scores",
+    }
 
     run_dir: str = setting("runs/run", "Directory of the run.", identity=False)
+    model: str = setting("", "In its place an exported model: saved_models/NAME.", identity=False)
+    output_dir: str = setting(
+        "", "Where an exported model's scores are written ('': nowhere).", identity=False
+    )
+    split: str = setting(
+        "test",
+        "Images to score on: held out, or the validation set of the run.",
+        choices=("test", "validation"),
+    )
+    dataset: str = setting(
+        "",
+        "In their place other images: folder:PATH, or a TensorFlow Datasets name.",
+        any_bytes=True,
+    )
+    data_dir: str = setting("", "Where TensorFlow Datasets keeps data ('': its own default).")
+    skip_bad_images: bool = setting(False, "Leave out unreadable images, and count them.")
     batch_size: int = setting(256, "Images per step.", at_least=1, at_most=2**20)
     knn_neighbors: int = setting(10, "Neighbours that vote in the k-NN score.", at_least=1)
     soft_neighbors_temperature: float | None = setting(
@@ -19,8 +45,34 @@ class EvaluateConfig(Config):
         at_least=1e-3,
         at_most=1e4,
     )
-    split: str = setting(
-        "test",
-        "Images to score on: held out, or the validation set of the run.",
-        choices=("test", "validation"),
+    bootstrap: int = setting(
+        1000, "Resamples of the 95 % intervals (0: no intervals).", at_least=0, at_most=10**6
     )
+    seed: int = setting(0, "Seed of the resamples.", at_least=0, below=2**31)
+
+    def __post_init__(self):
+        super().__post_init__()
+        object.__setattr__(self, "dataset", absolute_dataset(self.dataset))
+        if self.model:
+            self._refuse("beside model", "run_dir", "soft_neighbors_temperature")
+        else:
+            self._refuse("without model", "output_dir")
+        if self.dataset:
+            self._refuse("beside dataset", "split")
+        elif self.model:
+            raise UserError(
+                f"an exported model is scored on a data set. Received: model={self.model!r} alone. "
+                "Pass --dataset=folder:PATH."
+            )
+        else:
+            self._refuse("without dataset", "data_dir", "skip_bad_images")
+
+    def _refuse(self, why, *names):
+        """Refuses settings that have no effect, unless they have their defaults."""
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name in names and value != field.default:
+                raise UserError(
+                    f"{field.name} has no effect {why}. Received: {field.name}={value!r}. Leave it "
+                    "out."
+                )

@@ -16,6 +16,20 @@ def _absolute(path: str) -> str:
     return os.path.abspath(os.path.expanduser(path))
 
 
+def absolute_dataset(dataset: str) -> str:
+    """A data set's name; a folder's path is made absolute, so that it is found from anywhere.
+
+    Raises:
+        UserError: if it names no folder.
+    """
+    if not dataset.startswith(_FOLDER):
+        return dataset
+    path = dataset.removeprefix(_FOLDER)
+    if not path:
+        raise UserError("dataset must name a folder. Received: 'folder:'.")
+    return f"{_FOLDER}{_absolute(path)}"
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PretrainConfig(RunConfig):
     """Training of an encoder: contrastive, or with cross entropy as the baseline."""
@@ -182,12 +196,7 @@ class PretrainConfig(RunConfig):
                 f"warmup_epochs must be below epochs ({self.epochs}). Received: "
                 f"{self.warmup_epochs:g}. Pass a lower --warmup_epochs, or more --epochs."
             )
-        if self.dataset.startswith(_FOLDER):
-            path = self.dataset.removeprefix(_FOLDER)
-            if not path:
-                raise UserError("dataset must name a folder. Received: 'folder:'.")
-            # Absolute, so that a later stage finds the data from any directory.
-            object.__setattr__(self, "dataset", f"{_FOLDER}{_absolute(path)}")
+        object.__setattr__(self, "dataset", absolute_dataset(self.dataset))
         self.check_outside_data("run_dir", self.run_dir)
         for name in ("data_dir", "encoder_weights"):
             if getattr(self, name):

@@ -6,30 +6,14 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
-from supcon_tf.stages.scores import negative_log_likelihood, unit_rows
+from supcon_tf.stages.scores import (
+    expected_calibration_error,
+    negative_log_likelihood,
+    unit_rows,
+)
 
-_BINS = 15
 _TEMPERATURES, _SCALES = (0.05, 20.0), (1.0, 1000.0)
 _SCALE_IMAGES = 200  # Of each old class, at most.
-
-
-def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """Mean gap between confidence and accuracy over 15 bins of equal width, weighted by their size.
-
-    Args:
-        probabilities: float [N, C].
-        labels: int [N].
-
-    Returns:
-        A share in [0, 1].
-
-    Reference:
-        Guo et al. 2017, "On Calibration of Modern Neural Networks", eq. 3.
-    """
-    confidence = probabilities.max(axis=1)
-    gap = (probabilities.argmax(axis=1) == labels) - confidence
-    bins = np.minimum(np.ceil(confidence * _BINS).astype(int) - 1, _BINS - 1)
-    return float(np.abs(np.bincount(bins, gap, _BINS)).sum() / len(labels))
 
 
 def calibration_scores(logits: np.ndarray, labels: np.ndarray, temperature: float) -> dict:

@@ -85,8 +85,11 @@ def _scores(metrics):
         )
         known = {name: top1 for name, top1 in test.get("per_class", {}).items() if top1 is not None}
         worst = sorted(known.items(), key=lambda item: item[1])[:_WORST_CLASSES]
-        shown = ", ".join(f"{name} {percent(top1)}" for name, top1 in worst)
-        parts += [f"Lowest top-1 by class: {shown}."] if worst else []
+        of = {  # Runs that were evaluated before have no counts.
+            name: f" of {scores['support']:,}" for name, scores in test.get("classes", {}).items()
+        }
+        shown = ", ".join(f"{name} {percent(top1)}{of.get(name, '')}" for name, top1 in worst)
+        parts += [f"Lowest top-1 by class: {shown} images."] if worst else []
     if "added" in metrics:
         added = metrics["added"]
         parts[0] = f"The trained classes, as they were exported:\n\n{parts[0]}"

@@ -53,7 +53,8 @@ def train_classifier(config: ClassifierConfig) -> dict:
             "seconds": sum(history["seconds"]),
         }
         run.record("classifier", metrics, history)
-        pictures.learning_curves(run.history(), run.pictures / "learning_curves.png")
+        title = pictures.curves_title(run.path.name, run.metrics())
+        pictures.learning_curves(run.history(), run.pictures / "learning_curves.png", title)
         return metrics
 
 

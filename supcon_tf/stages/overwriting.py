@@ -15,6 +15,7 @@ _CLASSIFIER_FILES = (
     "classifier.keras",
     "checkpoints/classifier",
     "logs/classifier",
+    "evaluation",
     "pictures/confusion_matrix.png",
     "pictures/confusion_matrix_validation.png",
 )

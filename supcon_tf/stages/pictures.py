@@ -16,13 +16,24 @@ from threadpoolctl import threadpool_limits
 from supcon_tf.core.files import writing
 from supcon_tf.stages.scores import unit_rows
 
-_NOT_CURVES = (
-    "learning_rate",
+_STAGES = {"pretrain": "pretraining", "classifier": "classifier"}
+# Curves by what they are, with the label of each; what is in none of them is a term of the loss.
+_SHARES = {
+    "accuracy": "training images right",
+    "knn_top1": "validation images right (k-NN)",
+    "pseudo_label_top1": "pseudo-labels right",
+    "smoothed_top1": "smoothed pseudo-labels right",
+    "confident": "pseudo-labels confident",
+}
+_EMBEDDINGS = {"alignment": "alignment", "uniformity": "uniformity"}
+_RATE = {"learning_rate": "learning rate"}
+_NOT_CURVES = {
     "seconds",
     "positives_per_anchor",
     "anchors_without_positives",
     "effective_rank",
-)
+    "graph_degree",
+}
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -34,33 +45,78 @@ def save(figure: Figure, path: Path) -> None:
         figure.savefig(temporary, format="png", dpi=120)
 
 
-def learning_curves(histories: Mapping[str, Mapping[str, Sequence[float]]], path: Path) -> None:
-    """Draws each stage's metrics over the epochs, and its learning rate.
+def learning_curves(
+    histories: Mapping[str, Mapping[str, Sequence[float]]], path: Path, title: str
+) -> None:
+    """Draws each stage's curves over the epochs: loss, scores, embeddings, learning rate.
 
     Args:
         histories: by stage, by metric, one value per epoch.
         path: PNG file.
+        title: of the figure.
     """
-    figure = Figure(figsize=(14, 3.2 * len(histories)), layout="constrained")
-    axes = figure.subplots(len(histories), 3, squeeze=False)
-    for (stage, history), (left, middle, right) in zip(histories.items(), axes, strict=True):
-        curves = [name for name in history if name not in _NOT_CURVES]
-        panels = {
-            left: [name for name in curves if name == "loss"],
-            middle: [name for name in curves if name != "loss"],
-            right: ["learning_rate"],
-        }
-        for panel, names in panels.items():
-            for name in names:
-                known = [
-                    (at, value) for at, value in enumerate(history[name], 1) if value is not None
-                ]
-                panel.plot(*zip(*known, strict=True), label=name)
-            panel.set(title=stage, xlabel="epoch")
-            panel.xaxis.set_major_locator(MaxNLocator(integer=True))
-            if names:
-                panel.legend()
+    rows = [list(_panels(stage, history)) for stage, history in histories.items()]
+    columns = max(map(len, rows))
+    figure = Figure(figsize=(4.7 * columns, 0.4 + 3.2 * len(rows)), layout="constrained")
+    figure.suptitle(title)
+    axes = figure.subplots(len(rows), columns, squeeze=False)
+    for axis, panel in zip(axes.flat, _filled(rows, columns), strict=True):
+        if panel is None:
+            axis.set_axis_off()
+            continue
+        heading, unit, curves = panel
+        for label, values in curves.items():
+            known = [(at, value) for at, value in enumerate(values, 1) if value is not None]
+            # One point alone is no line.
+            axis.plot(*zip(*known, strict=True), label=label, marker="." * (len(known) == 1))
+        axis.set(title=heading, xlabel="epoch", ylabel=unit)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.legend()
     save(figure, path)
+
+
+def _filled(rows, columns):
+    """The panels of all rows, and None for each place of a row that has none."""
+    return [panel for row in rows for panel in (*row, *[None] * (columns - len(row)))]
+
+
+def _panels(stage, history):
+    """Title, label of the y axis, and curves by label, of each panel that has some."""
+    known = _NOT_CURVES | _SHARES.keys() | _EMBEDDINGS.keys() | _RATE.keys()
+    terms = {name: name for name in history if name not in known}
+    loss = "cross entropy (nats per image)" if stage == "classifier" else "loss (mean per anchor)"
+    for quantity, unit, names in (
+        ("loss", loss, terms),
+        ("scores", "share of images (%)", _SHARES),
+        ("embeddings", "alignment and uniformity (no unit)", _EMBEDDINGS),
+        ("learning rate", "learning rate (per step)", _RATE),
+    ):
+        scale = 100 if names is _SHARES else 1
+        curves = {
+            label: [None if value is None else scale * value for value in history[name]]
+            for name, label in names.items()
+            if any(value is not None for value in history.get(name, ()))
+        }
+        if curves:
+            yield f"{_STAGES.get(stage, stage)}: {quantity}", unit, curves
+
+
+def curves_title(run: str, scores: Mapping[str, Mapping]) -> str:
+    """The name of a run and its final scores.
+
+    Args:
+        run: its name.
+        scores: by stage, as in metrics.json.
+    """
+    pretrained, classifier = scores.get("pretrain", {}), scores.get("classifier", {})
+    shown = []
+    if "knn_top1" in pretrained:
+        shown.append(f"k-NN {100 * pretrained['knn_top1']:.1f} % of validation images")
+    elif "loss" in pretrained:
+        shown.append(f"loss {pretrained['loss']:.3g} after pretraining")
+    if "train_top1" in classifier:
+        shown.append(f"classifier {100 * classifier['train_top1']:.1f} % of training images")
+    return f"{run}: {', '.join(shown)}"
 
 
 def embedding_maps(

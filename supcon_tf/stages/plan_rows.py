@@ -116,6 +116,7 @@ def add_labels(sheet: Sheet, config: PretrainConfig, model: Method, dataset: Ima
     found, counts = np.unique(dataset.train.labels(), return_counts=True)
     names = [dataset.class_names[label] if label >= 0 else "unlabelled" for label in found]
     spread = f"{counts.min():,} / {np.median(counts):,.0f} / {counts.max():,}"
+    spread += f"; smallest: {names[counts.argmin()]!r}"
     missing = len(dataset.class_names) - np.sum(found >= 0)
     absent = f" ({missing} not in training)" * bool(missing)
     sheet.add(

@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Callable
 
-import numpy as np
 import tensorflow as tf
 
 from supcon_tf.config import PretrainConfig
@@ -19,18 +18,14 @@ from supcon_tf.networks.initial import initial_weights
 from supcon_tf.stages import pictures
 from supcon_tf.stages.building import compiled_model, encoder_of, steps_per_epoch_of, stream_of
 from supcon_tf.stages.checks import data_checks, settings_checks
-from supcon_tf.stages.features import encode_batches, extract_features, inference_function
+from supcon_tf.stages.features import extract_features
+from supcon_tf.stages.learning import OnlineKnn, describe_data, measure_baseline
 from supcon_tf.stages.removal import check_there
 from supcon_tf.stages.run_directory import RunDirectory
-from supcon_tf.stages.scores import knn_predict
 
 _MAPPED_IMAGES = 1000
 # Settings that may differ between the workers of one training.
 _OF_A_WORKER = ("run_dir", "data_dir", "resume", "overwrite", "dry_run", "verbose")
-# The online k-NN: images that vote, images that are scored, and voters.
-_GALLERY, _QUERIES, _NEIGHBORS = 5000, 2000, 10
-# Decoded once and kept in memory where each of the two takes at most so many bytes as float32.
-_BATCH, _CACHED_BYTES = 256, 2**27
 
 
 def pretrain(
@@ -81,12 +76,12 @@ def pretrain(
         chief_first(strategy, lambda: run.begin("pretrain", config, dataset.describe()))
         if agreed(strategy, int(config.resume and run.has_finished("pretrain"))):
             return _nothing_to_do(run) if chief else {}
-        history = _train(config, dataset, model, run, steps, stop_when)
+        history, baseline = _train(config, dataset, model, run, steps, stop_when)
         if not chief:
             return {}
         if len(history["loss"]) < config.epochs:
             return {"loss": history["loss"][-1], "seconds": sum(history["seconds"])}
-        return _keep(config, dataset, model, run, history, steps, maps)
+        return _keep(config, dataset, model, run, history, steps, maps, baseline)
 
 
 def _in_common(config, stop_when):
@@ -115,6 +110,8 @@ def _open_dataset(config, strategy):
     if dataset.bad_images and is_chief(strategy):
         shown = ", ".join(dataset.bad_images[:3]) + ", ..." * (len(dataset.bad_images) > 3)
         print(f"unreadable images left out: {len(dataset.bad_images)} ({shown})")
+    if is_chief(strategy):
+        print(describe_data(dataset), file=sys.stderr)
     return dataset
 
 
@@ -124,11 +121,17 @@ def _nothing_to_do(run):
 
 
 def _train(config, dataset, model, run, steps, stop_when):
-    """Fits the model; returns its curves."""
-    chief = is_chief(model.distribute_strategy)
-    measure = _online_knn(config, dataset, model) if chief else lambda epoch: {}
+    """Fits the model; returns its curves, and its `Baseline` where there are validation images."""
+    watched = is_chief(model.distribute_strategy) and dataset.validation is not None
+    knn = OnlineKnn(dataset) if watched else None
+    baseline = measure_baseline(config, dataset, knn) if watched else None
+    collapse = _CollapseWatch(config, model)
+
+    def said(history):
+        return collapse(history) or (baseline and baseline.news(history, config.epochs))
+
     with naming_lost_images(dataset.all_images, dataset.validation):
-        return fit(
+        history = fit(
             model,
             stream_of(config, dataset),
             epochs=config.epochs,
@@ -141,40 +144,19 @@ def _train(config, dataset, model, run, steps, stop_when):
                 best_metric=config.best_metric,
             ),
             watching=Watching(
-                measure,
-                _CollapseWatch(config, model),
+                _online_knn(config, knn, model),
+                said,
                 stop_when,
                 images_per_step=config.batch_size,
                 verbose=config.verbose,
             ),
         )
+    return history, baseline
 
 
-def _online_knn(config, dataset, model):
-    """Scores an epoch's encoder by k-NN on the validation set, where there is one."""
-    if dataset.validation is None:
-        return lambda epoch: {}
-    size = model.evaluation_encoder.input_shape[1]
-    encode = inference_function(model.evaluation_encoder)
-
-    def images(split, limit):
-        batches = split.images(size, _BATCH, limit)
-        small = min(split.num_examples, limit) * size**2 * 12 <= _CACHED_BYTES
-        return batches.cache() if small else batches
-
-    gallery_images = images(dataset.train, _GALLERY)
-    query_images = images(dataset.validation, _QUERIES)
-
-    def measure(epoch):
-        due = (epoch + 1) % config.validation_epochs == 0 or epoch + 1 == config.epochs
-        if not due:
-            return {"knn_top1": None}
-        gallery, labels = encode_batches(encode, gallery_images)
-        queries, truth = encode_batches(encode, query_images)
-        voted = knn_predict(gallery, labels, queries, min(_NEIGHBORS, len(labels)))
-        return {"knn_top1": float(np.mean(voted == truth))}
-
-    return measure
+def _online_knn(config, knn, model):
+    """From an epoch to the k-NN score of its encoder; to nothing without validation images."""
+    return knn.after_epochs(config, model.evaluation_encoder) if knn else lambda epoch: {}
 
 
 class _CollapseWatch:
@@ -214,7 +196,7 @@ def restore_best(run, config, model, history, steps) -> int | None:
     return best
 
 
-def _keep(config, dataset, model, run, history, steps, maps) -> dict:
+def _keep(config, dataset, model, run, history, steps, maps, baseline) -> dict:
     """Saves scores, pictures and the models that the method keeps; returns the scores."""
     metrics = {"loss": history["loss"][-1], "seconds": sum(history["seconds"])}
     best = None
@@ -224,9 +206,13 @@ def _keep(config, dataset, model, run, history, steps, maps) -> dict:
         metrics |= {"best_epoch": best + 1, config.best_metric: history[config.best_metric][best]}
     if "knn_top1" in history:
         metrics.setdefault("knn_top1", history["knn_top1"][-1])
+    if baseline:
+        metrics |= baseline.scores(metrics["knn_top1"])
+        print(f"pretrain {baseline.sentence(metrics['knn_top1'])}", file=sys.stderr)
     kept = model.kept()
     check_there(run.path, **kept)
-    pictures.learning_curves({"pretrain": history}, run.pictures / "learning_curves.png")
+    title = pictures.curves_title(run.path.name, {"pretrain": metrics})
+    pictures.learning_curves({"pretrain": history}, run.pictures / "learning_curves.png", title)
     if maps:
         _draw_maps(run, config, dataset, kept["encoder"])
     check_there(run.path, **kept)

@@ -4,7 +4,7 @@ config.json     settings of each stage;  metrics.json, history.json  its scores 
 manifest.json   versions, seed, commit, data set, hardware and command line of each stage
 checkpoints/    <stage>/<step>/: weights, optimizer, metrics and curves
 encoder.keras   the trained encoder;  classifier.keras  encoder and linear head
-logs/           TensorBoard;  pictures/  PNG files
+logs/           TensorBoard;  pictures/  PNG files;  evaluation/  CSV files of predictions
 """
 
 import contextlib
@@ -67,9 +67,9 @@ class RunDirectory(contextlib.AbstractContextManager):
             raise UserError(f"{file} is not a run's. Give another directory as run_dir.")
         return content
 
-    def _update(self, name: str, changes: dict[str, Any], drop: tuple[str, ...] = ()) -> None:
+    def _update(self, name: str, changes: dict[str, Any], only: tuple[str, ...] = ()) -> None:
         with updating(self.path):
-            content = {key: value for key, value in self._read(name).items() if key not in drop}
+            content = {k: v for k, v in self._read(name).items() if not only or k in only}
             write_json(self.path / name, {**content, **changes})
 
     def stages(self) -> dict[str, dict]:
@@ -220,7 +220,7 @@ class RunDirectory(contextlib.AbstractContextManager):
         with set_aside(self.path, DERIVED_FILES[stage]):
             if stage == "classifier":
                 for name in ("metrics.json", "history.json"):
-                    self._update(name, {}, drop=("classifier", "test", "validation", "export"))
+                    self._update(name, {}, only=("pretrain",))  # The rest is the classifier's.
             yield
 
     def _stage_manifest(self, stage: str) -> dict:

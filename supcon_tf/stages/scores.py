@@ -1,4 +1,4 @@
-"""Scores of predictions: k-NN, soft nearest neighbours, top-k, per class, likelihood."""
+"""Scores of predictions: votes of neighbours, top-k, by class, likelihood, calibration."""
 
 import functools
 from collections.abc import Callable
@@ -10,6 +10,8 @@ from scipy.special import log_softmax
 _BLOCK_ELEMENTS = 2**23
 # Top-k is reported where it says something: a guess among k of the classes is often right below.
 _TOP_K, _TOP_K_FROM_CLASSES = 5, 10
+# Of confidence, in the calibration error.
+_BINS = 15
 
 
 def knn_predict(
@@ -92,10 +94,24 @@ def _nearest_vote(queries, gallery, places, num_classes, neighbors):
     """The place int [m] of the class with the most weight, of unit-norm queries [m, F]."""
     opposite = -queries @ gallery.T  # [m, N]; negative cosines, of which the least are the nearest.
     nearest = np.argpartition(opposite, neighbors - 1, axis=1)[:, :neighbors]
-    weights = np.exp((-np.take_along_axis(opposite, nearest, axis=1) - 1.0) / 0.07)
+    cosines = -np.take_along_axis(opposite, nearest, axis=1)
+    return neighbor_vote(cosines, places[nearest], num_classes)
+
+
+def neighbor_vote(cosines: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """The class with the most weight among neighbours that vote with exp(cosine / 0.07).
+
+    Args:
+        cosines: float [m, k].
+        labels: int [m, k], each below `num_classes`.
+        num_classes: C.
+
+    Returns:
+        int [m]; the lowest label where classes tie.
+    """
     # In float32: identical rows may differ in a cosine's last digit, and should still tie.
-    votes = np.zeros((len(queries), num_classes), np.float32)
-    np.add.at(votes, (np.arange(len(queries))[:, None], places[nearest]), weights)
+    votes = np.zeros((len(labels), num_classes), np.float32)
+    np.add.at(votes, (np.arange(len(labels))[:, None], labels), np.exp((cosines - 1.0) / 0.07))
     return votes.argmax(axis=1)
 
 
@@ -145,6 +161,25 @@ def negative_log_likelihood(logits: np.ndarray, labels: np.ndarray) -> float:
     """
     likelihood = log_softmax(np.asarray(logits, np.float64), axis=1)
     return float(-np.take_along_axis(likelihood, labels[:, None], axis=1).mean())
+
+
+def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """Mean gap between confidence and accuracy over 15 bins of equal width, weighted by their size.
+
+    Args:
+        probabilities: float [N, C].
+        labels: int [N].
+
+    Returns:
+        A share in [0, 1].
+
+    Reference:
+        Guo et al. 2017, "On Calibration of Modern Neural Networks", eq. 3.
+    """
+    confidence = probabilities.max(axis=1)
+    gap = (probabilities.argmax(axis=1) == labels) - confidence
+    bins = np.minimum(np.ceil(confidence * _BINS).astype(int) - 1, _BINS - 1)
+    return float(np.abs(np.bincount(bins, gap, _BINS)).sum() / len(labels))
 
 
 def classification_scores(scores, labels, class_names) -> dict:

@@ -40,3 +40,35 @@ def comparison_table(runs: Mapping[str, RunDirectory]) -> str:
         scores = [percent(test.get(name)) for name in ("top1", "top5", "knn_top1")]
         rows.append([title, *scores, seconds])
     return format_table(["held-out split", "top-1", "top-5", "k-NN", "training"], rows)
+
+
+def class_table(scores: Mapping[str, Mapping], width: int = 100) -> str:
+    """Scores by class, one class a row.
+
+    Args:
+        scores: `classes` as from `class_scores`.
+        width: columns of text at most; longer names are cut, at their end.
+    """
+    columns = {
+        "recall": "recall",
+        "precision": "precision",
+        "F1": "f1",
+        "ROC AUC": "roc_auc",
+        "AP": "average_precision",
+    }
+    rows = [
+        [f"{score['support']:,}", *(percent(score[key]) or "-" for key in columns.values())]
+        for score in scores.values()
+    ]
+    header = ["images", *columns]
+    taken = sum(max(map(len, column)) + 3 for column in zip(header, *rows, strict=True))
+    room = width - taken - len("|  |")
+    # A bar in a name is shown as two letters.
+    names = [_cut(name, room - name[:room].count("|")) for name in scores]
+    return format_table(
+        ["class", *header], [[name, *row] for name, row in zip(names, rows, strict=True)]
+    )
+
+
+def _cut(name, length):
+    return name if len(name) <= length else f"{name[: length - 3]}..."

@@ -2,12 +2,8 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from supcon_tf.exporting.calibration import (
-    calibration_scores,
-    expected_calibration_error,
-    fit_temperature,
-)
-from supcon_tf.stages.scores import negative_log_likelihood
+from supcon_tf.exporting.calibration import calibration_scores, fit_temperature
+from supcon_tf.stages.scores import expected_calibration_error, negative_log_likelihood
 
 
 def drawn(temperature, count=20_000, classes=4, seed=0):

@@ -109,8 +109,9 @@ def test_the_card_is_for_people(exported):
 def test_the_card_names_the_worst_classes(exported):
     bundle = load_bundle(exported[1] / "1")
     per_class = {str(digit): 0.9 for digit in range(10)} | {"7": 0.0, "3": None}
-    metrics = {**bundle.metrics, "test": {**bundle.metrics["test"], "per_class": per_class}}
-    assert "Lowest top-1 by class: 7 0.0 %, 0 90.0 %" in model_card(bundle.metadata, metrics)
+    test = {**bundle.metrics["test"], "per_class": per_class}
+    metrics = {**bundle.metrics, "test": {**test, "classes": {"7": {"support": 4}}}}
+    assert "Lowest top-1 by class: 7 0.0 % of 4, 0 90.0 %" in model_card(bundle.metadata, metrics)
 
 
 @pytest.mark.slow

@@ -1,3 +1,4 @@
+import csv
 import json
 import shutil
 import threading
@@ -14,7 +15,7 @@ from sklearn.neighbors import KNeighborsClassifier
 import supcon_tf
 from supcon_tf import UserError, knn_predict, soft_neighbor_predict
 from supcon_tf.core.files import write_json
-from supcon_tf.stages import run_directory
+from supcon_tf.stages import evaluation, run_directory
 from supcon_tf.stages.features import extract_features
 from supcon_tf.stages.run_directory import RunDirectory
 from supcon_tf.stages.scores import classification_scores, confusion_matrix, top_k_accuracy
@@ -142,8 +143,58 @@ def test_evaluation_of_a_run(finished_run):
     assert test["top1"] > 0.8
     assert test["knn_top1"] > 0.8
     assert test["top5"] >= test["top1"]
+    recalls = [scores["recall"] for scores in test["classes"].values()]
+    assert recalls == [test["per_class"][name] for name in test["classes"]]
+    assert test["balanced_accuracy"] == pytest.approx(np.mean(recalls))
+    assert test["macro_roc_auc"] > 0.95
+    assert 0 < test["ece"] < 0.5
+    for name in ("top1", "balanced_accuracy", "macro_f1", "knn_top1"):
+        low, high = test["intervals"][name]
+        assert low < test[name] < high < low + 0.1
     for name in ("learning_curves", "embeddings", "confusion_matrix"):
         assert (finished_run / "pictures" / f"{name}.png").stat().st_size > 5000
+
+
+def read_csv(path):
+    return list(csv.reader(path.read_text().splitlines()))
+
+
+def test_what_was_predicted_is_written_as_csv(finished_run):
+    test, folder = RunDirectory(str(finished_run)).metrics()["test"], finished_run / "evaluation"
+    matrix = read_csv(folder / "test/confusion_matrix.csv")
+    assert matrix[0][1:] == [row[0] for row in matrix[1:]] == list(test["per_class"])
+    assert [list(map(int, row[1:])) for row in matrix[1:]] == test["confusion_matrix"]
+    head, *predictions = read_csv(folder / "test/predictions.csv")
+    assert [row[0] for row in predictions] == [str(place) for place in range(450)]
+    assert np.mean([row[1] == row[2] for row in predictions]) == test["top1"]
+    likelihoods = np.log([float(row[4]) for row in predictions])
+    assert -likelihoods.mean() == pytest.approx(test["nll"], abs=1e-3)
+    same_head, *wrong = read_csv(folder / "test/misclassified.csv")
+    assert head == same_head
+    expected = [row for row in predictions if row[1] != row[2]]
+    assert len(wrong) > 5
+    assert wrong == sorted(expected, key=lambda row: -float(row[3]))
+    assert all(float(row[3]) >= float(row[4]) for row in wrong)
+
+
+def test_without_resamples_there_are_no_intervals():
+    metrics = {"images": 4, "knn_top1": 0.5}
+    assert evaluation.intervals(supcon_tf.EvaluateConfig(bootstrap=0), metrics) == {}
+    found = evaluation.intervals(supcon_tf.EvaluateConfig(bootstrap=9, seed=3), metrics)
+    assert set(found["intervals"]) == {"knn_top1", "resamples", "seed"}
+
+
+def test_classes_below_chance_are_remarked_upon_in_one_line(capsys):
+    scores = {f"{number}": {"recall": 1.0, "support": 5} for number in range(12)}
+    evaluation.remark(scores)
+    assert capsys.readouterr().err == ""
+    evaluation.remark({**scores, "cup": {"recall": 0.0, "support": 4}})
+    assert capsys.readouterr().err == (
+        "warning: 1 of 13 classes recognized less often than by guessing (7.7 %): 'cup' 0 % of 4 "
+        "images\n"
+    )
+    evaluation.remark({name: {"recall": 0.0, "support": 4} for name in scores})
+    assert capsys.readouterr().err.endswith(", '4' 0 % of 4 images and 7 more\n")
 
 
 def test_soft_neighbors_of_a_run_where_asked_for(finished_run, tmp_path):

@@ -1,0 +1,94 @@
+"""Labelled images of any data set, to score a trained model on."""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import tensorflow as tf
+
+from supcon_tf.core.errors import StorageError, UserError
+from supcon_tf.data import folder
+from supcon_tf.data.datasets import FOLDER_PREFIX, folder_split, open_dataset
+from supcon_tf.data.splits import Split
+
+
+def open_labelled(
+    name: str,
+    class_names: Sequence[str],
+    data_dir: str = "",
+    *,
+    skip_bad_images: bool = False,
+    trained_on: str = "",
+) -> tuple[Split, int]:
+    """Opens the images of a data set under the classes of a model, which are matched by name.
+
+    Of a folder these are all images, or those of test/ where there are train/ and test/; of a data
+    set of TensorFlow Datasets the held-out split.
+
+    Args:
+        name: as for `open_dataset`.
+        class_names: the model's classes; the data set may lack some of them.
+        data_dir: as for `open_dataset`.
+        skip_bad_images: leave unreadable images of a folder out rather than stop.
+        trained_on: name of the data set that the model was trained on.
+
+    Returns:
+        A split whose labels are places in `class_names`, and the number of images left out.
+
+    Raises:
+        UserError: if it cannot be read, has a class that the model does not know, or holds the
+            images that the model was trained on.
+    """
+    if not name.startswith(FOLDER_PREFIX):
+        dataset = open_dataset(name, data_dir, skip_bad_images=skip_bad_images)
+        _check_known(name, dataset.class_names, class_names)
+        places = tf.constant([class_names.index(own) for own in dataset.class_names], tf.int64)
+        return _relabelled(dataset.test, places), 0
+    if data_dir:
+        raise UserError(
+            f"data_dir is for TensorFlow Datasets. Received: {data_dir!r}. Leave it out."
+        )
+    root = Path(name.removeprefix(FOLDER_PREFIX))
+    if not root.is_dir():
+        raise UserError(f"folder data set not found. Received: {str(root)!r}. Check the path.")
+    part = "test" if (root / "train").is_dir() and (root / "test").is_dir() else ""
+    if name == trained_on and not part:
+        raise UserError(
+            f"the model was trained on images of dataset {name}. Leave --dataset out to score the "
+            "held-out ones, or give another folder."
+        )
+    examples = folder.list_classes(root, part)
+    _check_known(name, sorted({label for _, label in examples}), class_names)
+    readable = _readable(root, examples, skip_bad_images)
+    return folder_split(str(root), readable, class_names), len(examples) - len(readable)
+
+
+def _check_known(name: str, found: Iterable[str], class_names: Sequence[str]) -> None:
+    found = list(found)
+    unknown = [label for label in found if label not in class_names]
+    if unknown or not found:
+        shown = ", ".join(map(repr, unknown[:10])) + ", ..." * (len(unknown) > 10)
+        fault = f"has classes that the model does not know: {shown}" if unknown else "has no class"
+        raise UserError(
+            f"dataset {name} {fault}. The model knows {', '.join(class_names[:20])}"
+            f"{', ...' * (len(class_names) > 20)}. Rename or remove the folders."
+        )
+
+
+def _readable(root, examples, skip_bad_images):
+    """The examples whose files decode."""
+    bad = folder.check_images(root, examples)
+    if bad and (not skip_bad_images or len(bad) == len(examples)):
+        advice = "" if len(bad) == len(examples) else ", or pass --skip_bad_images"
+        raise StorageError(f"{folder.bad_images_line(root, bad)} Remove or replace it{advice}.")
+    excluded = set(bad)
+    return [example for example in examples if example[0] not in excluded]
+
+
+def _relabelled(split: Split, places: tf.Tensor) -> Split:
+    """A split whose label l is `places[l]`."""
+
+    def elements(seed):
+        return split.elements(seed).map(lambda image, label: (image, tf.gather(places, label)))
+
+    return dataclasses.replace(split, elements=elements)
