@@ -8,6 +8,7 @@ import functools
 import glob
 import os
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,16 +16,19 @@ from pathlib import Path
 import numpy as np
 
 from supcon_tf.config import PredictConfig
+from supcon_tf.config.dataset_names import plain_path_advice
 from supcon_tf.core.errors import UserError
 from supcon_tf.core.files import check_readable
 from supcon_tf.core.interrupts import check_interrupts
-from supcon_tf.data.images import (
-    EXTENSIONS,
-    InvalidImage,
-    decode_checked,
+from supcon_tf.data.folder import ignored_in
+from supcon_tf.data.image_files import (
+    decodable,
+    extensions,
+    images_among,
     images_in,
-    preprocess,
+    no_image_message,
 )
+from supcon_tf.data.images import InvalidImage, decode_checked, preprocess
 from supcon_tf.exporting.bundle import load_bundle
 from supcon_tf.exporting.finite import NotFiniteError
 from supcon_tf.exporting.layout import SUMS, check_sums, newest_bundle
@@ -85,22 +89,26 @@ def _image_files(image: str) -> list[Path]:
         except OSError as error:
             raise UserError(f"cannot read folder {error.filename}: {error.strerror}.") from error
         if not found:
-            raise UserError(f"folder has no image ({', '.join(EXTENSIONS)}). Received: {path}.")
+            raise UserError(no_image_message(path))
+        ignored = ignored_in(path, [file.relative_to(path) for file in found])
+        if ignored:
+            print(f"{path}: {ignored}", file=sys.stderr)
         return found
     if path.is_file():
         return [path]
     if not glob.has_magic(image):
-        raise UserError(f"image not found. Received: {image!r}. Check the path.")
+        advice = plain_path_advice(image) or " Check the path."
+        raise UserError(f"image not found. Received: {image!r}.{advice}")
     found = _images_among(map(Path, glob.iglob(image, recursive=True)))
     if not found:
         raise UserError(
-            f"no image ({', '.join(EXTENSIONS)}) matches the pattern. Received: {image!r}."
+            f"no image ({', '.join(extensions())}) matches the pattern. Received: {image!r}."
         )
     return found
 
 
 def _images_among(paths: Iterable[Path]) -> list[Path]:
-    return sorted(path for path in paths if path.suffix.lower() in EXTENSIONS and path.is_file())
+    return [path for path in images_among(paths) if path.is_file()]
 
 
 def _results(model: Model, paths, config):
@@ -130,9 +138,11 @@ def _batches(paths, batch_size) -> Iterator[Batch]:
 
 def _read(path: str) -> bytes:
     try:
-        return Path(path).read_bytes()
+        return decodable(Path(path).read_bytes(), Path(path))
     except OSError as error:
         raise UserError(f"cannot read image {path}: {error.strerror}.") from error
+    except InvalidImage as error:
+        raise UserError(f"cannot read image {path}: {error}") from error
 
 
 def _open_model(model: str) -> Model:
