@@ -43,8 +43,8 @@ def hold_out(
     examples: Sequence[Example],
     fraction: float,
     seed: int,
-    setting: str = "holdout_fraction",
-    unit_of: Mapping[str, int] | None = None,
+    setting: str,
+    unit_of: Mapping[str, int],
 ) -> tuple[list[Example], list[Example]]:
     """Holds a share of every class out.
 
@@ -55,7 +55,7 @@ def hold_out(
         seed: which ones are held out.
         setting: the setting to blame.
         unit_of: as `tie` numbers the files: files of one number count once, in the class of their
-            first, and stay on one side. None for every file by itself.
+            first, and stay on one side.
 
     Returns:
         The other examples and those held out, each in a fixed order.
@@ -82,8 +82,7 @@ def hold_out(
 
 
 def _units(examples, unit_of):
-    if unit_of is None:
-        return [[example] for example in examples]
+    """The examples of each number, in the order of their first."""
     units: dict[int, list[Example]] = {}
     for example in examples:
         units.setdefault(unit_of[example[0]], []).append(example)

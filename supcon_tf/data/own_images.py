@@ -68,7 +68,7 @@ class OwnImages:
         splits: examples of "train", "test" and, where there are some, "validation", "unlabeled".
         bad_images: files left out.
         copies: names of files of one content, two or more at a time.
-        remarks: lines that a user should see.
+        remarks: lines that a user should see, where the images were checked now.
     """
 
     listing: Listing
@@ -86,18 +86,23 @@ def check_and_split(listing: Listing, how: Splitting) -> OwnImages:
         UserError: if the classes or one of the images cannot be used, or a setting does not fit.
     """
     _check_settings(listing, how)
-    given = _labelled(listing.splits)
-    class_names = check_classes(listing.what, given)
+    class_names = check_classes(listing.what, _labelled(listing.splits))
     names = [name for examples in listing.splits.values() for name, _ in examples]
     faults, copies = _check_files(listing, how, names)
     splits = {
         split: [example for example in examples if example[0] not in faults]
         for split, examples in listing.splits.items()
     }
-    remarks = [*listing.remarks, *_remarks(splits, faults, copies)] * (how.bad_images is None)
-    splits, said = _split(listing, how, splits, copies)
-    check_classes(listing.what, _labelled(splits))
-    return OwnImages(listing, class_names, splits, list(faults), copies, [*remarks, *said])
+    found = _remarks(splits, faults, copies)
+    splits, held = _split(listing, how, splits, copies)
+    lost = sorted({*class_names} - {*check_classes(listing.what, _labelled(splits))})
+    if lost:
+        raise UserError(
+            f"class {lost[0]!r} of {listing.what} has no readable image. Add some, or remove it."
+        )
+    known = how.bad_images is not None  # Then all of it was said when they were found.
+    remarks = [] if known else [*listing.remarks, *found, *held]
+    return OwnImages(listing, class_names, splits, list(faults), copies, remarks)
 
 
 def _labelled(splits):
@@ -157,9 +162,9 @@ def check_classes(what: str, splits: Mapping[str, Sequence[Example]]) -> list[st
 
 
 def _check_files(listing, how, names):
-    """The faults by name, and the copies; as they were found before, where that is given."""
+    """The faults by name, and the copies; of those found before, only the names are known."""
     if how.bad_images is not None:
-        return dict.fromkeys(how.bad_images, "left out before"), how.copies or []
+        return dict.fromkeys(how.bad_images, ""), how.copies or []
     faults, copies = check_images(listing.root, names)
     if faults and not how.skip_bad_images:
         them = "it" if len(faults) == 1 else "them"

@@ -77,5 +77,6 @@ def _checked_parts(root: Path, examples: Sequence[Example], config: AddClassConf
         examples,
         config.holdout_fraction,
         config.seed,
-        unit_of=tie(files, copies),
+        "holdout_fraction",
+        tie(files, copies),
     )

@@ -133,6 +133,30 @@ def test_a_file_that_may_not_be_read_is_named_with_the_reason(image_folder, monk
         open_dataset(f"folder:{image_folder}")
 
 
+def test_twenty_bad_images_are_named_and_the_others_counted(image_folder):
+    bad = [f"{name}/{number:03d}.png" for name in ("dark", "light") for number in range(11)]
+    for name in bad:
+        (image_folder / name).write_text(name)
+    with pytest.raises(UserError) as raised:
+        open_dataset(f"folder:{image_folder}")
+    message = str(raised.value)
+    assert message.startswith("cannot read 22 images: ")
+    assert "\n" not in message
+    assert [name in message for name in bad] == [True] * 20 + [False] * 2
+    assert message.count("(the bytes are not a whole JPEG, PNG, BMP, GIF or WebP image)") == 20
+    assert message.endswith("and 2 more. Remove or replace them, or pass --skip_bad_images.")
+    remarks = open_dataset(f"folder:{image_folder}", skip_bad_images=True).remarks
+    assert remarks[0].startswith("unreadable images left out: 22 (dark/000.png (the bytes are")
+
+
+def test_a_class_without_a_readable_image_is_named(image_folder):
+    write_images(image_folder, ["broken"], 3)
+    for file in (image_folder / "broken").iterdir():
+        file.write_bytes(b"nothing")
+    with pytest.raises(UserError, match="class 'broken' of folder .* has no readable image"):
+        open_dataset(f"folder:{image_folder}", skip_bad_images=True)
+
+
 def test_names_of_any_bytes_are_images_as_others(image_folder):
     odd = os.fsdecode(b"\xff\xfe.png")
     (image_folder / "dark/000.png").rename(image_folder / "dark" / odd)

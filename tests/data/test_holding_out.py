@@ -24,16 +24,15 @@ def test_without_ties_the_split_is_scikit_learns():
     labels = [label for _, label in EXAMPLES]
     expected = train_test_split(EXAMPLES, test_size=0.3, stratify=labels, random_state=7)
     alone = tie([name for name, _ in EXAMPLES], [])
-    for unit_of in (None, alone):
-        found = hold_out("folder x", EXAMPLES, 0.3, 7, unit_of=unit_of)
-        assert found == tuple(map(sorted, expected))
+    found = hold_out("folder x", EXAMPLES, 0.3, 7, "holdout_fraction", alone)
+    assert found == tuple(map(sorted, expected))
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_copies_stay_on_one_side(seed):
     copies = [["a/00", "a/01", "a/02"], ["b/05", "c/05"], ["c/06", "c/07"]]
     unit_of = tie([name for name, _ in EXAMPLES], copies)
-    sides = hold_out("folder x", EXAMPLES, 0.3, seed, unit_of=unit_of)
+    sides = hold_out("folder x", EXAMPLES, 0.3, seed, "holdout_fraction", unit_of)
     assert sorted(sides[0] + sides[1]) == EXAMPLES
     for group in copies:
         assert len({number for number, side in enumerate(sides) if set(group) & {*dict(side)}}) == 1
@@ -45,7 +44,7 @@ def test_copies_do_not_make_up_for_missing_images():
     with pytest.raises(
         UserError, match="'a' of folder x has 4 images, copies counted once; .* 5 or"
     ):
-        hold_out("folder x", EXAMPLES, 0.2, 0, unit_of=unit_of)
+        hold_out("folder x", EXAMPLES, 0.2, 0, "holdout_fraction", unit_of)
 
 
 @pytest.mark.parametrize("fraction", [0.1, 0.2, 0.3, 0.4, 0.5, 0.7])

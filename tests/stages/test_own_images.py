@@ -1,4 +1,4 @@
-"""Runs on folders with copies, also those begun before copies were known."""
+"""Runs on a user's own images: copies, also in runs begun before they were known; tables."""
 
 import json
 import shutil
@@ -60,3 +60,23 @@ def test_the_plan_says_what_was_found(config):
     found = plan(config.replace(batch_size=8, image_size_px=8))
     assert found.problems == ()
     assert ("", "exact copies: 20, of 20 images; a split never separates them") in found.rows
+
+
+@pytest.mark.parametrize("has_splits", [True, False])
+def test_validation_rows_of_a_table_are_a_validation_set(image_folder, tmp_path, has_splits):
+    files = sorted(image_folder.rglob("*.png"))
+    splits = ["train", "train", "validation", "test"] if has_splits else [""]
+    rows = [f"{file},{file.parent.name},{splits[n % len(splits)]}" for n, file in enumerate(files)]
+    (tmp_path / "labels.csv").write_text("\n".join(["path,label,split", *rows]))
+    config = PretrainConfig(
+        dataset=f"csv:{tmp_path}/labels.csv",
+        run_dir=str(tmp_path / "run"),
+        best_metric="knn_top1",
+        batch_size=8,
+        image_size_px=8,
+    )
+    problems = plan(config).problems
+    if has_splits:
+        assert problems == ()
+    else:
+        assert "best_metric knn_top1 needs a validation set" in "".join(problems)
