@@ -11,11 +11,12 @@ from pathlib import Path
 from supcon_tf.core.errors import StorageError, UserError
 from supcon_tf.data.holding_out import Example
 from supcon_tf.data.image_files import (
+    extensions,
     files_in,
     ignored_line,
     images_in,
     is_junk,
-    no_image_message,
+    others_in,
 )
 from supcon_tf.data.own_images import UNLABELED_FOLDER, Listing
 
@@ -116,7 +117,8 @@ def _list_images(root: Path, folder: Path) -> list[str]:
     """The image files in a folder at any depth, relative to the root, in a fixed order."""
     files = images_in(folder)
     if not files:
-        raise UserError(no_image_message(folder))
+        kinds = ", ".join(extensions())
+        raise UserError(f"folder {folder} holds no image ({kinds}).{others_in(folder)}")
     return [file.relative_to(root).as_posix() for file in files]
 
 

@@ -110,11 +110,10 @@ def _kind(file):
     return ending if ending.isprintable() and ending else "without an ending"
 
 
-def no_image_message(folder: Path) -> str:
-    """A sentence for a folder without images, which says what else is in it."""
+def others_in(folder: Path) -> str:
+    """A sentence, with a space before, about the files of a folder without images; '' for none."""
     ignored = ignored_line(files_in(folder, refuse=False))
-    rest = f" {ignored}." if ignored else ""
-    return f"folder {folder} holds no image ({', '.join(extensions())}).{rest}"
+    return f" {ignored}." if ignored else ""
 
 
 def decodable(content: bytes, path: Path) -> bytes:

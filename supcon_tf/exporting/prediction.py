@@ -26,7 +26,7 @@ from supcon_tf.data.image_files import (
     extensions,
     images_among,
     images_in,
-    no_image_message,
+    others_in,
 )
 from supcon_tf.data.images import InvalidImage, decode_checked, preprocess
 from supcon_tf.exporting.bundle import load_bundle
@@ -89,7 +89,9 @@ def _image_files(image: str) -> list[Path]:
         except OSError as error:
             raise UserError(f"cannot read folder {error.filename}: {error.strerror}.") from error
         if not found:
-            raise UserError(no_image_message(path))
+            kinds = ", ".join(extensions())
+            fault = f"folder has no image ({kinds}). Received: {path}."
+            raise UserError(f"{fault}{others_in(path)}")
         ignored = ignored_in(path, [file.relative_to(path) for file in found])
         if ignored:
             print(f"{path}: {ignored}", file=sys.stderr)
