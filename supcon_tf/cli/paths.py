@@ -3,10 +3,9 @@
 from pathlib import Path
 
 from supcon_tf.config import ClassifierConfig, EvaluateConfig, ExportConfig
+from supcon_tf.config.dataset_names import own_data
 from supcon_tf.config.settings import Config
 from supcon_tf.core.errors import UserError
-
-_FOLDER = "folder:"
 
 
 def check_paths(config: Config) -> None:
@@ -18,9 +17,8 @@ def check_paths(config: Config) -> None:
     of_run = isinstance(config, (ClassifierConfig, EvaluateConfig, ExportConfig))
     if of_run and not getattr(config, "model", ""):
         _check(config.run_dir, "run_dir has no pretrained encoder", "Run supcon-tf pretrain first")
-    dataset = getattr(config, "dataset", "")
-    if dataset.startswith(_FOLDER):
-        _check(dataset.removeprefix(_FOLDER), "folder data set not found", "Check the path")
+    kind, path = own_data(getattr(config, "dataset", "")) or ("", "")
+    _check(path, f"{kind} data set not found", "Check the path")
     encoder = getattr(config, "encoder", "")
     if encoder.endswith(".keras"):
         _check(encoder, "encoder not found", "Check the path")

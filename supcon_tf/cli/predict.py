@@ -116,13 +116,15 @@ def destination(output):
         UserError: if `output` is there and no plain file, or named like an image.
     """
     from supcon_tf.core.files import writing
-    from supcon_tf.data.images import EXTENSIONS
+    from supcon_tf.data.image_files import EXTENSIONS, HEIC_EXTENSIONS
 
     if not output:
         yield sys.stdout
         return
     path = Path(output)
-    if path.suffix.lower() in EXTENSIONS or (path.exists() and not path.is_file()):
+    if path.suffix.lower() in EXTENSIONS + HEIC_EXTENSIONS or (
+        path.exists() and not path.is_file()
+    ):
         raise UserError(f"output must be a file to write a table to. Received: {output!r}.")
     with writing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as stream:
         yield stream

@@ -3,8 +3,8 @@
 import dataclasses
 from typing import ClassVar
 
+from supcon_tf.config.dataset_names import absolute_dataset
 from supcon_tf.config.settings import Config, setting
-from supcon_tf.config.training import absolute_dataset
 from supcon_tf.core.errors import UserError
 
 

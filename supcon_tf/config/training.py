@@ -5,29 +5,10 @@ import os
 from pathlib import Path
 from typing import ClassVar
 
+from supcon_tf.config.dataset_names import absolute, absolute_dataset, is_table, own_data
 from supcon_tf.config.runs import RunConfig
 from supcon_tf.config.settings import setting
 from supcon_tf.core.errors import UserError
-
-_FOLDER = "folder:"
-
-
-def _absolute(path: str) -> str:
-    return os.path.abspath(os.path.expanduser(path))
-
-
-def absolute_dataset(dataset: str) -> str:
-    """A data set's name; a folder's path is made absolute, so that it is found from anywhere.
-
-    Raises:
-        UserError: if it names no folder.
-    """
-    if not dataset.startswith(_FOLDER):
-        return dataset
-    path = dataset.removeprefix(_FOLDER)
-    if not path:
-        raise UserError("dataset must name a folder. Received: 'folder:'.")
-    return f"{_FOLDER}{_absolute(path)}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,16 +30,21 @@ class PretrainConfig(RunConfig):
 
     dataset: str = setting(
         "digits",
-        "TensorFlow Datasets name, or folder:PATH (one folder per class).",
+        "TensorFlow Datasets name, folder:PATH (one folder per class), csv:FILE or jsonl:FILE.",
         any_bytes=True,
     )
     data_dir: str = setting("", "Where TensorFlow Datasets keeps data ('': its own default).")
     holdout_fraction: float | None = setting(
         None,
-        "Share of each class of a folder to hold out (none: 0.2).",
+        "Share of each class of a folder or table to hold out (none: 0.2).",
         kind=float,
         at_least=0.001,
         at_most=0.999,
+    )
+    holdout_by: str = setting(
+        "image",
+        "What is held out, or set aside for validation, as a whole: images, or class subfolders.",
+        choices=("image", "folder"),
     )
     skip_bad_images: bool = setting(False, "Leave out unreadable images, and count them.")
     validation_fraction: float = setting(
@@ -200,11 +186,15 @@ class PretrainConfig(RunConfig):
         self.check_outside_data("run_dir", self.run_dir)
         for name in ("data_dir", "encoder_weights"):
             if getattr(self, name):
-                object.__setattr__(self, name, _absolute(getattr(self, name)))
+                object.__setattr__(self, name, absolute(getattr(self, name)))
         if self.encoder.endswith(".keras"):
-            object.__setattr__(self, "encoder", _absolute(self.encoder))
+            object.__setattr__(self, "encoder", absolute(self.encoder))
         if "temperature" in self.method_args:
             raise UserError("method_args must not hold temperature; use the setting temperature.")
+
+    def may_have_validation(self) -> bool:
+        """Whether images are set aside for validation, as far as the settings tell."""
+        return self.validation_fraction > 0 or is_table(self.dataset)  # By its column split.
 
     def check_outside_data(self, name: str, path: str) -> None:
         """Refuses an output path in the folder of the images, where it would become a class.
@@ -216,10 +206,10 @@ class PretrainConfig(RunConfig):
         Raises:
             UserError: if it lies there.
         """
-        folder = self.dataset.removeprefix(_FOLDER)
-        if folder == self.dataset:
+        own = own_data(self.dataset)
+        if own is None or own[0] != "folder":
             return
-        folder, place = (Path(os.path.realpath(at)) for at in (folder, path))
+        folder, place = (Path(os.path.realpath(at)) for at in (own[1], path))
         if folder in (place, *place.parents):
             raise UserError(
                 f"{name} must not lie in the data set's folder {folder}. Received: {path}. What is "

@@ -41,11 +41,12 @@ def is_manifest(entry: Any) -> bool:
         return False
     splits = [dataset.get(split) for split in SPLITS]
     splits += [dataset["unlabelled"]] if "unlabelled" in dataset else []
-    bad = dataset.get("bad_images", [])
-    return (
-        all(isinstance(split, dict) and isinstance(split.get("examples"), int) for split in splits)
-        and isinstance(bad, list)
-        and all(isinstance(name, str) for name in bad)
+    copies = dataset.get("copies", [])
+    names = [dataset.get("bad_images", []), *(copies if isinstance(copies, list) else [None])]
+    return all(
+        isinstance(split, dict) and isinstance(split.get("examples"), int) for split in splits
+    ) and all(
+        isinstance(group, list) and all(isinstance(name, str) for name in group) for group in names
     )
 
 

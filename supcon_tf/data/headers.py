@@ -6,9 +6,11 @@ warns of large images by settings of the whole process.
 
 import struct
 
+FORMATS = "JPEG, PNG, BMP, GIF or WebP"
 _JPEG_WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD9)}
 # No real file has so many segments or blocks of less than their usual 255 bytes.
 _MAX_STEPS = 1_000_000
+_WEBP_ANIMATION = 0x02
 _JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 
 
@@ -16,8 +18,8 @@ def image_size(encoded: bytes) -> tuple[int, int] | None:
     """Width and height that a decoder will make room for.
 
     Args:
-        encoded: JPEG, PNG, BMP or GIF. The frames of a GIF count one below the other, because the
-            decoder reads all of them.
+        encoded: JPEG, PNG, BMP, GIF or WebP. The frames of a GIF count one below the other, because
+            the decoder reads all of them.
 
     Returns:
         Width and height in pixels; None if the header is of no such image or is cut off.
@@ -88,4 +90,31 @@ def _gif_colours(flags):
     return 3 << ((flags & 7) + 1) if flags & 0x80 else 0
 
 
-_SIZES = {b"\x89PNG\r\n\x1a\n": _png, b"BM": _bmp, b"\xff\xd8": _jpeg, b"GIF8": _gif}
+def is_animated_webp(encoded: bytes) -> bool:
+    """Whether a file is a WebP that says of itself that it is animated."""
+    extended = encoded[:4] == b"RIFF" and encoded[8:16] == b"WEBPVP8X"
+    return extended and bool(encoded[20:21]) and bool(encoded[20] & _WEBP_ANIMATION)
+
+
+def _webp(encoded):
+    """The first chunk has the size; where it is VP8X, the picture itself must have the same."""
+    if encoded[8:12] != b"WEBP":
+        return None
+    if encoded[12:16] == b"VP8X":
+        width, height = (int.from_bytes(encoded[at : at + 3], "little") for at in (24, 27))
+        return (width + 1, height + 1) if len(encoded) >= 30 else None
+    if encoded[12:16] == b"VP8L" and encoded[20] == 0x2F:
+        bits = struct.unpack_from("<I", encoded, 21)[0]
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    if encoded[12:16] == b"VP8 " and encoded[23:26] == b"\x9d\x01\x2a":
+        return tuple(side & 0x3FFF for side in struct.unpack_from("<HH", encoded, 26))
+    return None
+
+
+_SIZES = {
+    b"\x89PNG\r\n\x1a\n": _png,
+    b"BM": _bmp,
+    b"\xff\xd8": _jpeg,
+    b"GIF8": _gif,
+    b"RIFF": _webp,
+}

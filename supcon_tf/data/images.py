@@ -1,15 +1,12 @@
 """Decoding and evaluation preprocessing: one path for training, evaluation and serving."""
 
 import contextlib
-import os
-import stat
-from pathlib import Path
 
 import tensorflow as tf
 
 from supcon_tf.core.errors import UserError
+from supcon_tf.data.headers import FORMATS, is_animated_webp
 
-EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png")
 _EXIF_ENTRIES, _ORIENTATION_TAG = 512, 0x0112
 
 
@@ -17,9 +14,9 @@ def decode(encoded: tf.Tensor) -> tf.Tensor:
     """Decodes an image of any supported format to three channels.
 
     Args:
-        encoded: scalar string: JPEG, PNG, BMP, or GIF (its first frame). Grey is repeated to three
-            channels, an alpha channel is dropped, and of 16 bits the upper 8 are kept. A JPEG is
-            turned upright by its EXIF orientation.
+        encoded: scalar string: JPEG, PNG, BMP, GIF (its first frame), or WebP without animation.
+            Grey is repeated to three channels, an alpha channel is dropped, and of 16 bits the
+            upper 8 are kept. A JPEG is turned upright by its EXIF orientation.
 
     Returns:
         uint8 [H, W, 3].
@@ -27,10 +24,33 @@ def decode(encoded: tf.Tensor) -> tf.Tensor:
     Raises:
         tf.errors.InvalidArgumentError: if the bytes are no such image.
     """
-    image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
-    image.set_shape([None, None, 3])
+    head = tf.strings.join([tf.strings.substr(encoded, 0, 21), bytes(21)])  # All 21 bytes exist.
+    is_webp = (tf.strings.substr(head, 0, 4) == b"RIFF") & (
+        tf.strings.substr(head, 8, 4) == b"WEBP"
+    )
+    image = tf.cond(is_webp, lambda: _decode_webp(encoded, head), lambda: _decode_other(encoded))
     orientation = exif_orientation(encoded)
     return tf.cond(orientation == 1, lambda: image, lambda: _upright(image, orientation))
+
+
+def _decode_other(encoded):
+    image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
+    image.set_shape([None, None, 3])
+    return image
+
+
+def _decode_webp(encoded, head):
+    """uint8 [H, W, 3]; `head` is the first 21 bytes.
+
+    TensorFlow gives a WebP the channels that it has, and refuses another number. An animation must
+    not reach it: it writes four channels of each frame into room for three (2.21).
+    """
+    flags = tf.cast(tf.io.decode_raw(tf.strings.substr(head, 20, 1), tf.uint8)[0], tf.int32)
+    is_animated = (tf.strings.substr(head, 12, 4) == b"VP8X") & (flags // 2 % 2 == 1)
+    encoded = tf.where(is_animated, b"", encoded)
+    image = tf.io.decode_image(encoded, channels=0, expand_animations=False)
+    image.set_shape([None, None, None])
+    return tf.ensure_shape(image[:, :, :3], [None, None, 3])
 
 
 def _upright(image, orientation):
@@ -107,9 +127,7 @@ def invalid_images():
     except tf.errors.ResourceExhaustedError:
         raise  # Not the image's fault.
     except (tf.errors.OpError, ValueError) as error:
-        raise InvalidImage(
-            "the bytes are not a whole JPEG, PNG, BMP or GIF image. Check the file."
-        ) from error
+        raise InvalidImage(f"the bytes are not a whole {FORMATS} image. Check the file.") from error
 
 
 def decode_checked(encoded: bytes) -> tf.Tensor:
@@ -124,71 +142,29 @@ def decode_checked(encoded: bytes) -> tf.Tensor:
     Raises:
         InvalidImage: if it is not an image, or `decode` would not give its picture.
     """
-    refuse_colour_palette(encoded)
+    refuse_unsupported(encoded)
     with invalid_images():
         return decode(tf.constant(encoded))
 
 
-def fault_of(file: Path) -> str | None:
-    """The reason why an image file cannot be used, as a sentence; None for a sound one.
-
-    Damage that a decoder repairs by itself, as JPEG's does within a picture, is not noticed.
-
-    Args:
-        file: its path.
-    """
-    try:
-        decode_checked(file.read_bytes())
-    except InvalidImage as error:
-        return str(error)
-    except OSError as error:
-        return f"{error.strerror}."
-    return None
-
-
-def images_in(folder: Path) -> list[Path]:
-    """The files that are named like images in a folder, at any depth, in a fixed order.
-
-    Hidden files and folders are left out, and links to folders are not followed. A file that cannot
-    be looked at, such as a link that leads nowhere, is found unreadable later, and named.
-
-    Args:
-        folder: its path.
-
-    Raises:
-        OSError: if it, or a folder in it, cannot be read.
-    """
-
-    def refuse(error):
-        raise error
-
-    found = []
-    for path, folders, files in os.walk(folder, onerror=refuse):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(path, name) for name in files if not name.startswith(".")]
-    return sorted(file for file in found if file.suffix.lower() in EXTENSIONS and _is_file(file))
-
-
-def _is_file(path):
-    try:
-        return stat.S_ISREG(path.stat().st_mode)
-    except OSError:
-        return True
-
-
-def refuse_colour_palette(encoded: bytes) -> None:
-    """Refuses a BMP of up to 8 bits a pixel whose palette is not the grey levels in order.
-
-    TensorFlow takes the palette's indices for grey levels.
+def refuse_unsupported(encoded: bytes) -> None:
+    """Refuses images of a known format that `decode` would fail on, or show wrongly.
 
     Args:
         encoded: the content of a file of any kind.
 
     Raises:
-        InvalidImage: if it is such a BMP.
+        InvalidImage: if it is an animated WebP, or a BMP of up to 8 bits a pixel whose palette is
+            not the grey levels in order.
     """
-    if encoded[:2] != b"BM":
-        return
+    if is_animated_webp(encoded):
+        raise InvalidImage("animated WebP images are not supported. Save one frame of it.")
+    if encoded[:2] == b"BM":
+        _refuse_colour_palette(encoded)
+
+
+def _refuse_colour_palette(encoded):
+    """TensorFlow takes the indices of a BMP's palette for grey levels."""
     header, bits = (
         int.from_bytes(encoded[14:18], "little"),
         int.from_bytes(encoded[28:30], "little"),

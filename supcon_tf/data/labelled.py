@@ -2,13 +2,13 @@
 
 import dataclasses
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import tensorflow as tf
 
+from supcon_tf.config.dataset_names import own_data
 from supcon_tf.core.errors import StorageError, UserError
-from supcon_tf.data import folder
-from supcon_tf.data.datasets import FOLDER_PREFIX, folder_split, open_dataset
+from supcon_tf.data.datasets import image_split, list_own, open_dataset
+from supcon_tf.data.image_checks import check_images, faults_line
 from supcon_tf.data.splits import Split
 
 
@@ -22,8 +22,8 @@ def open_labelled(
 ) -> tuple[Split, int]:
     """Opens the images of a data set under the classes of a model, which are matched by name.
 
-    Of a folder these are all images, or those of test/ where there are train/ and test/; of a data
-    set of TensorFlow Datasets the held-out split.
+    Of a folder or a table these are all images, or those of the split test where there is one; of a
+    data set of TensorFlow Datasets the held-out split.
 
     Args:
         name: as for `open_dataset`.
@@ -39,28 +39,22 @@ def open_labelled(
         UserError: if it cannot be read, has a class that the model does not know, or holds the
             images that the model was trained on.
     """
-    if not name.startswith(FOLDER_PREFIX):
+    if not own_data(name):
         dataset = open_dataset(name, data_dir, skip_bad_images=skip_bad_images)
         _check_known(name, dataset.class_names, class_names)
         places = tf.constant([class_names.index(own) for own in dataset.class_names], tf.int64)
         return _relabelled(dataset.test, places), 0
-    if data_dir:
-        raise UserError(
-            f"data_dir is for TensorFlow Datasets. Received: {data_dir!r}. Leave it out."
-        )
-    root = Path(name.removeprefix(FOLDER_PREFIX))
-    if not root.is_dir():
-        raise UserError(f"folder data set not found. Received: {str(root)!r}. Check the path.")
-    part = "test" if (root / "train").is_dir() and (root / "test").is_dir() else ""
-    if name == trained_on and not part:
+    listing = list_own(name, data_dir)
+    if name == trained_on and "all" in listing.splits:
         raise UserError(
             f"the model was trained on images of dataset {name}. Leave --dataset out to score the "
-            "held-out ones, or give another folder."
+            "held-out ones, or give another."
         )
-    examples = folder.list_classes(root, part)
+    examples = listing.splits.get("all") or listing.splits["test"]
     _check_known(name, sorted({label for _, label in examples}), class_names)
-    readable = _readable(root, examples, skip_bad_images)
-    return folder_split(str(root), readable, class_names), len(examples) - len(readable)
+    readable = _readable(listing.root, examples, skip_bad_images)
+    split = image_split(listing.root, readable, class_names, not listing.labels_in_names)
+    return split, len(examples) - len(readable)
 
 
 def _check_known(name: str, found: Iterable[str], class_names: Sequence[str]) -> None:
@@ -77,12 +71,12 @@ def _check_known(name: str, found: Iterable[str], class_names: Sequence[str]) ->
 
 def _readable(root, examples, skip_bad_images):
     """The examples whose files decode."""
-    bad = folder.check_images(root, examples)
-    if bad and (not skip_bad_images or len(bad) == len(examples)):
-        advice = "" if len(bad) == len(examples) else ", or pass --skip_bad_images"
-        raise StorageError(f"{folder.bad_images_line(root, bad)} Remove or replace it{advice}.")
-    excluded = set(bad)
-    return [example for example in examples if example[0] not in excluded]
+    faults, _ = check_images(root, [name for name, _ in examples])
+    if faults and (not skip_bad_images or len(faults) == len(examples)):
+        them = "it" if len(faults) == 1 else "them"
+        advice = "" if len(faults) == len(examples) else ", or pass --skip_bad_images"
+        raise StorageError(f"{faults_line(root, faults)} Remove or replace {them}{advice}.")
+    return [example for example in examples if example[0] not in faults]
 
 
 def _relabelled(split: Split, places: tf.Tensor) -> Split:

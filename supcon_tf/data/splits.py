@@ -183,6 +183,8 @@ class ImageDataset:
         native_size_px: side of its square images, or None where sizes differ.
         image_size_px: side of the square images that are made of them.
         bad_images: files left out because they could not be read.
+        copies: names of files of one content, two or more at a time; a split never separates them.
+        remarks: lines about the images that a user should see once, where they were checked.
         validation: split taken from the training images to watch the training on; None for none.
         unlabelled: training images whose labels are not to be used; None for none. The label of
             such an image is its class where that is known, for monitors, else `UNLABELED`.
@@ -196,6 +198,8 @@ class ImageDataset:
     native_size_px: int | None
     image_size_px: int
     bad_images: tuple[str, ...] = ()
+    copies: tuple[tuple[str, ...], ...] = ()
+    remarks: tuple[str, ...] = ()
     validation: Split | None = None
     unlabelled: Split | None = None
     with_unlabelled: Split | None = None
@@ -217,6 +221,8 @@ class ImageDataset:
                 for name, split in splits.items()
             },
             "bad_images": list(self.bad_images),
+            # Without copies, as before there was this key.
+            **({"copies": [list(group) for group in self.copies]} if self.copies else {}),
         }
 
 

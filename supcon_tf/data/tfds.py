@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from sklearn.model_selection import train_test_split
 
+from supcon_tf.config.dataset_names import own_data_advice
 from supcon_tf.core.errors import UserError, suggestion
 from supcon_tf.data import digits
 from supcon_tf.data.balance import places_by_class
@@ -100,8 +101,7 @@ def _prepared_builder(name, data_dir):
         reason = " ".join(str(error).split())
         raise UserError(f"dataset {name!r} cannot be used: {reason}") from error
     except (tfds.core.DatasetNotFoundError, ValueError, ImportError) as error:
-        known = ["digits", *tfds.list_builders(with_community_datasets=False)]
-        advice = suggestion(name, known).strip() or "Give digits, cifar10, folder:PATH, ..."
+        advice = own_data_advice(name) or _similar(name)
         raise UserError(f"dataset is unknown. Received: {name!r}. {advice}") from error
     _check_features(name, builder)
     if not builder.is_prepared():
@@ -116,6 +116,11 @@ def _prepared_builder(name, data_dir):
                 "directory that holds it as --data_dir."
             ) from error
     return builder
+
+
+def _similar(name):
+    known = ["digits", *tfds.list_builders(with_community_datasets=False)]
+    return suggestion(name, known).strip() or "Give digits, cifar10, folder:PATH, ..."
 
 
 def _has_labels(split: Split) -> bool:

@@ -15,8 +15,6 @@ from supcon_tf.core.errors import UserError
 from supcon_tf.core.files import writing
 from supcon_tf.core.interrupts import noting_interrupts
 from supcon_tf.core.provenance import resumption
-from supcon_tf.data import folder
-from supcon_tf.data.datasets import folder_split
 from supcon_tf.data.splits import Split
 from supcon_tf.exporting import added_scores, onnx_model, tflite
 from supcon_tf.exporting.bundle import Bundle, load_bundle
@@ -31,19 +29,13 @@ from supcon_tf.exporting.layout import (
     newest_bundle,
     next_version,
 )
+from supcon_tf.exporting.new_classes import NewClasses, find_images
 from supcon_tf.exporting.servable import Head, Index, Servable, read_head
 from supcon_tf.stages.features import encode_split
 from supcon_tf.stages.scores import unit_rows
 
 _UNCALIBRATED = "tflite_int8"  # The training images would have to calibrate it.
 Images = tuple[np.ndarray, np.ndarray]  # Features float32 [N, F] and labels int [N].
-
-
-@dataclasses.dataclass(frozen=True)
-class _NewClasses:
-    names: Sequence[str]
-    support: Split  # To learn from.
-    held_out: Split  # To score on.
 
 
 @noting_interrupts()
@@ -69,7 +61,7 @@ def add_class(config: AddClassConfig) -> dict:
     settings = bundle.export_settings()
     onnx_model.check_formats(settings.format_names())
     index, old = _read_index(bundle), _read_held_out(bundle)
-    new = _find_images(config, bundle)
+    new = find_images(config, bundle)
     target = next_version(bundle.path.parent)
     with writing(target) as temporary:
         print(f"adding {', '.join(new.names)} in {target}", file=sys.stderr)
@@ -110,32 +102,7 @@ def _read_held_out(bundle: Bundle) -> Images:
         raise UserError(f"{bundle.path}/{HELD_OUT} is damaged. Export it again.") from error
 
 
-def _find_images(config: AddClassConfig, bundle: Bundle) -> _NewClasses:
-    """The new images, checked and split."""
-    root = Path(config.images)
-    if not config.images or not root.is_dir():
-        raise UserError(
-            f"images must be a folder with one subfolder a new class. Received: {config.images!r}."
-        )
-    examples = folder.list_classes(root)
-    names = sorted({name for _, name in examples})
-    if not names:
-        raise UserError(f"folder {root} has no class subfolders. Give it one subfolder a class.")
-    for name in names:
-        if name in bundle.class_names or not name.isprintable():
-            raise UserError(
-                f"class names must be new and printable. Received: {name!r}, with "
-                f"{len(bundle.class_names)} classes in {bundle.path}. Rename the folder."
-            )
-    bad = folder.check_images(root, examples)
-    if bad:
-        raise UserError(f"{folder.bad_images_line(root, bad)} Remove or replace it.")
-    parts = folder.hold_out(str(root), examples, config.holdout_fraction, config.seed)
-    every = [*bundle.class_names, *names]
-    return _NewClasses(names, *(folder_split(str(root), part, every) for part in parts))
-
-
-def _metadata(bundle: Bundle, target: Path, new: _NewClasses, config: AddClassConfig) -> dict:
+def _metadata(bundle: Bundle, target: Path, new: NewClasses, config: AddClassConfig) -> dict:
     class_names = [*bundle.class_names, *new.names]
     counts = np.bincount(new.support.labels(), minlength=len(class_names)).tolist()
     added = {
@@ -161,7 +128,7 @@ def _write(
     settings: ExportConfig,
     index: Index,
     old: Images,
-    new: _NewClasses,
+    new: NewClasses,
     config: AddClassConfig,
 ) -> dict:
     """Writes the new version into a folder and returns its scores."""

@@ -12,7 +12,7 @@ import tensorflow as tf
 from supcon_tf.config import ExportConfig
 from supcon_tf.core.errors import UserError
 from supcon_tf.core.files import read_json
-from supcon_tf.data.images import InvalidImage, invalid_images, refuse_colour_palette
+from supcon_tf.data.images import InvalidImage, invalid_images, refuse_unsupported
 from supcon_tf.exporting.card import model_card
 from supcon_tf.exporting.finite import ANOTHER_FORMAT, check_finite
 from supcon_tf.exporting.graphs import check_graph
@@ -152,7 +152,7 @@ class Bundle:
         """Decodes and preprocesses an image.
 
         Args:
-            encoded: JPEG, PNG, BMP or GIF.
+            encoded: JPEG, PNG, BMP, GIF or WebP.
 
         Returns:
             float32 [S, S, 3] in [0, 1].
@@ -160,7 +160,7 @@ class Bundle:
         Raises:
             InvalidImage: if the bytes are no such image.
         """
-        refuse_colour_palette(encoded)
+        refuse_unsupported(encoded)
         with invalid_images():
             return self.model.preprocess_one(tf.constant(encoded)).numpy()
 

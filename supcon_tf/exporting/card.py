@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from supcon_tf.config.dataset_names import without_place
 from supcon_tf.stages.tables import format_table, percent
 
 _WORST_CLASSES = 5
@@ -54,10 +55,7 @@ def _data(metadata):
     table = format_table(["split", "images", "fingerprint"], rows)
     left_out = len(dataset.get("bad_images", []))
     note = f"\n\nUnreadable images left out: {left_out}." if left_out else ""
-    name = dataset["name"]
-    if name.startswith("folder:"):  # Where it lay on somebody's machine is nobody's business.
-        name = f"folder {name.rpartition('/')[2]}"
-    return f"{name}\n\n{table}{note}"
+    return f"{without_place(dataset['name'])}\n\n{table}{note}"
 
 
 def _recipe(metadata):

@@ -29,8 +29,8 @@ from supcon_tf.stages.features import encode_split, inference_function
 from supcon_tf.stages.run_directory import RunDirectory
 
 PREPROCESSING = {
-    "decoding": "JPEG (turned upright by its EXIF orientation), PNG, BMP, GIF (first frame); three "
-    "channels, grey repeated, alpha dropped, the upper 8 of 16 bits",
+    "decoding": "JPEG (turned upright by its EXIF orientation), PNG, BMP, GIF (first frame), WebP; "
+    "three channels, grey repeated, alpha dropped, the upper 8 of 16 bits",
     "crop": "the centre square",
     "resize": "bilinear with antialiasing, to image_size_px",
     "scale": "divided by 255",

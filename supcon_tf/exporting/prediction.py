@@ -8,6 +8,7 @@ import functools
 import glob
 import os
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,16 +16,19 @@ from pathlib import Path
 import numpy as np
 
 from supcon_tf.config import PredictConfig
+from supcon_tf.config.dataset_names import plain_path_advice
 from supcon_tf.core.errors import UserError
 from supcon_tf.core.files import check_readable
 from supcon_tf.core.interrupts import check_interrupts
-from supcon_tf.data.images import (
-    EXTENSIONS,
-    InvalidImage,
-    decode_checked,
+from supcon_tf.data.folder import ignored_in
+from supcon_tf.data.image_files import (
+    decodable,
+    extensions,
+    images_among,
     images_in,
-    preprocess,
+    others_in,
 )
+from supcon_tf.data.images import InvalidImage, decode_checked, preprocess
 from supcon_tf.exporting.bundle import load_bundle
 from supcon_tf.exporting.finite import NotFiniteError
 from supcon_tf.exporting.layout import ONNX, SUMS, check_sums
@@ -96,20 +100,24 @@ def _image_files(image: str) -> list[Path]:
         except OSError as error:
             raise UserError(f"cannot read folder {error.filename}: {error.strerror}.") from error
         if not found:
-            raise UserError(f"the folder has no image ({', '.join(EXTENSIONS)}).")
+            kinds = ", ".join(extensions())
+            raise UserError(f"the folder has no image ({kinds}).{others_in(path)}")
+        ignored = ignored_in(path, [file.relative_to(path) for file in found])
+        if ignored:
+            print(f"{path}: {ignored}", file=sys.stderr)
         return found
     if path.is_file():
         return [path]
     if not glob.has_magic(image):
-        raise UserError("image not found. Check the path.")
+        raise UserError(f"image not found.{plain_path_advice(image) or ' Check the path.'}")
     found = _images_among(map(Path, glob.iglob(image, recursive=True)))
     if not found:
-        raise UserError(f"no image ({', '.join(EXTENSIONS)}) matches the pattern.")
+        raise UserError(f"no image ({', '.join(extensions())}) matches the pattern.")
     return found
 
 
 def _images_among(paths: Iterable[Path]) -> list[Path]:
-    return sorted(path for path in paths if path.suffix.lower() in EXTENSIONS and path.is_file())
+    return [path for path in images_among(paths) if path.is_file()]
 
 
 def _results(model: Model, found, config):
@@ -145,9 +153,11 @@ def _batches(found, batch_size) -> Iterator[list[tuple[str, bytes | str]]]:
 
 def _read(path: str) -> bytes | str:
     try:
-        return Path(path).read_bytes()
+        return decodable(Path(path).read_bytes(), Path(path))
     except OSError as error:
         return f"{error.strerror}."
+    except InvalidImage as error:
+        return str(error)
 
 
 def _open_model(model: str) -> Model:

@@ -46,16 +46,20 @@ def prepare(config: TuneConfig, base: PretrainConfig):
 
 def check_recipe(recipe: PretrainConfig) -> None:
     """Raises `UserError` unless trials of a recipe can be scored, each in one process."""
-    if not recipe.validation_fraction:
-        raise UserError(
-            "trials are scored on a validation set. Received: validation_fraction=0. Pass "
-            "validation_fraction=0.2."
-        )
+    _check_scored(recipe.may_have_validation())
     several = recipe.strategy == "auto" and os.environ.get("TF_CONFIG")
     if recipe.strategy == "multi_worker" or several:
         raise UserError(
             "each trial trains in one process. Received: strategy='multi_worker', or TF_CONFIG. "
             f"Several machines run several trials: set {', '.join(ENVIRONMENT)}."
+        )
+
+
+def _check_scored(has_validation: bool) -> None:
+    if not has_validation:
+        raise UserError(
+            "trials are scored on a validation set. Received: validation_fraction=0. Pass "
+            "validation_fraction=0.2."
         )
 
 
@@ -72,6 +76,7 @@ def open_first(base: PretrainConfig, space: SearchSpace) -> ImageDataset:
             "(when), or begin with another value."
         ) from error
     dataset = from_config(config)
+    _check_scored(dataset.validation is not None)
     check_data(config, dataset)
     return dataset
 

@@ -27,8 +27,8 @@ _DATA = "trials are compared on the same data"
 # Settings that trials must have in common, and why.
 _FIXED = {
     **dict.fromkeys((*PLACEMENT, "checkpoint_steps", "keep_checkpoints", "strategy"), _KEPT),
-    **dict.fromkeys(("dataset", "data_dir", "holdout_fraction", "skip_bad_images"), _DATA),
-    **dict.fromkeys(("validation_fraction", "validation_epochs"), _DATA),
+    **dict.fromkeys(("dataset", "data_dir", "holdout_fraction", "holdout_by"), _DATA),
+    **dict.fromkeys(("skip_bad_images", "validation_fraction", "validation_epochs"), _DATA),
     "seed": "its best value is luck; run the search again with another --seed",
     "method_args": "search its arguments one by one, as method_args.NAME",
 }

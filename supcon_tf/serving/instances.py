@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from supcon_tf.data.headers import image_size
+from supcon_tf.data.headers import FORMATS, image_size
 from supcon_tf.serving.faults import RequestError, shown
 
 
@@ -74,7 +74,7 @@ class Bounds:
 
 
 def encoded(content: bytes, where: str, bounds: Bounds) -> Instance:
-    """An instance of a file: JPEG, PNG, BMP or GIF; only its header is read.
+    """An instance of an image file; only its header is read.
 
     Args:
         content: its bytes.
@@ -86,9 +86,7 @@ def encoded(content: bytes, where: str, bounds: Bounds) -> Instance:
     """
     size = image_size(content)
     if size is None:
-        raise RequestError(
-            f"{where} is no JPEG, PNG, BMP or GIF image. Received: {shown(content)}."
-        )
+        raise RequestError(f"{where} is no {FORMATS} image. Received: {shown(content)}.")
     return Instance(content, bounds.check_size(where, *size))
 
 

@@ -30,7 +30,7 @@ def settings_checks(config: PretrainConfig) -> list[Callable[[], None]]:
         lambda: check_encoder(config.encoder, config.width_multiplier, config.encoder_weights),
         lambda: check_augmentation(config.augmentation),
         lambda: _small_method(config, num_classes=2),
-        lambda: _check_validation(config),
+        lambda: _check_validation(config, config.may_have_validation()),
         lambda: _check_best_metric(config),
         lambda: _check_schedule(config),
         lambda: optimizer_of(config, steps=10**6),
@@ -42,6 +42,7 @@ def data_checks(
 ) -> list[Callable[[], None]]:
     """Checks against the data and the devices; each raises `UserError`."""
     return [
+        lambda: _check_validation(config, dataset.validation is not None),
         lambda: checked_batch(config, dataset, replicas),
         lambda: _check_compile(config, replicas),
     ]
@@ -164,11 +165,16 @@ def _check_schedule(config: PretrainConfig) -> None:
         )
 
 
-def _check_validation(config: PretrainConfig) -> None:
-    if config.validation_epochs > 1 and not config.validation_fraction:
+def _check_validation(config: PretrainConfig, is_there: bool) -> None:
+    if config.validation_epochs > 1 and not is_there:
         raise UserError(
             "validation_epochs needs a validation set. Received: validation_epochs="
             f"{config.validation_epochs} and validation_fraction=0. Pass --validation_fraction=0.1."
+        )
+    if config.best_metric == "knn_top1" and not is_there:
+        raise UserError(
+            "best_metric knn_top1 needs a validation set. Received: validation_fraction=0. Pass "
+            "--validation_fraction=0.1."
         )
 
 
@@ -177,11 +183,6 @@ def _check_best_metric(config: PretrainConfig) -> None:
         raise UserError(
             f"best_metric must be one of {', '.join(BEST_METRICS)}. Received: "
             f"{config.best_metric!r}."
-        )
-    if config.best_metric == "knn_top1" and not config.validation_fraction:
-        raise UserError(
-            "best_metric knn_top1 needs a validation set. Received: validation_fraction=0. Pass "
-            "--validation_fraction=0.1."
         )
     comparable = config.method not in METHODS or METHODS[config.method].comparable_loss
     if config.best_metric == "loss" and (config.queue_size or not comparable):

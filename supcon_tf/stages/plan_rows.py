@@ -48,6 +48,8 @@ def add_data(sheet: Sheet, dataset: ImageDataset) -> None:
     left_out = f"; {bad} unreadable left out" * bool(bad)
     value = f"{text.format(**sizes)} images of {side} x {side} pixels{left_out}"
     sheet.add("data set", f"{dataset.name}: {value}", **sizes, bad_images=bad)
+    for remark in dataset.remarks:
+        sheet.add("", remark)
 
 
 def add_devices(sheet: Sheet, config: PretrainConfig, replicas: int, names: list[str]) -> None:

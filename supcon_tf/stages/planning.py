@@ -15,7 +15,6 @@ import tensorflow as tf
 from supcon_tf.config import PretrainConfig
 from supcon_tf.core.errors import UserError
 from supcon_tf.core.files import format_bytes
-from supcon_tf.data.datasets import from_config
 from supcon_tf.engine.devices import check_cluster, make_strategy
 from supcon_tf.networks.initial import initial_weights
 from supcon_tf.stages import building, checks
@@ -112,7 +111,7 @@ class _Planner:
         with self.run:
             self.attempt(self.run.check, "pretrain", self.config)
         self.replicas, self.devices = self.attempt(_devices, self.config.strategy) or (1, None)
-        self.dataset = self.attempt(from_config, self.config)
+        self.dataset = self.attempt(self.run.open_checked, self.config)
         if self.dataset:
             found = self.config, self.dataset, self.replicas
             self.batch = self.attempt(checks.checked_batch, *found)

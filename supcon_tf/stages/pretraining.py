@@ -8,7 +8,7 @@ import tensorflow as tf
 from supcon_tf.config import PretrainConfig
 from supcon_tf.core.files import has_lost_lock
 from supcon_tf.core.provenance import code
-from supcon_tf.data.datasets import from_config, naming_lost_images
+from supcon_tf.data.datasets import naming_lost_images
 from supcon_tf.engine import checkpoints, precision
 from supcon_tf.engine.devices import make_strategy
 from supcon_tf.engine.loop import Watching, fit
@@ -69,7 +69,7 @@ def pretrain(
         print("this worker trains too; the first one shows the progress", file=sys.stderr)
     with run:
         chief_first(strategy, lambda: run.check("pretrain", config))
-        dataset = _open_dataset(config, strategy)
+        dataset = _open_dataset(config, run, strategy)
         steps = steps_per_epoch_of(config, dataset)
         with strategy.scope():
             model = compiled_model(config, dataset, steps, strategy.num_replicas_in_sync)
@@ -98,20 +98,18 @@ def _in_common(config, stop_when):
     }
 
 
-def _open_dataset(config, strategy):
+def _open_dataset(config, run, strategy):
     """The data set, checked; several workers wait until the chief has prepared it."""
-    chiefs = chief_first(strategy, lambda: from_config(config))
-    dataset = everywhere(strategy, lambda: chiefs or from_config(config))
+    chiefs = chief_first(strategy, lambda: run.open_checked(config))
+    dataset = everywhere(strategy, lambda: chiefs or run.open_checked(config))
     content = dataset.describe()
     del content["name"]  # With the place of a folder, which may be another on each machine.
     check_alike(strategy, content)
     checks = data_checks(config, dataset, strategy.num_replicas_in_sync)
     everywhere(strategy, lambda: [check() for check in checks])
-    if dataset.bad_images and is_chief(strategy):
-        shown = ", ".join(dataset.bad_images[:3]) + ", ..." * (len(dataset.bad_images) > 3)
-        print(f"unreadable images left out: {len(dataset.bad_images)} ({shown})")
     if is_chief(strategy):
-        print(describe_data(dataset), file=sys.stderr)
+        for line in (*dataset.remarks, describe_data(dataset)):
+            print(line, file=sys.stderr)
     return dataset
 
 

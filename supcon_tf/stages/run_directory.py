@@ -29,7 +29,7 @@ from supcon_tf.core.files import (
     writing,
 )
 from supcon_tf.core.keras_settings import check_keras
-from supcon_tf.core.provenance import SPLITS, is_manifest, manifest, resumption
+from supcon_tf.core.provenance import is_manifest, manifest, resumption
 from supcon_tf.data.datasets import from_config
 from supcon_tf.data.splits import ImageDataset
 from supcon_tf.engine import checkpoints
@@ -42,6 +42,8 @@ from supcon_tf.stages.overwriting import (
     set_aside,
 )
 from supcon_tf.stages.removal import check_there
+from supcon_tf.stages.same_data import check_same_splits
+from supcon_tf.stages.same_settings import check_same_settings
 
 
 class RunDirectory(contextlib.AbstractContextManager):
@@ -141,21 +143,13 @@ class RunDirectory(contextlib.AbstractContextManager):
                 f"{self.path} already holds a {stage} stage. Pass {resume}--overwrite to replace "
                 "it, or another --run_dir."
             )
-        self._check_same_settings(stages[stage], config.to_dict())
+        check_same_settings(self.path, stages[stage], config)
         if not self.has_finished(stage):
             checkpoints.newest(self.checkpoints(stage))
 
     def _holds_files(self) -> bool:
         entries = self.path.iterdir() if self.path.is_dir() else ()
         return any(not entry.name.startswith((TEMPORARY_PREFIX, LOCK)) for entry in entries)
-
-    def _check_same_settings(self, before: dict, now: dict) -> None:
-        for name in sorted({*before, *now}):
-            if before.get(name) != now.get(name):
-                raise UserError(
-                    f"{self.path} holds another configuration: {name} was {before.get(name)!r}. "
-                    f"Received: {now.get(name)!r}. Give the same settings, or another --run_dir."
-                )
 
     def begin(self, stage: str, config: RunConfig, dataset: dict) -> None:
         """Writes the settings and the manifest of a stage, after `check`.
@@ -264,22 +258,27 @@ class RunDirectory(contextlib.AbstractContextManager):
             UserError: if there is no finished pretraining here, or the content of a split changed
                 since (a held-out image might have been trained on).
         """
-        config, entry = self.pretrain_config(unfinished), self._stage_manifest("pretrain")
-        dataset = from_config(config, bad_images=entry["dataset"].get("bad_images", []))
+        config = self.pretrain_config(unfinished)
+        dataset = from_config(config, **self._findings("bad_images", "copies"))
         self.check_same_data("pretrain", dataset.describe())
         return dataset
 
+    def open_checked(self, config: PretrainConfig) -> ImageDataset:
+        """Opens the data set of a pretraining that begins or continues; every image is checked.
+
+        What continues is split as it was when it began.
+        """
+        resumed = config.resume and "pretrain" in self.stages()
+        return from_config(config, **self._findings("copies") if resumed else {})
+
+    def _findings(self, *names: str) -> dict[str, list]:
+        """What the check of the images found when the run began."""
+        found = self._stage_manifest("pretrain")["dataset"]
+        return {name: found.get(name, []) for name in names}
+
     def check_same_data(self, stage: str, now: dict) -> None:
         """Raises `UserError` if `ImageDataset.describe` gives other splits than when it began."""
-        for split in (*SPLITS, "unlabelled"):
-            both = self._stage_manifest(stage)["dataset"], now
-            then, found = (data.get(split, {"examples": 0}) for data in both)
-            if then != found:
-                raise UserError(
-                    f"split {split!r} of {now['name']} changed since {self.path} was pretrained: "
-                    f"{then['examples']} images then, {found['examples']} now. Restore it, or "
-                    "pretrain again."
-                )
+        check_same_splits(self.path, self._stage_manifest(stage)["dataset"], now)
 
     def save_model(self, model: keras.Model, name: str) -> None:
         """Saves a model of Keras's own layers as `<name>.keras`."""

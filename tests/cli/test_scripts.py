@@ -115,7 +115,7 @@ def inputs(tmp_path_factory, data_dir):
     study = {"recipes": {"a": "none.flags"}, "factors": {"b": {"changes": [{"momentum": 0.5}]}}}
     (folder / "study.json").write_text(json.dumps(study))
     write_images(folder / "small", ["a"], 5)
-    write_images(folder / "small", ["b"], 2)
+    write_images(folder / "small", ["b"], 2, seed=1)
     config = supcon_tf.PretrainConfig(run_dir=str(folder / "run"), data_dir=data_dir)
     described = supcon_tf.open_dataset("digits", data_dir).describe()
     RunDirectory(config.run_dir).begin("pretrain", config, described)

@@ -75,6 +75,21 @@ def test_unknown_names_suggest_the_nearest(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_unknown_name_of_a_folder_or_a_table_suggests_its_prefix(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "labels.csv").write_text("path,label\n")
+    for name, advice in {
+        "photos": "folder:photos",
+        "./photos": "folder:./photos",
+        str(tmp_path / "photos"): f"folder:{tmp_path / 'photos'}",
+        "labels.csv": "csv:labels.csv",
+    }.items():
+        with pytest.raises(UserError, match=f"Did you mean '{advice}'") as raised:
+            open_dataset(name, str(tmp_path))
+        assert "\n" not in str(raised.value)
+
+
 def test_an_unknown_version_is_named(data_dir):
     with pytest.raises(UserError, match="dataset 'cifar10:99.9.9' cannot be used: .*99.9.9"):
         open_dataset("cifar10:99.9.9", data_dir)

@@ -9,27 +9,33 @@ from conftest import forbid, write_images
 
 from supcon_tf import UserError, open_dataset
 from supcon_tf.core.errors import StorageError
-from supcon_tf.data import folder
+from supcon_tf.data import own_images
 from supcon_tf.data.datasets import naming_lost_images
-from supcon_tf.data.folder import read_folder
+from supcon_tf.data.folder import list_folder
 from supcon_tf.data.images import decode
+from supcon_tf.data.own_images import Splitting, check_and_split
 
 
 def names(split):
     return {name for name, _ in split}
 
 
+def read_folder(path, **how):
+    return check_and_split(list_folder(str(path)), Splitting(**how))
+
+
 def test_holds_out_a_stratified_share_by_seed(tmp_path):
     write_images(tmp_path, ["a"], 20)
-    write_images(tmp_path, ["b"], 10)
-    classes, splits, bad = read_folder(str(tmp_path), 0.2, 0, False)
-    assert classes == ["a", "b"]
-    assert bad == []
+    write_images(tmp_path, ["b"], 10, seed=1)
+    found = read_folder(tmp_path)
+    splits = found.splits
+    assert found.class_names == ["a", "b"]
+    assert found.bad_images == found.copies == found.remarks == []
     assert Counter(label for _, label in splits["test"]) == {"a": 4, "b": 2}
     assert Counter(label for _, label in splits["train"]) == {"a": 16, "b": 8}
     assert not names(splits["train"]) & names(splits["test"])
-    again = read_folder(str(tmp_path), 0.2, 0, False)[1]
-    other = read_folder(str(tmp_path), 0.2, 1, False)[1]
+    again = read_folder(tmp_path).splits
+    other = read_folder(tmp_path, seed=1).splits
     assert again == splits
     assert names(other["test"]) != names(splits["test"])
 
@@ -56,13 +62,13 @@ def test_streams_grey_rgba_and_mixed_sizes(tmp_path):
 
 def test_finds_images_at_any_depth_and_ignores_other_files(tmp_path):
     write_images(tmp_path / "a", ["deeper"], 5)
-    write_images(tmp_path, ["b"], 5)
+    write_images(tmp_path, ["b"], 5, seed=1)
     (tmp_path / "a" / "notes.txt").write_text("not an image")
     (tmp_path / ".hidden").mkdir()
     (tmp_path / "b" / "._000.png").write_bytes(b"of a file manager")
-    classes, splits, _ = read_folder(str(tmp_path), 0.2, 0, False)
-    assert classes == ["a", "b"]
-    assert sum(map(len, splits.values())) == 10
+    found = read_folder(tmp_path)
+    assert found.class_names == ["a", "b"]
+    assert sum(map(len, found.splits.values())) == 10
 
 
 def test_names_a_bad_image_or_leaves_it_out(image_folder):
@@ -80,10 +86,10 @@ def test_images_checked_before_are_not_decoded_again(image_folder, monkeypatch):
     def fail(*arguments):
         raise AssertionError
 
-    monkeypatch.setattr(folder, "check_images", fail)
-    found = folder.read_folder(str(image_folder), None, 0, True, ["dark/003.png"])
-    assert found[2] == ["dark/003.png"]
-    assert sum(map(len, found[1].values())) == 39
+    monkeypatch.setattr(own_images, "check_images", fail)
+    found = read_folder(image_folder, bad_images=["dark/003.png"])
+    assert found.bad_images == ["dark/003.png"]
+    assert sum(map(len, found.splits.values())) == 39
 
 
 def test_holdout_fraction_is_for_folders_without_a_test_split(tmp_path):
@@ -120,8 +126,35 @@ def test_a_folder_that_may_not_be_read_is_refused_and_named(image_folder, monkey
 def test_a_file_that_may_not_be_read_is_named_with_the_reason(image_folder, monkeypatch):
     for name in ("dark", "light"):
         forbid(monkeypatch, image_folder / name / "003.png")
-    with pytest.raises(UserError, match=r"dark/003\.png and 1 more: Permission denied\. Remove"):
+    both = (
+        r"2 images: .*dark/003\.png \(Permission denied\), .*light/003\.png \(Permission denied\)\."
+    )
+    with pytest.raises(UserError, match=f"cannot read {both} Remove or replace them, or pass"):
         open_dataset(f"folder:{image_folder}")
+
+
+def test_twenty_bad_images_are_named_and_the_others_counted(image_folder):
+    bad = [f"{name}/{number:03d}.png" for name in ("dark", "light") for number in range(11)]
+    for name in bad:
+        (image_folder / name).write_text(name)
+    with pytest.raises(UserError) as raised:
+        open_dataset(f"folder:{image_folder}")
+    message = str(raised.value)
+    assert message.startswith("cannot read 22 images: ")
+    assert "\n" not in message
+    assert [name in message for name in bad] == [True] * 20 + [False] * 2
+    assert message.count("(the bytes are not a whole JPEG, PNG, BMP, GIF or WebP image)") == 20
+    assert message.endswith("and 2 more. Remove or replace them, or pass --skip_bad_images.")
+    remarks = open_dataset(f"folder:{image_folder}", skip_bad_images=True).remarks
+    assert remarks[0].startswith("unreadable images left out: 22 (dark/000.png (the bytes are")
+
+
+def test_a_class_without_a_readable_image_is_named(image_folder):
+    write_images(image_folder, ["broken"], 3)
+    for file in (image_folder / "broken").iterdir():
+        file.write_bytes(b"nothing")
+    with pytest.raises(UserError, match="class 'broken' of folder .* has no readable image"):
+        open_dataset(f"folder:{image_folder}", skip_bad_images=True)
 
 
 def test_names_of_any_bytes_are_images_as_others(image_folder):

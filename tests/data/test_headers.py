@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from supcon_tf.data.headers import image_size
+from supcon_tf.data.headers import image_size, is_animated_webp
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (9, 14, 3), dtype=np.uint8)
 
@@ -27,10 +27,25 @@ def saved(kind, mode="RGB", **options):
         saved("JPEG", "L", progressive=True),
         saved("JPEG", exif=b"Exif\0\0" + bytes(300)),
         saved("GIF"),
+        saved("WEBP"),
+        saved("WEBP", lossless=True),
+        saved("WEBP", "RGBA", exif=b"Exif\0\0" + bytes(30)),
     ],
 )
 def test_size_of_every_format(encoded):
     assert image_size(encoded) == (14, 9)
+
+
+def test_every_kind_of_webp_is_told_apart():
+    kinds = {b"VP8 ": {}, b"VP8L": {"lossless": True}, b"VP8X": {"exif": b"Exif\0\0" + bytes(30)}}
+    for chunk, options in kinds.items():
+        encoded = saved("WEBP", **options)
+        assert encoded[12:16] == chunk
+        assert not is_animated_webp(encoded)
+    animated = saved("WEBP", save_all=True, append_images=[Image.new("RGB", (14, 9))])
+    assert is_animated_webp(animated)
+    assert image_size(animated) == (14, 9)
+    assert not is_animated_webp(animated[:20])
 
 
 def test_frames_of_a_gif_add_up():
@@ -75,7 +90,7 @@ def test_a_header_may_claim_anything():
     assert image_size(bytes(encoded)) == (70_000, 80_000)
 
 
-@pytest.mark.parametrize("kind", ["PNG", "BMP", "JPEG", "GIF"])
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "JPEG", "GIF", "WEBP"])
 def test_cut_off_headers_are_no_image_and_no_error(kind):
     encoded = saved(kind)
     known = [image_size(encoded[:length]) for length in range(len(encoded))]

@@ -36,6 +36,39 @@ def test_other_formats_decode_to_three_channels(kind):
     assert image.dtype == tf.uint8
 
 
+@pytest.mark.parametrize("lossless", [True, False])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L"])
+def test_webp_decodes_as_pillow_does(mode, lossless):
+    """TensorFlow alone refuses WebP with an alpha channel."""
+    alpha = np.random.default_rng(1).integers(0, 256, (9, 14), dtype=np.uint8)
+    image = Image.fromarray(np.dstack([PIXELS, alpha])).convert(mode)
+    buffer = io.BytesIO()
+    image.save(buffer, "WEBP", lossless=lossless, exact=True)
+    expected = np.asarray(Image.open(buffer).convert("RGB"))
+    found = tf.function(decode)(tf.constant(buffer.getvalue())).numpy()
+    assert np.abs(found.astype(int) - expected).max() <= (0 if lossless else 2)
+    assert found.std() > 20
+
+
+def test_an_animated_webp_never_reaches_the_decoder(monkeypatch):
+    """TensorFlow 2.21 writes beyond the memory that it makes room for."""
+    frames = [Image.fromarray(pixels) for pixels in (PIXELS, 255 - PIXELS)]
+    buffer = io.BytesIO()
+    frames[0].save(buffer, "WEBP", save_all=True, append_images=frames[1:], lossless=True)
+    with pytest.raises(InvalidImage, match="animated WebP images are not supported"):
+        decode_checked(buffer.getvalue())
+    seen = []
+    original = tf.io.decode_image
+    monkeypatch.setattr(
+        tf.io,
+        "decode_image",
+        lambda *given, **named: seen.append(given) or original(*given, **named),
+    )
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        decode(tf.constant(buffer.getvalue()))
+    assert [content.numpy() for (content,) in seen] == [b""]
+
+
 def test_grey_is_repeated_and_alpha_dropped():
     grey = PIXELS[:, :, 0]
     np.testing.assert_array_equal(decode(encoded(grey)), np.repeat(grey[..., None], 3, axis=2))

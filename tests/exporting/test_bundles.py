@@ -99,7 +99,7 @@ def test_thumbnails_and_names_of_the_index(bundle, digits):
 
 @pytest.mark.parametrize("content", [b"", b"text", b"\x89PNG\r\n\x1a\nhalf"])
 def test_what_is_no_image_is_refused(bundle, content):
-    with pytest.raises(InvalidImage, match="not a whole JPEG, PNG, BMP or GIF"):
+    with pytest.raises(InvalidImage, match="not a whole JPEG, PNG, BMP, GIF or WebP"):
         bundle.decode(content)
 
 

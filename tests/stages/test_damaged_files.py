@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import json
+import shutil
 
 import pytest
 from conftest import forbid, write_images
@@ -27,6 +28,7 @@ def begun(tmp_path_factory):
     )
     run = RunDirectory(config.run_dir)
     (folder / "photos/dark/bad.png").write_text("no image")
+    shutil.copy(folder / "photos/light/000.png", folder / "photos/light/copy.png")
     run.begin("pretrain", config, from_config(config).describe())
     run.record("pretrain", {"loss": 1.0}, {"loss": [2.0, None, 1.0], "seconds": [1.0, 1.0, 1.0]})
     return run, config.replace(resume=True)

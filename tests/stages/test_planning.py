@@ -132,7 +132,7 @@ def test_positives_of_each_method(planned, digits):
 
 def test_the_worst_class_is_named(planned, tmp_path):
     folder = write_images(tmp_path / "photos", ["common"], 40)
-    write_images(folder, ["rare"], 5)
+    write_images(folder, ["rare"], 5, seed=1)
     found = planned(dataset=f"folder:{folder}", data_dir="", image_size_px=8, batch_size=8)
     shown = dict(found.rows)
     assert found.problems == ()

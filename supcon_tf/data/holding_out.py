@@ -1,0 +1,166 @@
+"""Hold-outs from a user's own images: stratified by class; what is tied together stays together."""
+
+import itertools
+import math
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from fractions import Fraction
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from sklearn.model_selection import StratifiedGroupKFold, train_test_split
+
+from supcon_tf.core.errors import UserError
+
+Example = tuple[str, str]  # File name relative to the root, class name.
+# Shares are rounded to those of so many folds, where whole groups are held out.
+_MOST_FOLDS = 10
+
+
+def tie(names: Sequence[str], ties: Iterable[Sequence[str]]) -> dict[str, int]:
+    """Numbers files so that those which must stay together, directly or by others, share one.
+
+    Args:
+        names: of the files.
+        ties: names that must stay together; other names among them are passed over.
+
+    Returns:
+        The number of each file.
+    """
+    place = {name: number for number, name in enumerate(names)}
+    known = ([place[name] for name in tied if name in place] for tied in ties)
+    pairs = [pair for places in known for pair in itertools.pairwise(places)]
+    rows, columns = np.array(pairs, int).reshape(-1, 2).T
+    graph = coo_array((np.ones(len(pairs)), (rows, columns)), shape=(len(names), len(names)))
+    _, numbers = connected_components(graph, directed=False)
+    return dict(zip(names, numbers.tolist(), strict=True))
+
+
+def hold_out(
+    what: str,
+    examples: Sequence[Example],
+    fraction: float,
+    seed: int,
+    setting: str,
+    unit_of: Mapping[str, int],
+) -> tuple[list[Example], list[Example]]:
+    """Holds a share of every class out.
+
+    Args:
+        what: of the images, for the error, such as "folder photos".
+        examples: file and label of each image.
+        fraction: share in (0, 1).
+        seed: which ones are held out.
+        setting: the setting to blame.
+        unit_of: as `tie` numbers the files: files of one number count once, in the class of their
+            first, and stay on one side.
+
+    Returns:
+        The other examples and those held out, each in a fixed order.
+
+    Raises:
+        UserError: if a class has too few images to be on both sides.
+    """
+    units = _units(examples, unit_of)
+    labels = [unit[0][1] for unit in units]
+    counts = {label: 0 for _, label in examples} | Counter(labels)
+    rarest, count = min(counts.items(), key=lambda item: item[1])
+    # One image of each class on either side, at least.
+    needed = math.ceil(1 / min(fraction, 1 - fraction))
+    if count < needed:
+        once = ", copies counted once" * (len(units) < len(examples))
+        raise UserError(
+            f"class {rarest!r} of {what} has {count} images{once}; {setting}={fraction} needs "
+            f"{needed} or more in each class. Add images, or change --{setting}."
+        )
+    sides = train_test_split(
+        range(len(units)), test_size=fraction, stratify=labels, random_state=seed
+    )
+    return tuple(sorted(itertools.chain.from_iterable(units[at] for at in side)) for side in sides)
+
+
+def _units(examples, unit_of):
+    """The examples of each number, in the order of their first."""
+    units: dict[int, list[Example]] = {}
+    for example in examples:
+        units.setdefault(unit_of[example[0]], []).append(example)
+    return list(units.values())
+
+
+def hold_out_groups(
+    what: str,
+    examples: Sequence[Example],
+    fraction: float,
+    seed: int,
+    setting: str,
+    group_of: Mapping[str, int],
+) -> tuple[list[Example], list[Example]]:
+    """Holds whole groups out, so that the share of each class is near the one wanted.
+
+    Args:
+        what: of the images, for the error.
+        examples: file and label of each image.
+        fraction: share in (0, 1).
+        seed: which groups are held out.
+        setting: the setting that wants them held out.
+        group_of: number of each file's group, as `tie` gives it.
+
+    Returns:
+        The other examples and those held out, each in a fixed order.
+
+    Raises:
+        UserError: if no choice of groups leaves every class on both sides.
+    """
+    labels = np.array([label for _, label in examples])
+    groups = np.array([group_of[name] for name, _ in examples])
+    for name in np.unique(labels):
+        if len(np.unique(groups[labels == name])) < 2:
+            raise UserError(
+                f"class {str(name)!r} of {what} has one group of images, which cannot be on both "
+                f"sides of {setting}={fraction}. Received: holdout_by=folder. Divide it, or leave "
+                "--holdout_by out."
+            )
+    small = min(fraction, 1 - fraction)
+    for share in _shares(small, len(np.unique(groups))):
+        held = _held_groups(labels, groups, share, small, seed)
+        if held is not None:
+            break
+    else:
+        raise UserError(
+            f"the groups of {what} cannot be divided for {setting}={fraction} with every class on "
+            "both sides. Received: holdout_by=folder. Divide them, or leave --holdout_by out."
+        )
+    held = held if fraction == small else ~held
+    return tuple(
+        sorted(example for example, wanted in zip(examples, side, strict=True) if wanted)
+        for side in (~held, held)
+    )
+
+
+def _shares(fraction, groups):
+    """Shares that whole folds can have: the nearest first, then larger ones up to a half."""
+    near = Fraction(fraction).limit_denominator(min(_MOST_FOLDS, groups))
+    most = min(int(1 / fraction), groups)
+    return [near or Fraction(1, most), *(Fraction(1, folds) for folds in range(most, 1, -1))]
+
+
+def _held_groups(labels, groups, share, wanted, seed):
+    """Whether each example is held out, bool [N]; None where that leaves a class on one side."""
+    if share.denominator > np.unique(labels, return_counts=True)[1].max():
+        return None
+    folds = StratifiedGroupKFold(share.denominator, shuffle=True, random_state=seed)
+    fold_of = np.empty(len(labels), int)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # A class may be in fewer folds.
+        for number, (_, own) in enumerate(folds.split(labels, labels, groups)):
+            fold_of[own] = number
+    masks = [
+        (fold_of - first) % share.denominator < share.numerator
+        for first in range(share.denominator)
+    ]
+    is_class = [labels == name for name in np.unique(labels)]
+    shares = np.array([[mask[own].mean() for own in is_class] for mask in masks])
+    errors = np.where((shares > 0) & (shares < 1), np.abs(shares - wanted), np.inf).max(axis=1)
+    return masks[errors.argmin()] if errors.min() < np.inf else None

@@ -1,0 +1,26 @@
+"""The data of a stage that is continued, or built upon: those it began with."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from supcon_tf.core.errors import UserError
+from supcon_tf.core.provenance import SPLITS
+
+
+def check_same_splits(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raises `UserError` unless the splits are those that a stage was begun with.
+
+    Args:
+        path: the run directory, for the error.
+        before: `ImageDataset.describe()` in the stage's manifest.
+        now: `ImageDataset.describe()`.
+    """
+    for split in (*SPLITS, "unlabelled"):
+        then, found = (data.get(split, {"examples": 0}) for data in (before, now))
+        if then != found:
+            raise UserError(
+                f"split {split!r} of {now['name']} changed since {path} was pretrained: "
+                f"{then['examples']} images then, {found['examples']} now. Restore it, or "
+                "pretrain again."
+            )
