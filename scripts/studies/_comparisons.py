@@ -10,10 +10,12 @@ class Study:
     Attributes:
         title: of the figure.
         base: settings of `PretrainConfig` that all arms share.
-        arms: title to the settings in which an arm differs.
+        arms: title to the settings in which an arm differs; those that differ in none share one
+            pretraining for each seed.
         scores: of the held-out split, in the order of the table; the first is drawn.
         curves: of the history, drawn over the epochs.
         classifier: settings of `ClassifierConfig`.
+        classifiers: title to those in which an arm's classifier differs.
         evaluation: settings of `EvaluateConfig`.
         reached: a curve: the table says in which epoch its mean over the seeds first reaches what
             the first arm ends with; '' for none.
@@ -27,6 +29,7 @@ class Study:
     scores: tuple[str, ...] = ("top1", "knn_top1")
     curves: tuple[str, ...] = ()
     classifier: dict = dataclasses.field(default_factory=dict)
+    classifiers: dict[str, dict] = dataclasses.field(default_factory=dict)
     evaluation: dict = dataclasses.field(default_factory=dict)
     reached: str = ""
     gain: tuple[str, ...] = ()
@@ -197,6 +200,25 @@ STUDIES = {
             "Greedy InfoMax (overlap 0)": {"method_args": {"overlap": 0}},
             "LoCo (overlap 1)": {"method_args": {"overlap": 1}},
             "end to end (overlap 3)": {"method_args": {"overlap": 3, "first_loss": 4}},
+        },
+    ),
+    "fine_tuning": Study(
+        title="Fashion-MNIST, 500 images per class: a linear head and fine-tuning",
+        base={
+            **_FASHION,
+            "encoder": "resnet8",
+            "width_multiplier": 0.5,
+            "batch_size": 256,
+            "epochs": 20,
+            "learning_rate": 0.2,
+            "method": "supcon_out",
+            "validation_fraction": 0.1,
+        },
+        arms={"linear head": {}, "last stage fine-tuned": {}, "all fine-tuned": {}},
+        scores=("top1", "nll"),
+        classifiers={
+            "last stage fine-tuned": {"fine_tune": "1"},
+            "all fine-tuned": {"fine_tune": "all"},
         },
     ),
 }

@@ -97,6 +97,15 @@ class PretrainConfig(RunConfig):
     augmentation: str = setting("symbols", "How views are made.")
     num_views: int = setting(2, "Augmented views of each image.", at_least=1, at_most=64)
     batch_size: int = setting(256, "Images per step, over all replicas.", at_least=2, at_most=2**20)
+    classes_per_batch: int | None = setting(
+        None,
+        "Class-balanced batches: classes of each (none: images are drawn alike).",
+        kind=int,
+        at_least=1,
+    )
+    images_per_class: int | None = setting(
+        None, "Class-balanced batches: images of each of those classes.", kind=int, at_least=1
+    )
     epochs: int = setting(80, "Passes over the training split.", at_least=1, at_most=10**6)
     optimizer: str = setting(
         "sgd", "Optimizer.", choices=("sgd", "lars", "rmsprop", "adamw", "lamb")
@@ -182,6 +191,7 @@ class PretrainConfig(RunConfig):
                 f"warmup_epochs must be below epochs ({self.epochs}). Received: "
                 f"{self.warmup_epochs:g}. Pass a lower --warmup_epochs, or more --epochs."
             )
+        self._check_balanced()
         if self.dataset.startswith(_FOLDER):
             path = self.dataset.removeprefix(_FOLDER)
             if not path:
@@ -196,6 +206,19 @@ class PretrainConfig(RunConfig):
             object.__setattr__(self, "encoder", _absolute(self.encoder))
         if "temperature" in self.method_args:
             raise UserError("method_args must not hold temperature; use the setting temperature.")
+
+    def _check_balanced(self):
+        classes, images = self.classes_per_batch, self.images_per_class
+        if (classes is None) != (images is None):
+            raise UserError(
+                "classes_per_batch and images_per_class go together. Received: "
+                f"{classes} and {images}. Give both, or neither."
+            )
+        if classes is not None and classes * images != self.batch_size:
+            raise UserError(
+                f"batch_size must be classes_per_batch x images_per_class, {classes} x {images}. "
+                f"Received: {self.batch_size}. Pass --batch_size={classes * images}."
+            )
 
     def check_outside_data(self, name: str, path: str) -> None:
         """Refuses an output path in the folder of the images, where it would become a class.

@@ -5,8 +5,10 @@ import numpy as np
 from supcon_tf.config import EvaluateConfig
 from supcon_tf.core.errors import UserError
 from supcon_tf.core.interrupts import noting_interrupts
+from supcon_tf.networks.heads import features_of
 from supcon_tf.stages import pictures
 from supcon_tf.stages.features import extract_features
+from supcon_tf.stages.fine_tuning import is_fine_tuned
 from supcon_tf.stages.removal import check_there
 from supcon_tf.stages.run_directory import RunDirectory
 from supcon_tf.stages.scores import (
@@ -62,6 +64,10 @@ def evaluate(config: EvaluateConfig) -> dict:
     metrics = {"images": len(labels)}
     metrics |= _neighbor_scores(config, gallery, known, split_features, labels)
     if model is not None:
+        if is_fine_tuned(run):  # Its features are not those of the run's encoder.
+            split_features, _ = extract_features(
+                features_of(model), split, batch_size=config.batch_size, progress="classifier"
+            )
         logits = model.get_layer("logits")(split_features).numpy()
         metrics |= classification_scores(logits, labels, dataset.class_names)
         metrics["nll"] = negative_log_likelihood(logits, labels)

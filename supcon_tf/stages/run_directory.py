@@ -3,7 +3,7 @@
 config.json     settings of each stage;  metrics.json, history.json  its scores and curves
 manifest.json   versions, seed, commit, data set, hardware and command line of each stage
 checkpoints/    <stage>/<step>/: weights, optimizer, metrics and curves
-encoder.keras   the trained encoder;  classifier.keras  encoder and linear head
+encoder.keras   the pretrained encoder;  classifier.keras  encoder (perhaps fine-tuned) and head
 logs/           TensorBoard;  pictures/  PNG files
 """
 
@@ -42,6 +42,7 @@ from supcon_tf.stages.overwriting import (
     set_aside,
 )
 from supcon_tf.stages.removal import check_there
+from supcon_tf.stages.same_settings import check_same_settings
 
 
 class RunDirectory(contextlib.AbstractContextManager):
@@ -141,21 +142,13 @@ class RunDirectory(contextlib.AbstractContextManager):
                 f"{self.path} already holds a {stage} stage. Pass {resume}--overwrite to replace "
                 "it, or another --run_dir."
             )
-        self._check_same_settings(stages[stage], config.to_dict())
+        check_same_settings(self.path, stages[stage], config)
         if not self.has_finished(stage):
             checkpoints.newest(self.checkpoints(stage))
 
     def _holds_files(self) -> bool:
         entries = self.path.iterdir() if self.path.is_dir() else ()
         return any(not entry.name.startswith((TEMPORARY_PREFIX, LOCK)) for entry in entries)
-
-    def _check_same_settings(self, before: dict, now: dict) -> None:
-        for name in sorted({*before, *now}):
-            if before.get(name) != now.get(name):
-                raise UserError(
-                    f"{self.path} holds another configuration: {name} was {before.get(name)!r}. "
-                    f"Received: {now.get(name)!r}. Give the same settings, or another --run_dir."
-                )
 
     def begin(self, stage: str, config: RunConfig, dataset: dict) -> None:
         """Writes the settings and the manifest of a stage, after `check`.
