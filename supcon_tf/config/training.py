@@ -73,9 +73,12 @@ class PretrainConfig(RunConfig):
     )
     encoder: str = setting(
         "resnet8",
-        "resnet8 to 200, wide_resnet28_2 or 28_8, applications:NAME of Keras, or a .keras file.",
+        "resnet8 to 200, wide_resnet28_2, 28_8, applications:NAME, keras_hub:PRESET, a .keras.",
     )
-    encoder_weights: str = setting("", "Weights file for the encoder to begin with ('': random).")
+    encoder_weights: str = setting(
+        "", "Weights for the encoder to begin with: a file, or imagenet ('': random)."
+    )
+    initial_run: str = setting("", "Finished run from whose encoder to begin ('': none).")
     width_multiplier: float = setting(
         1.0, "Factor on the encoder's channels.", at_least=0.01, at_most=16
     )
@@ -199,13 +202,26 @@ class PretrainConfig(RunConfig):
             # Absolute, so that a later stage finds the data from any directory.
             object.__setattr__(self, "dataset", f"{_FOLDER}{_absolute(path)}")
         self.check_outside_data("run_dir", self.run_dir)
-        for name in ("data_dir", "encoder_weights"):
-            if getattr(self, name):
+        for name in ("data_dir", "encoder_weights", "initial_run"):
+            if getattr(self, name) not in ("", "imagenet"):
                 object.__setattr__(self, name, _absolute(getattr(self, name)))
         if self.encoder.endswith(".keras"):
             object.__setattr__(self, "encoder", _absolute(self.encoder))
+        self._check_initial_run()
         if "temperature" in self.method_args:
             raise UserError("method_args must not hold temperature; use the setting temperature.")
+
+    def _check_initial_run(self):
+        if self.initial_run and self.encoder_weights:
+            raise UserError(
+                "initial_run and encoder_weights exclude each other. Received: "
+                f"{self.initial_run!r} and {self.encoder_weights!r}. Give one of them."
+            )
+        if self.initial_run == _absolute(self.run_dir):
+            raise UserError(
+                f"initial_run must be another run than run_dir. Received: {self.initial_run!r}. "
+                "Pass another --run_dir."
+            )
 
     def _check_balanced(self):
         classes, images = self.classes_per_batch, self.images_per_class

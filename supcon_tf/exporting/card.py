@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from supcon_tf.stages.tables import format_table, percent
 
 _WORST_CLASSES = 5
+# Settings that say where something lay on somebody's machine.
+_PLACES = ("dataset", "data_dir", "encoder_weights", "initial_run")
 
 
 def model_card(metadata: Mapping, metrics: Mapping) -> str:
@@ -65,7 +67,7 @@ def _recipe(metadata):
         [f"{stage}: {name}", f"{value}"]
         for stage in ("pretrain", "classifier")
         for name, value in metadata["settings"].get(stage, {}).items()
-        if value not in (None, "", {}) and name not in ("dataset", "data_dir", "encoder_weights")
+        if value not in (None, "", {}) and name not in _PLACES
     ]
     made = metadata["training"]["pretrain"]
     versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())

@@ -1,6 +1,7 @@
 """From a configuration to what is trained: networks, schedule, optimizer, compiled model."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -18,7 +19,7 @@ from supcon_tf.methods import METHODS
 from supcon_tf.methods.spec import Parts, given_settings
 from supcon_tf.networks.copies import training_copy
 from supcon_tf.networks.encoders import build_encoder
-from supcon_tf.networks.initial import initial_weights
+from supcon_tf.networks.initial import initial_weights, take_weights
 
 
 def schedule_of(config: PretrainConfig, steps: int):
@@ -82,6 +83,8 @@ def encoder_of(config: PretrainConfig, image_size_px: int, precision: str = "flo
     encoder = build_encoder(
         config.encoder, image_size_px, config.width_multiplier, config.encoder_weights
     )
+    if config.initial_run:
+        take_weights(encoder, Path(config.initial_run) / "encoder.keras")
     if not all(np.isfinite(np.sum(weight)) for weight in encoder.get_weights()):
         raise UserError(
             f"weights of the encoder are not finite. Received: {config.encoder!r}, weights "

@@ -2,6 +2,7 @@
 
 import bisect
 from collections.abc import Callable
+from pathlib import Path
 
 import keras
 import tensorflow as tf
@@ -28,6 +29,7 @@ def settings_checks(config: PretrainConfig) -> list[Callable[[], None]]:
     """Checks that need no data; each raises `UserError`."""
     return [
         lambda: check_encoder(config.encoder, config.width_multiplier, config.encoder_weights),
+        lambda: _check_initial_run(config),
         lambda: check_augmentation(config.augmentation),
         lambda: _small_method(config, num_classes=2),
         lambda: _check_balanced(config),
@@ -46,6 +48,14 @@ def data_checks(
         lambda: checked_batch(config, dataset, replicas),
         lambda: _check_compile(config, replicas),
     ]
+
+
+def _check_initial_run(config: PretrainConfig) -> None:
+    if config.initial_run and not (Path(config.initial_run) / "encoder.keras").is_file():
+        raise UserError(
+            f"initial_run has no trained encoder. Received: {config.initial_run}. Finish that run "
+            "with --resume, or give another."
+        )
 
 
 def _small_method(config, num_classes):

@@ -104,7 +104,9 @@ def add_networks(sheet: Sheet, config: PretrainConfig, model: Method) -> None:
     encoder, features = model.encoder.count_params(), model.encoder.output_shape[-1]
     own = {id(weight) for weight in model.encoder.weights}
     heads = sum(math.prod(w.shape) for w in model.trainable_weights if id(w) not in own)
-    value = f"{config.encoder}: {encoder:,} parameters, {features:,} features"
+    origin = config.initial_run or config.encoder_weights
+    begun = f"; begins from {origin}" if origin else ""
+    value = f"{config.encoder}: {encoder:,} parameters, {features:,} features{begun}"
     sheet.add("encoder", value, encoder_parameters=encoder)
     sheet.add("heads", f"{heads:,} parameters", head_parameters=heads)
 

@@ -29,7 +29,7 @@ from supcon_tf.core.files import (
     writing,
 )
 from supcon_tf.core.keras_settings import check_keras
-from supcon_tf.core.provenance import SPLITS, is_manifest, manifest, resumption
+from supcon_tf.core.provenance import SPLITS, initial_run, is_manifest, manifest, resumption
 from supcon_tf.data.datasets import from_config
 from supcon_tf.data.splits import ImageDataset
 from supcon_tf.engine import checkpoints
@@ -179,7 +179,9 @@ class RunDirectory(contextlib.AbstractContextManager):
     def _entry(self, stage: str, config: RunConfig, dataset: dict) -> dict:
         """The stage's entry in the manifest: a new one, or that of the run to resume."""
         if not (config.resume and stage in self.stages()):
-            return manifest(config.seed, dataset)
+            source = getattr(config, "initial_run", "")
+            origin = {"initial_run": initial_run(source)} if source else {}
+            return {**manifest(config.seed, dataset), **origin}
         entry = self._stage_manifest(stage)
         self.check_same_data(stage, dataset)
         return {**entry, "resumed": [*entry.get("resumed", []), resumption()]}
