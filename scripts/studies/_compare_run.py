@@ -1,5 +1,6 @@
 """Trains the arms of a comparison over seeds; what is finished is not trained again."""
 
+import dataclasses
 import json
 import shutil
 import sys
@@ -18,19 +19,22 @@ from supcon_tf.core.provenance import hardware, resumption
 from supcon_tf.stages.run_directory import RunDirectory
 
 
-def run_study(study, seeds, folder):
+def run_study(study, seeds, folder, data_dir=""):
     """Runs every arm with every seed.
 
     Args:
         study: a `Study`.
         seeds: how many, from 0 on.
         folder: where the runs lie.
+        data_dir: where TensorFlow Datasets keeps its files; '' for its default.
 
     Returns:
         Of each arm its settings and, for each seed, the held-out scores, the curve of the online
         k-NN, the seconds of training and the commit it began at; the code and the hardware.
     """
-    arms = {}
+    arms, base = {}, study.base
+    if data_dir:
+        study = dataclasses.replace(study, base={**base, "data_dir": data_dir})
     for title, arm in study.arms.items():
         runs = []
         for seed in range(seeds):
@@ -39,7 +43,7 @@ def run_study(study, seeds, folder):
             if not arm:
                 _copy_pretraining(study, seed, folder / "pretrained" / str(seed), run.path)
             runs.append({"seed": seed, **_run(study, title, seed, run)})
-        settings = {**study.base, **arm}
+        settings = {**base, **arm}
         classifier = {**study.classifier, **study.classifiers.get(title, {})}
         arms[title] = {"settings": settings, "classifier": classifier, "runs": runs}
     return {"title": study.title, "arms": arms, "hardware": hardware(), **resumption()}

@@ -39,6 +39,7 @@ _DIGITS = {"dataset": "digits", "encoder": "resnet8", "augmentation": "symbols"}
 # Folders that write_fashion_mnist.py writes, of 5,000 and, imbalanced exponentially, 800 images.
 _FASHION = {"dataset": "folder:runs/fashion", "image_size_px": 16, "augmentation": "symbols"}
 _RARE = {"dataset": "folder:runs/fashion_rare"}
+_BALANCED = {"classes_per_batch": 10, "images_per_class": 12}
 _WEIGHTS = {
     "tuned": {"t_positive": 1.0, "t_negative": 2.0},
     "uniform": {"t_positive": 0.0, "t_negative": 0.0},
@@ -219,6 +220,34 @@ STUDIES = {
         classifiers={
             "last stage fine-tuned": {"fine_tune": "1"},
             "all fine-tuned": {"fine_tune": "all"},
+        },
+    ),
+    "long_tail": Study(
+        title="CIFAR-10-LT, imbalance 100: plain training and the recipe long_tail",
+        base={
+            "dataset": "cifar10_lt",
+            "image_size_px": 16,
+            "encoder": "resnet8",
+            "width_multiplier": 0.5,
+            "augmentation": "cifar",
+            "method": "supcon_out",
+            "batch_size": 120,
+            "epochs": 40,
+            "learning_rate": 0.1,
+        },
+        arms={
+            "SupCon": {},
+            "SupCon, logit adjustment": {},
+            "SupCon, balanced batches, logit adjustment": {**_BALANCED},
+            "cross entropy": {"method": "cross_entropy"},
+            "cross entropy, logit adjustment": {
+                "method": "cross_entropy",
+                "method_args": {"logit_adjustment": 1.0},
+            },
+        },
+        classifiers={
+            "SupCon, logit adjustment": {"logit_adjustment": 1.0},
+            "SupCon, balanced batches, logit adjustment": {"logit_adjustment": 1.0},
         },
     ),
 }

@@ -39,6 +39,13 @@ class PretrainConfig(RunConfig):
         any_bytes=True,
     )
     data_dir: str = setting("", "Where TensorFlow Datasets keeps data ('': its own default).")
+    imbalance_factor: float | None = setting(
+        None,
+        "cifar10_lt: images of the largest class per image of the smallest (none: 100).",
+        kind=float,
+        at_least=1,
+        at_most=10**4,
+    )
     holdout_fraction: float | None = setting(
         None,
         "Share of each class of a folder to hold out (none: 0.2).",

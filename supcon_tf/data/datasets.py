@@ -21,7 +21,7 @@ from supcon_tf.data.splits import (
     Split,
     hide_labels,
 )
-from supcon_tf.data.tfds import open_tfds
+from supcon_tf.data.tfds import LONG_TAILED, open_tfds
 
 FOLDER_PREFIX = "folder:"
 
@@ -38,12 +38,13 @@ def open_dataset(
     bad_images: Sequence[str] | None = None,
     labels_per_class: int | None = None,
     labelled_fraction: float | None = None,
+    imbalance_factor: float | None = None,
 ) -> ImageDataset:
     """Opens a data set.
 
     Args:
-        name: "digits", a name that TensorFlow Datasets knows (prepared, or downloaded now), or
-            "folder:PATH".
+        name: "digits", a name that TensorFlow Datasets knows (prepared, or downloaded now),
+            "cifar10_lt" or "cifar100_lt" (of them a long-tailed part), or "folder:PATH".
         data_dir: where TensorFlow Datasets keeps its files; '' for its default.
         image_size_px: side of the square images to make; None for the data set's own, or 64.
         holdout_fraction: for a folder without train/ and test/: share of each class held out;
@@ -56,6 +57,8 @@ def open_dataset(
         labels_per_class: training images of each class, drawn from the seed, whose labels may be
             used; the others become `unlabelled`. None for all.
         labelled_fraction: the same as a share in (0, 1] of each class.
+        imbalance_factor: of a long-tailed data set: images of its largest class per image of its
+            smallest, in training; None for 100. Which images they are depends on the seed.
 
     Returns:
         The data set; no image is in memory.
@@ -64,6 +67,11 @@ def open_dataset(
         UserError: if it is unknown, cannot be read, or has no images and labels.
     """
     size, fraction = image_size_px, validation_fraction
+    if imbalance_factor is not None and name not in LONG_TAILED:
+        raise UserError(
+            f"imbalance_factor is for {', '.join(LONG_TAILED)}. Received: {imbalance_factor:g} "
+            f"with dataset={name!r}. Leave it out."
+        )
     if name.startswith(FOLDER_PREFIX):
         if data_dir:
             raise UserError(
@@ -82,7 +90,7 @@ def open_dataset(
                 f"{setting} is for folder data sets. Received: {setting}={given} with dataset="
                 f"{name!r}. Leave it out."
             )
-    dataset = open_tfds(name, data_dir or None, size, fraction, seed)
+    dataset = open_tfds(name, data_dir or None, size, fraction, seed, imbalance_factor)
     return hide_labels(dataset, labels_per_class, labelled_fraction, seed)
 
 
@@ -99,6 +107,7 @@ def from_config(config: PretrainConfig, bad_images: Sequence[str] | None = None)
         bad_images=bad_images,
         labels_per_class=config.labels_per_class,
         labelled_fraction=config.labelled_fraction,
+        imbalance_factor=config.imbalance_factor,
     )
 
 

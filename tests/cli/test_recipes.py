@@ -67,7 +67,7 @@ def test_none_is_taken_where_it_is_the_default(config_class):
     _define(config_class, known=known)
     optional = [name for name in known if known[name].parser.__class__.__name__ == "_OrNone"]
     fields = config_class.__dataclass_fields__
-    assert optional == sorted(name for name in fields if default_of(fields[name]) is None)
+    assert sorted(optional) == sorted(name for name in fields if default_of(fields[name]) is None)
     known(["", *(f"--{name}=None" for name in optional)])
     assert {getattr(known, name) for name in optional} == {None}
 
