@@ -40,11 +40,12 @@ def with_files(arguments: Sequence[str]) -> list[str]:
             found.append(argument)
             continue
         value = value if equals else (rest.pop(0) if rest else "")
-        named, file = _NAMED.get(flag, (flag, ""))[0], value
-        if flag in _NAMED:
-            file = _file(flag, value)
-        method = _method(rest) if named == "flagfile" else None
-        found += [f"--{named}={file}"] if method is None else _flags_for(method, file)
+        taken, file = (_NAMED[flag][0], _file(flag, value)) if flag in _NAMED else (flag, value)
+        method = _method(rest)
+        if taken == "flagfile" and method is not None:
+            found += _flags_for(method, file)
+        else:
+            found.append(f"--{taken}={file}")
     return found
 
 

@@ -82,9 +82,10 @@ def _scores(metrics):
     parts = [export_table(metrics["export"]) + _failed(metrics["export"])]
     test = metrics.get("test")
     if test:
-        parts.append(
-            f"k-NN top-1 on {test['images']:,} held-out images: {percent(test['knn_top1'])}."
-        )
+        tuned = "fine_tuned" in metrics.get("classifier", {})
+        whose = " (features of the encoder before it was fine-tuned)" * tuned
+        top1 = percent(test["knn_top1"])
+        parts.append(f"k-NN top-1 on {test['images']:,} held-out images{whose}: {top1}.")
         known = {name: top1 for name, top1 in test.get("per_class", {}).items() if top1 is not None}
         worst = sorted(known.items(), key=lambda item: item[1])[:_WORST_CLASSES]
         shown = ", ".join(f"{name} {percent(top1)}" for name, top1 in worst)

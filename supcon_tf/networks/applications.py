@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import os
 import pathlib
 import re
 import warnings
@@ -72,10 +73,10 @@ def _bare(builder, name, shape, weights):
             raise
         url = re.search(r"https?://[^\s:]+", str(error))
         file = url[0].rpartition("/")[2] if url else "Keras's weights file without the classifier"
-        folder = pathlib.Path(keras.config.keras_home()) / "models"
+        home = pathlib.Path(os.environ.get("KERAS_HOME") or "~/.keras").expanduser()
         raise UserError(
             f"the ImageNet weights of {name} could not be downloaded: {reason(error)}. Put {file} "
-            f"into {folder} by hand, or pass its path as --encoder_weights."
+            f"into {home}/models by hand, or pass its path as --encoder_weights."
         ) from error
 
 

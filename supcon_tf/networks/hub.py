@@ -44,7 +44,7 @@ def build_hub_encoder(name: str, image_size_px: int) -> keras.Model:
     images = keras.Input(shape, name="images")
     scaled = layers.Rescaling(*_scaling(converter), dtype="float32", name="preprocess")(images)
     # A plain model of the same layers, since a subclass could not be copied.
-    plain = keras.Model(backbone.inputs, backbone.outputs)
+    plain = keras.Model(backbone.input, backbone.output)
     with reading(f"{name} cannot take images of {image_size_px} pixels", image_size_px):
         output = plain(scaled)
     check_output(output, name)

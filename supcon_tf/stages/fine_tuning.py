@@ -14,6 +14,7 @@ import numpy as np
 
 from supcon_tf.config import ClassifierConfig, PretrainConfig
 from supcon_tf.core.errors import UserError
+from supcon_tf.core.files import has_lost_lock
 from supcon_tf.data.datasets import naming_lost_images
 from supcon_tf.data.splits import ImageDataset
 from supcon_tf.engine.devices import make_strategy
@@ -63,9 +64,10 @@ def fine_tune(
         model = _compiled(config, training, dataset, steps, strategy.num_replicas_in_sync)
     run.begin("classifier", config, dataset.describe())
     history = _fit(config, run, dataset, model, building.stream_of(training, dataset), steps)
-    metric = VALIDATION_TOP1 if dataset.validation else ""
+    # Where the run directory is gone, the last epoch's weights are what there is.
+    metric = VALIDATION_TOP1 if dataset.validation and not has_lost_lock(run.path) else ""
     best = restore_best(model, history, metric, run.checkpoints("classifier"), steps)
-    if len(history["loss"]) < config.epochs:
+    if best is not None and len(history["loss"]) < config.epochs:
         why = f"no better validation top-1 after epoch {best + 1}, which is kept"
         print(f"stopped after epoch {len(history['loss'])}: {why}", file=sys.stderr)
     classifier = model.kept()["classifier"]
@@ -165,7 +167,8 @@ def _fit(config, run, dataset, model, stream, steps):
     patience, watched = config.patience or _PATIENCE, dataset.validation is not None
 
     def stop_when(history):
-        return len(history["loss"]) - 1 - best_epoch(history, VALIDATION_TOP1) >= patience
+        best = best_epoch(history, VALIDATION_TOP1)
+        return best is not None and len(history["loss"]) - 1 - best >= patience
 
     with naming_lost_images(dataset.train, dataset.validation):
         return fit(

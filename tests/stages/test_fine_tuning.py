@@ -87,9 +87,12 @@ def check_evaluation(run_dir, classifier, encoder):
 @pytest.mark.slow
 def test_the_export_is_the_fine_tuned_network(run_dir, tmp_path):
     supcon_tf.train_classifier(ClassifierConfig(run_dir=run_dir, fine_tune="all", **FEW))
+    supcon_tf.evaluate(EvaluateConfig(run_dir=run_dir, knn_neighbors=5))
     models = str(tmp_path / "models")
     config = supcon_tf.ExportConfig(run_dir=run_dir, saved_models_dir=models, formats="saved_model")
     assert supcon_tf.export(config)["saved_model"]["max_difference"] < 1e-5
+    card = (tmp_path / "models/run/1/MODEL_CARD.md").read_text()
+    assert "held-out images (features of the encoder before it was fine-tuned): " in card
     bundle = supcon_tf.load_bundle(tmp_path / "models/run/1")
     images, _ = next(iter(RunDirectory(run_dir).open_dataset().test.images(8, 100)))
     logits = load(run_dir, "classifier")(images)["logits"].numpy()
