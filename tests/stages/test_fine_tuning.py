@@ -16,6 +16,7 @@ from supcon_tf.networks.heads import features_of
 from supcon_tf.networks.stages import split_into_stages
 from supcon_tf.stages.fine_tuning import freeze_first_stages
 from supcon_tf.stages.run_directory import RunDirectory
+from supcon_tf.stages.same_settings import check_same_settings
 
 FEW = {"batch_size": 8, "epochs": 3, "learning_rate": 0.2}
 
@@ -205,6 +206,13 @@ def test_a_cluster_is_refused(run_dir, monkeypatch):
 def test_settings_that_would_have_no_effect_are_refused(changes, message):
     with pytest.raises(UserError, match=message):
         ClassifierConfig(**changes)
+
+
+def test_a_setting_that_came_later_had_its_default_when_a_stage_is_continued(tmp_path):
+    kept = {"batch_size": 256, "epochs": 100}
+    check_same_settings(tmp_path, kept, ClassifierConfig())
+    with pytest.raises(UserError, match="label_smoothing was 0.0. Received: 0.1. Give the same"):
+        check_same_settings(tmp_path, kept, ClassifierConfig(label_smoothing=0.1))
 
 
 def test_defaults_depend_on_what_is_trained():
