@@ -215,11 +215,17 @@ STUDIES = {
             "method": "supcon_out",
             "validation_fraction": 0.1,
         },
-        arms={"linear head": {}, "last stage fine-tuned": {}, "all fine-tuned": {}},
+        arms={
+            "linear head": {},
+            "last stage fine-tuned": {},
+            "all fine-tuned": {},
+            "all fine-tuned at one rate": {},
+        },
         scores=("top1", "nll"),
         classifiers={
             "last stage fine-tuned": {"fine_tune": "1"},
             "all fine-tuned": {"fine_tune": "all"},
+            "all fine-tuned at one rate": {"fine_tune": "all", "encoder_rate_factor": 1.0},
         },
     ),
     "long_tail": Study(
