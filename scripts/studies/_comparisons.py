@@ -223,8 +223,8 @@ STUDIES = {
         },
         scores=("top1", "nll"),
         classifiers={
-            "last stage fine-tuned": {"fine_tune": "1"},
-            "all fine-tuned": {"fine_tune": "all"},
+            "last stage fine-tuned": {"fine_tune": "1", "encoder_rate_factor": 0.1},
+            "all fine-tuned": {"fine_tune": "all", "encoder_rate_factor": 0.1},
             "all fine-tuned at one rate": {"fine_tune": "all", "encoder_rate_factor": 1.0},
         },
     ),

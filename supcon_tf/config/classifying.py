@@ -77,7 +77,7 @@ class ClassifierConfig(RunConfig):
     )
     encoder_rate_factor: float | None = setting(
         None,
-        "Factor on the encoder's learning rate (none: 0.1).",
+        "Factor on the encoder's learning rate (none: 1).",
         kind=float,
         above=0,
         at_most=1000,

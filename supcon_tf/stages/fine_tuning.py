@@ -31,7 +31,7 @@ from supcon_tf.stages.checks import data_checks
 from supcon_tf.stages.features import encode_batches, extract_features, inference_function
 from supcon_tf.stages.run_directory import RunDirectory
 
-_RATE_FACTOR, _PATIENCE = 0.1, 10
+_RATE_FACTOR, _PATIENCE = 1.0, 10
 
 
 def fine_tune(
