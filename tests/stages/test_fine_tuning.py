@@ -18,7 +18,7 @@ from supcon_tf.stages.fine_tuning import freeze_first_stages
 from supcon_tf.stages.run_directory import RunDirectory
 from supcon_tf.stages.same_settings import check_same_settings
 
-FEW = {"batch_size": 8, "epochs": 3, "learning_rate": 0.2}
+FEW = {"batch_size": 8, "epochs": 3, "learning_rate": 0.2, "encoder_rate_factor": 0.1}
 
 
 @pytest.fixture(scope="module")
