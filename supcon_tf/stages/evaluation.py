@@ -64,11 +64,7 @@ def evaluate(config: EvaluateConfig) -> dict:
     metrics = {"images": len(labels)}
     metrics |= _neighbor_scores(config, gallery, known, split_features, labels)
     if model is not None:
-        if is_fine_tuned(run):  # Its features are not those of the run's encoder.
-            split_features, _ = extract_features(
-                features_of(model), split, batch_size=config.batch_size, progress="classifier"
-            )
-        logits = model.get_layer("logits")(split_features).numpy()
+        logits = _logits(config, run, model, split, split_features)
         metrics |= classification_scores(logits, labels, dataset.class_names)
         metrics["nll"] = negative_log_likelihood(logits, labels)
         check_there(run.path)
@@ -80,6 +76,14 @@ def evaluate(config: EvaluateConfig) -> dict:
         )
     run.record(config.split, metrics)
     return metrics
+
+
+def _logits(config, run, model, split, features):
+    """The classifier's logits, from the run's features unless it has some of its own."""
+    if is_fine_tuned(run):
+        encoder, size = features_of(model), config.batch_size
+        features, _ = extract_features(encoder, split, batch_size=size, progress="classifier")
+    return model.get_layer("logits")(features).numpy()
 
 
 def _neighbor_scores(config, gallery, known, features, labels):
