@@ -1,6 +1,8 @@
 """Trains the arms of a comparison over seeds; what is finished is not trained again."""
 
+import dataclasses
 import json
+import shutil
 import sys
 
 from supcon_tf import (
@@ -12,30 +14,38 @@ from supcon_tf import (
     train_classifier,
 )
 from supcon_tf.core.errors import UserError
+from supcon_tf.core.files import writing
 from supcon_tf.core.provenance import hardware, resumption
 from supcon_tf.stages.run_directory import RunDirectory
 
 
-def run_study(study, seeds, folder):
+def run_study(study, seeds, folder, data_dir=""):
     """Runs every arm with every seed.
 
     Args:
         study: a `Study`.
         seeds: how many, from 0 on.
         folder: where the runs lie.
+        data_dir: where TensorFlow Datasets keeps its files; '' for its default.
 
     Returns:
         Of each arm its settings and, for each seed, the held-out scores, the curve of the online
         k-NN, the seconds of training and the commit it began at; the code and the hardware.
     """
-    arms = {}
+    arms, base = {}, study.base
+    if data_dir:
+        study = dataclasses.replace(study, base={**base, "data_dir": data_dir})
     for title, arm in study.arms.items():
         runs = []
         for seed in range(seeds):
             print(f"{title}, seed {seed}", file=sys.stderr)
             run = RunDirectory(str(folder / title.replace(" ", "_") / str(seed)))
-            runs.append({"seed": seed, **_run(study, arm, seed, run)})
-        arms[title] = {"settings": {**study.base, **arm}, "runs": runs}
+            if not arm:
+                _copy_pretraining(study, seed, folder / "pretrained" / str(seed), run.path)
+            runs.append({"seed": seed, **_run(study, title, seed, run)})
+        settings = {**base, **arm}
+        classifier = {**study.classifier, **study.classifiers.get(title, {})}
+        arms[title] = {"settings": settings, "classifier": classifier, "runs": runs}
     return {"title": study.title, "arms": arms, "hardware": hardware(), **resumption()}
 
 
@@ -44,9 +54,20 @@ def _commit(run):
     return manifest["pretrain"]["git_commit"]
 
 
-def _run(study, arm, seed, run):
-    path = str(run.path)
-    config = PretrainConfig(**{**study.base, **arm, "seed": seed, "run_dir": path})
+def _copy_pretraining(study, seed, source, target):
+    """Pretrains where that has not been done, and copies the run where there is none."""
+    config = PretrainConfig(**study.base, seed=seed, run_dir=str(source))
+    if target.exists():
+        return
+    if not RunDirectory(str(source)).has_finished("pretrain"):
+        pretrain(config.replace(resume=source.exists()), maps=False)
+    with writing(target) as temporary:
+        shutil.copytree(source, temporary)
+
+
+def _run(study, title, seed, run):
+    path, settings = str(run.path), {**study.base, **study.arms[title]}
+    config = PretrainConfig(**{**settings, "seed": seed, "run_dir": path})
     if "test" in run.metrics():
         kept = run.pretrain_config().replace(run_dir=path, resume=False)
         if kept != config:
@@ -55,7 +76,8 @@ def _run(study, arm, seed, run):
         pretrain(config.replace(resume=run.path.exists()), maps=False)
         if not run.has_finished("classifier"):
             begun = "classifier" in run.stages()
-            train_classifier(ClassifierConfig(run_dir=path, resume=begun, **study.classifier))
+            how = {**study.classifier, **study.classifiers.get(title, {})}
+            train_classifier(ClassifierConfig(run_dir=path, resume=begun, **how))
         evaluate(EvaluateConfig(run_dir=path, **study.evaluation))
     metrics, history = run.metrics(), run.history()["pretrain"]
     kept = {name: history[name] for name in ("loss", *study.curves) if name in history}

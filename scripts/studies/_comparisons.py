@@ -10,10 +10,12 @@ class Study:
     Attributes:
         title: of the figure.
         base: settings of `PretrainConfig` that all arms share.
-        arms: title to the settings in which an arm differs.
+        arms: title to the settings in which an arm differs; those that differ in none share one
+            pretraining for each seed.
         scores: of the held-out split, in the order of the table; the first is drawn.
         curves: of the history, drawn over the epochs.
         classifier: settings of `ClassifierConfig`.
+        classifiers: title to those in which an arm's classifier differs.
         evaluation: settings of `EvaluateConfig`.
         reached: a curve: the table says in which epoch its mean over the seeds first reaches what
             the first arm ends with; '' for none.
@@ -27,6 +29,7 @@ class Study:
     scores: tuple[str, ...] = ("top1", "knn_top1")
     curves: tuple[str, ...] = ()
     classifier: dict = dataclasses.field(default_factory=dict)
+    classifiers: dict[str, dict] = dataclasses.field(default_factory=dict)
     evaluation: dict = dataclasses.field(default_factory=dict)
     reached: str = ""
     gain: tuple[str, ...] = ()
@@ -36,6 +39,7 @@ _DIGITS = {"dataset": "digits", "encoder": "resnet8", "augmentation": "symbols"}
 # Folders that write_fashion_mnist.py writes, of 5,000 and, imbalanced exponentially, 800 images.
 _FASHION = {"dataset": "folder:runs/fashion", "image_size_px": 16, "augmentation": "symbols"}
 _RARE = {"dataset": "folder:runs/fashion_rare"}
+_BALANCED = {"classes_per_batch": 10, "images_per_class": 12}
 _WEIGHTS = {
     "tuned": {"t_positive": 1.0, "t_negative": 2.0},
     "uniform": {"t_positive": 0.0, "t_negative": 0.0},
@@ -197,6 +201,59 @@ STUDIES = {
             "Greedy InfoMax (overlap 0)": {"method_args": {"overlap": 0}},
             "LoCo (overlap 1)": {"method_args": {"overlap": 1}},
             "end to end (overlap 3)": {"method_args": {"overlap": 3, "first_loss": 4}},
+        },
+    ),
+    "fine_tuning": Study(
+        title="Fashion-MNIST, 500 images per class: a linear head and fine-tuning",
+        base={
+            **_FASHION,
+            "encoder": "resnet8",
+            "width_multiplier": 0.5,
+            "batch_size": 256,
+            "epochs": 20,
+            "learning_rate": 0.2,
+            "method": "supcon_out",
+            "validation_fraction": 0.1,
+        },
+        arms={
+            "linear head": {},
+            "last stage fine-tuned": {},
+            "all fine-tuned": {},
+            "all fine-tuned at one rate": {},
+        },
+        scores=("top1", "nll"),
+        classifiers={
+            "last stage fine-tuned": {"fine_tune": "1", "encoder_rate_factor": 0.1},
+            "all fine-tuned": {"fine_tune": "all", "encoder_rate_factor": 0.1},
+            "all fine-tuned at one rate": {"fine_tune": "all", "encoder_rate_factor": 1.0},
+        },
+    ),
+    "long_tail": Study(
+        title="CIFAR-10-LT, imbalance 100: plain training and the recipe long_tail",
+        base={
+            "dataset": "cifar10_lt",
+            "image_size_px": 16,
+            "encoder": "resnet8",
+            "width_multiplier": 0.5,
+            "augmentation": "cifar",
+            "method": "supcon_out",
+            "batch_size": 120,
+            "epochs": 40,
+            "learning_rate": 0.1,
+        },
+        arms={
+            "SupCon": {},
+            "SupCon, logit adjustment": {},
+            "SupCon, balanced batches, logit adjustment": {**_BALANCED},
+            "cross entropy": {"method": "cross_entropy"},
+            "cross entropy, logit adjustment": {
+                "method": "cross_entropy",
+                "method_args": {"logit_adjustment": 1.0},
+            },
+        },
+        classifiers={
+            "SupCon, logit adjustment": {"logit_adjustment": 1.0},
+            "SupCon, balanced batches, logit adjustment": {"logit_adjustment": 1.0},
         },
     ),
 }

@@ -6,7 +6,7 @@ Each arm is pretrained, gets a linear classifier where its method has none, and 
 held-out split. Started again, it continues and keeps what is finished. It writes NAME.json and
 NAME.png, and prints the table. The studies: scripts/studies/_comparisons.py. Those of Fashion-MNIST
 need `write_fashion_mnist.py --output_dir=runs/fashion`; cacr and cacr_imbalance also need a second
-folder, runs/fashion_rare, written with `--imbalance=exponential`.
+folder, runs/fashion_rare, written with `--imbalance=exponential`; long_tail needs CIFAR-10.
 """
 
 import dataclasses
@@ -24,6 +24,7 @@ class CompareConfig(Config):
 
     study: str = setting("suncet", "Which comparison.", choices=tuple(STUDIES))
     study_dir: str = setting("runs/studies", "Directory that the study reads and writes.")
+    data_dir: str = setting("", "Where TensorFlow Datasets keeps data ('': its own default).")
     seeds: int = setting(
         3, "Seeds that every arm is trained with, from 0 on.", at_least=1, at_most=1000
     )
@@ -44,7 +45,7 @@ def main(config):
     from supcon_tf.core.files import write_json
 
     study, folder = STUDIES[config.study], Path(config.study_dir)
-    report = run_study(study, config.seeds, folder / config.study)
+    report = run_study(study, config.seeds, folder / config.study, config.data_dir)
     write_json(folder / f"{config.study}.json", report)
     draw(study, report, folder / f"{config.study}.png")
     print(table(study, report))

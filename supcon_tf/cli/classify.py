@@ -1,6 +1,7 @@
-"""Trains a linear classifier on the frozen encoder of a run.
+"""Trains a classifier of a run: linear on the frozen encoder, or with the encoder.
 
 supcon-tf classify --run_dir=runs/digits
+supcon-tf classify --run_dir=runs/digits --fine_tune=all
 """
 
 from supcon_tf.cli import flags
@@ -13,6 +14,9 @@ def main(config):
 
     metrics = train_classifier(config)
     print(f"loss {metrics['loss']:.4f}, training top-1 {100 * metrics['train_top1']:.1f} %")
+    if "best_epoch" in metrics:
+        score = 100 * metrics["validation_top1"]
+        print(f"kept: epoch {metrics['best_epoch']}, validation top-1 {score:.1f} %")
     print(f"next: supcon-tf evaluate --run_dir={config.run_dir}")
 
 

@@ -35,13 +35,29 @@ _DEFINE = {
 }
 
 
+class _OrNone(flags.ArgumentParser):
+    """Takes the word none for None, and beside it what another parser takes."""
+
+    def __init__(self, parser):
+        self.parser = parser
+
+    def parse(self, argument):
+        is_none = isinstance(argument, str) and argument.lower() == "none"
+        return None if is_none else self.parser.parse(argument)
+
+    def flag_type(self):
+        return self.parser.flag_type()
+
+
 def _define(config_class, without=(), known=flags.FLAGS):
     for field in dataclasses.fields(config_class):
         if field.name in without:
             continue
         default, kind = default_of(field), field.metadata["kind"]
-        default = None if kind is dict else default
-        _DEFINE[kind](field.name, default, field.metadata["help"], flag_values=known)
+        shown = None if kind is dict else default
+        _DEFINE[kind](field.name, shown, field.metadata["help"], flag_values=known)
+        if default is None:
+            known[field.name].parser = _OrNone(known[field.name].parser)
 
 
 def _config(config_class, without=(), known=flags.FLAGS):

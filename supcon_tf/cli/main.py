@@ -10,7 +10,7 @@ from supcon_tf.core.errors import suggestion
 COMMANDS = {
     "demo": "the main job on embedded digits: SupCon against cross entropy, then export",
     "pretrain": "trains an encoder, contrastively or with cross entropy",
-    "classify": "trains a linear classifier on the frozen encoder of a run",
+    "classify": "trains a classifier of a run: linear on the frozen encoder, or with it",
     "evaluate": "scores a run or an export on held-out images, or on any labelled folder",
     "export": "writes a run's classifier as SavedModel and TFLite, compared with Keras",
     "predict": "classifies images with an export or a server",

@@ -22,7 +22,10 @@ def check_paths(config: Config) -> None:
     encoder = getattr(config, "encoder", "")
     if encoder.endswith(".keras"):
         _check(encoder, "encoder not found", "Check the path")
-    _check(getattr(config, "encoder_weights", ""), "encoder_weights not found", "Check the path")
+    for name in ("encoder_weights", "initial_run"):
+        value = getattr(config, name, "")
+        if value != "imagenet":
+            _check(value, f"{name} not found", "Check the path")
     for name in ("model", "model_dir"):
         value = getattr(config, name, "")
         if ":" not in value:  # Else it may be a server's address.

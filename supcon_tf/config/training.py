@@ -34,6 +34,13 @@ class PretrainConfig(RunConfig):
         any_bytes=True,
     )
     data_dir: str = setting("", "Where TensorFlow Datasets keeps data ('': its own default).")
+    imbalance_factor: float | None = setting(
+        None,
+        "cifar10_lt: images of the largest class per image of the smallest (none: 100).",
+        kind=float,
+        at_least=1,
+        at_most=10**4,
+    )
     holdout_fraction: float | None = setting(
         None,
         "Share of each class of a folder or table to hold out (none: 0.2).",
@@ -73,9 +80,12 @@ class PretrainConfig(RunConfig):
     )
     encoder: str = setting(
         "resnet8",
-        "resnet8 to 200, wide_resnet28_2 or 28_8, applications:NAME of Keras, or a .keras file.",
+        "resnet8 to 200, wide_resnet28_2, 28_8, applications:NAME, keras_hub:PRESET, a .keras.",
     )
-    encoder_weights: str = setting("", "Weights file for the encoder to begin with ('': random).")
+    encoder_weights: str = setting(
+        "", "Weights for the encoder to begin with: a file, or imagenet ('': random)."
+    )
+    initial_run: str = setting("", "Finished run from whose encoder to begin ('': none).")
     width_multiplier: float = setting(
         1.0, "Factor on the encoder's channels.", at_least=0.01, at_most=16
     )
@@ -97,6 +107,15 @@ class PretrainConfig(RunConfig):
     augmentation: str = setting("symbols", "How views are made.")
     num_views: int = setting(2, "Augmented views of each image.", at_least=1, at_most=64)
     batch_size: int = setting(256, "Images per step, over all replicas.", at_least=2, at_most=2**20)
+    classes_per_batch: int | None = setting(
+        None,
+        "Class-balanced batches: classes of each (none: images are drawn alike).",
+        kind=int,
+        at_least=1,
+    )
+    images_per_class: int | None = setting(
+        None, "Class-balanced batches: images of each of those classes.", kind=int, at_least=1
+    )
     epochs: int = setting(80, "Passes over the training split.", at_least=1, at_most=10**6)
     optimizer: str = setting(
         "sgd", "Optimizer.", choices=("sgd", "lars", "rmsprop", "adamw", "lamb")
@@ -182,19 +201,46 @@ class PretrainConfig(RunConfig):
                 f"warmup_epochs must be below epochs ({self.epochs}). Received: "
                 f"{self.warmup_epochs:g}. Pass a lower --warmup_epochs, or more --epochs."
             )
+        self._check_balanced()
         object.__setattr__(self, "dataset", absolute_dataset(self.dataset))
         self.check_outside_data("run_dir", self.run_dir)
-        for name in ("data_dir", "encoder_weights"):
-            if getattr(self, name):
+        for name in ("data_dir", "encoder_weights", "initial_run"):
+            if getattr(self, name) not in ("", "imagenet"):
                 object.__setattr__(self, name, absolute(getattr(self, name)))
         if self.encoder.endswith(".keras"):
             object.__setattr__(self, "encoder", absolute(self.encoder))
+        self._check_initial_run()
         if "temperature" in self.method_args:
             raise UserError("method_args must not hold temperature; use the setting temperature.")
 
     def may_have_validation(self) -> bool:
         """Whether images are set aside for validation, as far as the settings tell."""
         return self.validation_fraction > 0 or is_table(self.dataset)  # By its column split.
+
+    def _check_initial_run(self):
+        if self.initial_run and self.encoder_weights:
+            raise UserError(
+                "initial_run and encoder_weights exclude each other. Received: "
+                f"{self.initial_run!r} and {self.encoder_weights!r}. Give one of them."
+            )
+        if self.initial_run == absolute(self.run_dir):
+            raise UserError(
+                f"initial_run must be another run than run_dir. Received: {self.initial_run!r}. "
+                "Pass another --run_dir."
+            )
+
+    def _check_balanced(self):
+        classes, images = self.classes_per_batch, self.images_per_class
+        if (classes is None) != (images is None):
+            raise UserError(
+                "classes_per_batch and images_per_class go together. Received: "
+                f"{classes} and {images}. Give both, or neither."
+            )
+        if classes is not None and classes * images != self.batch_size:
+            raise UserError(
+                f"batch_size must be classes_per_batch x images_per_class, {classes} x {images}. "
+                f"Received: {self.batch_size}. Pass --batch_size={classes * images}."
+            )
 
     def check_outside_data(self, name: str, path: str) -> None:
         """Refuses an output path in the folder of the images, where it would become a class.

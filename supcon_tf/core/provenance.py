@@ -12,6 +12,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from supcon_tf.core.files import sha256
+
 SPLITS = ("train", "test")
 _PACKAGES = ("supcon_tf", "tensorflow", "keras", "tensorflow-datasets", "numpy", "scikit-learn")
 
@@ -32,6 +34,15 @@ def manifest(seed: int, dataset: dict) -> dict:
         "dataset": dataset,
         "hardware": hardware(),
     }
+
+
+def initial_run(path: str) -> dict:
+    """The run from whose encoder another one begins.
+
+    Args:
+        path: its directory.
+    """
+    return {"path": path, "encoder_sha256": sha256(Path(path) / "encoder.keras")}
 
 
 def is_manifest(entry: Any) -> bool:

@@ -1,4 +1,4 @@
-"""The order of images in class-balanced and in repeated batches, as a function of the step."""
+"""Classes of equal and of unequal size: balanced and repeated batches, long tails."""
 
 from collections.abc import Callable
 
@@ -96,3 +96,42 @@ def repeated_order(num_examples: int, batch_size: int, seed: int) -> Callable[[i
         return places[skipped : skipped + batch_size]
 
     return batch
+
+
+def long_tail(labels: np.ndarray, imbalance_factor: float, seed: int) -> np.ndarray:
+    """Draws images so that the classes' sizes fall exponentially.
+
+        n_c = floor(n factor^(-c / (C - 1)))
+
+    of class c = 0 .. C - 1, where n is the size of the smallest class, so that the first class
+    keeps n images and the last one n / factor.
+
+    Args:
+        labels: int [N], from 0 to C - 1 with C >= 2.
+        imbalance_factor: at least 1.
+        seed: int >= 0, of the images that are drawn.
+
+    Returns:
+        int [n], places in `labels`, ascending.
+
+    Raises:
+        ValueError: if a class would be left without images.
+
+    Reference:
+        Cui et al. 2019, section 5.1, and Cao et al. 2019, "Learning Imbalanced Datasets with
+        Label-Distribution-Aware Margin Loss" (CIFAR-10-LT and CIFAR-100-LT). Differs: they take the
+        first images of a shuffled order, so that the images are others.
+    """
+    members = [np.flatnonzero(labels == label) for label in range(labels.max() + 1)]
+    largest, last = min(map(len, members)), len(members) - 1
+    counts = [int(largest * imbalance_factor ** (-label / last)) for label in range(last + 1)]
+    if counts[-1] < 1:
+        raise ValueError(
+            f"imbalance_factor must be at most {largest}, the images of a class. Received: "
+            f"{imbalance_factor:g}."
+        )
+    drawn = [
+        np.random.default_rng([seed, 3, label]).permutation(own)[:count]
+        for label, (own, count) in enumerate(zip(members, counts, strict=True))
+    ]
+    return np.sort(np.concatenate(drawn))

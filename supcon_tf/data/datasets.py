@@ -34,7 +34,7 @@ from supcon_tf.data.splits import (
     hide_labels,
 )
 from supcon_tf.data.table import read_table
-from supcon_tf.data.tfds import open_tfds
+from supcon_tf.data.tfds import LONG_TAILED, open_tfds
 
 
 def open_dataset(
@@ -51,12 +51,14 @@ def open_dataset(
     copies: Copies | None = None,
     labels_per_class: int | None = None,
     labelled_fraction: float | None = None,
+    imbalance_factor: float | None = None,
 ) -> ImageDataset:
     """Opens a data set.
 
     Args:
         name: "digits", a name that TensorFlow Datasets knows (prepared, or downloaded now),
-            "folder:PATH", or "csv:FILE" or "jsonl:FILE", tables with a path and a label a row.
+            "cifar10_lt" or "cifar100_lt" (of them a long-tailed part), "folder:PATH", or
+            "csv:FILE" or "jsonl:FILE", tables with a path and a label a row.
         data_dir: where TensorFlow Datasets keeps its files; '' for its default.
         image_size_px: side of the square images to make; None for the data set's own, or 64.
         holdout_fraction: for a folder without train/ and test/ (here and below: or a table without
@@ -74,6 +76,8 @@ def open_dataset(
         labels_per_class: training images of each class, drawn from the seed, whose labels may be
             used; the others become `unlabelled`. None for all.
         labelled_fraction: the same as a share in (0, 1] of each class.
+        imbalance_factor: of a long-tailed data set: images of its largest class per image of its
+            smallest, in training; None for 100. Which images they are depends on the seed.
 
     Returns:
         The data set; no image is in memory.
@@ -90,12 +94,18 @@ def open_dataset(
         bad_images=bad_images,
         copies=copies,
     )
+    if imbalance_factor is not None and name not in LONG_TAILED:
+        raise UserError(
+            f"imbalance_factor is for {', '.join(LONG_TAILED)}. Received: {imbalance_factor:g} "
+            f"with dataset={name!r}. Leave it out."
+        )
     if own_data(name):
         own = check_and_split(list_own(name, data_dir), how)
         dataset = _of_own_images(name, image_size_px, own)
     else:
         _refuse_settings_of_own_images(name, how)
-        dataset = open_tfds(name, data_dir or None, image_size_px, validation_fraction, seed)
+        sizes = image_size_px, validation_fraction, seed, imbalance_factor
+        dataset = open_tfds(name, data_dir or None, *sizes)
     return hide_labels(dataset, labels_per_class, labelled_fraction, seed)
 
 
@@ -147,6 +157,7 @@ def from_config(
         copies=copies,
         labels_per_class=config.labels_per_class,
         labelled_fraction=config.labelled_fraction,
+        imbalance_factor=config.imbalance_factor,
     )
 
 

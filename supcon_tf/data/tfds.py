@@ -10,9 +10,12 @@ from sklearn.model_selection import train_test_split
 from supcon_tf.config.dataset_names import own_data_advice
 from supcon_tf.core.errors import UserError, suggestion
 from supcon_tf.data import digits
-from supcon_tf.data.balance import places_by_class
+from supcon_tf.data.balance import long_tail, places_by_class
 from supcon_tf.data.splits import DEFAULT_IMAGE_SIZE_PX, ImageDataset, Split
 
+# Data sets whose training split is a part of another's, with classes of unequal size.
+LONG_TAILED = {"cifar10_lt": "cifar10", "cifar100_lt": "cifar100"}
+_IMBALANCE = 100.0
 _SHUFFLE_BYTES = 256 * 2**20
 # Up to so many training images, the validation set is drawn from each class in proportion.
 _DRAWN_ONE_BY_ONE = 200_000
@@ -24,9 +27,11 @@ def open_tfds(
     image_size_px: int | None,
     validation_fraction: float,
     seed: int,
+    imbalance_factor: float | None = None,
 ) -> ImageDataset:
     """Opens the embedded digits or a data set of TensorFlow Datasets; see `open_dataset`."""
-    builder = digits.prepare(data_dir) if name == "digits" else _prepared_builder(name, data_dir)
+    source = LONG_TAILED.get(name, name)
+    builder = digits.prepare(data_dir) if name == "digits" else _prepared_builder(source, data_dir)
     image, label = _check_features(name, builder)
     splits = builder.info.splits
     held_out = [split for split in ("test", "validation") if split in splits]
@@ -42,6 +47,10 @@ def open_tfds(
     height, width = image.shape[:2]
     native = height if height and height == width else None
     train, validation = _tfds_split(builder, "train", native), None
+    if name in LONG_TAILED:
+        train = _long_tailed(
+            train, _IMBALANCE if imbalance_factor is None else imbalance_factor, seed
+        )
     if validation_fraction:
         train, validation = _set_aside(builder, train, validation_fraction, seed)
     return ImageDataset(
@@ -53,6 +62,14 @@ def open_tfds(
         image_size_px=image_size_px or native or DEFAULT_IMAGE_SIZE_PX,
         validation=validation,
     )
+
+
+def _long_tailed(train, factor, seed):
+    try:
+        places = long_tail(train.labels(), factor, seed)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    return train.subset(places, f"{train.fingerprint} long tail {factor:g} {seed}")
 
 
 def _set_aside(builder, train, fraction, seed):
@@ -119,7 +136,7 @@ def _prepared_builder(name, data_dir):
 
 
 def _similar(name):
-    known = ["digits", *tfds.list_builders(with_community_datasets=False)]
+    known = ["digits", *LONG_TAILED, *tfds.list_builders(with_community_datasets=False)]
     return suggestion(name, known).strip() or "Give digits, cifar10, folder:PATH, ..."
 
 

@@ -4,10 +4,15 @@ import dataclasses
 import sys
 from pathlib import Path
 
+import keras
+
 from supcon_tf.engine import checkpoints
 
-# What the best epoch is chosen by, and whether more is better.
+# What the best epoch of pretraining is chosen by, and whether more is better.
 BEST_METRICS = {"knn_top1": True, "loss": False}
+# Of fine-tuning: the share of validation images that are classified correctly.
+VALIDATION_TOP1 = "validation_top1"
+_MORE_IS_BETTER = {**BEST_METRICS, VALIDATION_TOP1: True}
 
 History = dict[str, list[float | None]]
 
@@ -36,9 +41,9 @@ def best_epoch(history: History, metric: str) -> int | None:
 
     Args:
         history: one value, or None, per epoch for each metric.
-        metric: a key of `BEST_METRICS`.
+        metric: a key of `BEST_METRICS`, or `VALIDATION_TOP1`.
     """
-    sign = 1 if BEST_METRICS[metric] else -1
+    sign = 1 if _MORE_IS_BETTER[metric] else -1
     scored = [(sign * v, -e) for e, v in enumerate(history.get(metric, ())) if v is not None]
     return -max(scored)[1] if scored else None
 
@@ -48,7 +53,7 @@ def forget_lost(history: History, metric: str, folder: Path, steps_per_epoch: in
 
     Args:
         history: as in `best_epoch`; what is gone becomes None.
-        metric: a key of `BEST_METRICS`.
+        metric: as in `best_epoch`.
         folder: the stage's folder of checkpoints.
         steps_per_epoch: batches per epoch.
     """
@@ -58,3 +63,25 @@ def forget_lost(history: History, metric: str, folder: Path, steps_per_epoch: in
             return
         print(f"the checkpoint of the best epoch, {best + 1}, is gone", file=sys.stderr)
         history[metric][best] = None
+
+
+def restore_best(
+    model: keras.Model, history: History, metric: str, folder: Path, steps_per_epoch: int
+) -> int | None:
+    """Puts the weights of the best epoch back.
+
+    Args:
+        model: as it was trained.
+        history: as in `best_epoch`.
+        metric: as in `best_epoch`; '' for none.
+        folder: the stage's folder of checkpoints.
+        steps_per_epoch: batches per epoch.
+
+    Returns:
+        The epoch, from 0 on; None where none is wanted, or none has been scored.
+    """
+    best = best_epoch(history, metric) if metric else None
+    if best is not None:
+        with model.distribute_strategy.scope():
+            checkpoints.restore(folder, (best + 1) * steps_per_epoch, model)
+    return best

@@ -138,10 +138,8 @@ def _write(
     unseen = _encode(bundle, new.held_out, batch_size)
     features, labels = (np.concatenate(parts) for parts in zip(old, unseen, strict=True))
     probabilities = _probabilities(model, features)
-    before = _servable(bundle, read_head(bundle.model), None, bundle.class_names)
-    top1 = added_scores.top1_scores(
-        _probabilities(before, old[0]), probabilities, labels, class_names
-    )
+    before = _probabilities_before(bundle, old[0])
+    top1 = added_scores.top1_scores(before, probabilities, labels, class_names)
     added_scores.check_top1(top1, config.min_top1)
     model.save(path)
     _write_index_images(path, bundle, new.support, class_names)
@@ -164,6 +162,12 @@ def _write(
     }
     finish_bundle(path, metadata, {**bundle.metrics, "added": scores})
     return scores
+
+
+def _probabilities_before(bundle: Bundle, features: np.ndarray) -> np.ndarray:
+    """What the bundle itself gives for features of its held-out images."""
+    head = read_head(bundle.model)
+    return _probabilities(_servable(bundle, head, None, bundle.class_names), features)
 
 
 def _encode(bundle: Bundle, split: Split, batch_size: int) -> Images:

@@ -6,6 +6,8 @@ from supcon_tf.config.dataset_names import without_place
 from supcon_tf.stages.tables import format_table, percent
 
 _WORST_CLASSES = 5
+# Settings that say where something lay on somebody's machine.
+_PLACES = ("dataset", "data_dir", "encoder_weights", "initial_run")
 
 
 def model_card(metadata: Mapping, metrics: Mapping) -> str:
@@ -63,7 +65,7 @@ def _recipe(metadata):
         [f"{stage}: {name}", f"{value}"]
         for stage in ("pretrain", "classifier")
         for name, value in metadata["settings"].get(stage, {}).items()
-        if value not in (None, "", {}) and name not in ("dataset", "data_dir", "encoder_weights")
+        if value not in (None, "", {}) and name not in _PLACES
     ]
     made = metadata["training"]["pretrain"]
     versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
@@ -78,9 +80,10 @@ def _scores(metrics):
     parts = [export_table(metrics["export"]) + _failed(metrics["export"])]
     test = metrics.get("test")
     if test:
-        parts.append(
-            f"k-NN top-1 on {test['images']:,} held-out images: {percent(test['knn_top1'])}."
-        )
+        tuned = "fine_tuned" in metrics.get("classifier", {})
+        whose = " (features of the encoder before it was fine-tuned)" * tuned
+        top1 = percent(test["knn_top1"])
+        parts.append(f"k-NN top-1 on {test['images']:,} held-out images{whose}: {top1}.")
         known = {name: top1 for name, top1 in test.get("per_class", {}).items() if top1 is not None}
         worst = sorted(known.items(), key=lambda item: item[1])[:_WORST_CLASSES]
         of = {  # Runs that were evaluated before have no counts.

@@ -3,7 +3,6 @@
 import sys
 from pathlib import Path
 
-import keras
 import numpy as np
 import tensorflow as tf
 from scipy.special import softmax
@@ -25,6 +24,7 @@ from supcon_tf.exporting.index import build_index, index_scores, write_index_ima
 from supcon_tf.exporting.layout import HELD_OUT, check_name, next_version, write_sums
 from supcon_tf.exporting.reload_export import median_ms
 from supcon_tf.exporting.servable import Head, Index, of_keras
+from supcon_tf.networks.heads import features_of
 from supcon_tf.stages.features import encode_split, inference_function
 from supcon_tf.stages.run_directory import RunDirectory
 
@@ -79,7 +79,7 @@ def export(config: ExportConfig) -> dict:
 
 
 def _write_bundle(bundle, target, run, dataset, model, config):
-    encoder = keras.Model(model.input, model.output["features"])
+    encoder = features_of(model)
     features = _Features(encoder, model.get_layer("logits"), config.batch_size)
     held_out, labels = features(dataset.test, config.verify_images)
     unseen = features(dataset.validation) if dataset.validation is not None else None

@@ -2,10 +2,10 @@
 
 import abc
 
-import keras
 import tensorflow as tf
 
 from supcon_tf.engine.method import Method
+from supcon_tf.losses.class_balance import BalancedCrossEntropy
 from supcon_tf.losses.labels import class_ids, static_or_dynamic
 from supcon_tf.networks.copies import frozen_copy
 from supcon_tf.networks.heads import build_classifier, classification_head
@@ -39,9 +39,7 @@ class ClassifyingMethod(Method, abc.ABC):
         self.classification_head.build(encoder.output_shape)
         if self.ema_momentum is not None:
             self.ema_head = frozen_copy(self.classification_head, encoder.output_shape)
-        self.cross_entropy = keras.losses.CategoricalCrossentropy(
-            from_logits=True, label_smoothing=label_smoothing
-        )
+        self.cross_entropy = BalancedCrossEntropy(label_smoothing)
 
     def averaged_networks(self):
         """As the base's, and the classifier."""
@@ -58,9 +56,9 @@ class ClassifyingMethod(Method, abc.ABC):
         logits, weights = outputs["logits"], outputs.get("sample_weight")
         _, num_views, num_classes = logits.shape
         labels = class_ids(outputs["labels"], static_or_dynamic(logits))
-        targets = tf.one_hot(tf.repeat(labels, num_views), num_classes)
+        labels = tf.repeat(labels, num_views)
         weights = None if weights is None else tf.repeat(tf.reshape(weights, [-1]), num_views)
-        return self.cross_entropy(targets, tf.reshape(logits, [-1, num_classes]), weights)
+        return self.cross_entropy(labels, tf.reshape(logits, [-1, num_classes]), weights)
 
     def kept(self):
         """The encoder, and the classifier that was trained with it."""

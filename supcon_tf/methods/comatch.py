@@ -1,7 +1,4 @@
-"""CoMatch: pseudo-labels and embeddings that regularize each other.
-
-Li, Xiong and Hoi 2021, "CoMatch: Semi-supervised Learning with Contrastive Graph Regularization".
-"""
+"""CoMatch: pseudo-labels and embeddings that regularize each other (Li, Xiong and Hoi 2021)."""
 
 import dataclasses
 
@@ -53,10 +50,11 @@ class CoMatch(ClassifyingMethod):
         ValueError: if `settings` need a moving average or a bank, and there is none.
 
     Reference:
-        Li et al. 2021, algorithm 1. Differs: smoothing begins once the bank is full, and in the
-        authors' code after six steps or, for ImageNet, one epoch; the projection head has ReLU, not
-        LeakyReLU; the moving average follows quickly at first and averages batch norm's statistics,
-        which the teacher uses.
+        Li et al. 2021, "CoMatch: Semi-supervised Learning with Contrastive Graph Regularization",
+        algorithm 1. Differs: smoothing begins once the bank is full, and in the authors' code after
+        six steps or, for ImageNet, one epoch; the projection head has ReLU, not LeakyReLU; the
+        moving average follows quickly at first and averages batch norm's statistics, which the
+        teacher uses.
     """
 
     def __init__(
@@ -297,4 +295,6 @@ def _steps_per_epoch(dataset, config):
     return _unlabelled(dataset).num_examples // (ratio * config.batch_size)
 
 
-SPEC = MethodSpec(_build, _stream, _steps_per_epoch, (CoMatchSettings,), comparable_loss=False)
+SPEC = MethodSpec(
+    _build, _stream, _steps_per_epoch, (CoMatchSettings,), comparable_loss=False, own_batches=True
+)

@@ -3,6 +3,7 @@
 import keras
 
 from supcon_tf.engine.batches import encode_views, unpack_views
+from supcon_tf.losses.class_balance import BalancedCrossEntropy, loss_balance
 from supcon_tf.methods.classifying import ClassifyingMethod
 from supcon_tf.methods.spec import MethodSpec, Parts
 from supcon_tf.networks.heads import project_views
@@ -18,14 +19,25 @@ class CrossEntropyModel(ClassifyingMethod):
         encoder: a built model from images [N, H, W, C] to features [N, F].
         num_classes: int >= 2.
         label_smoothing: float in [0, 1).
+        class_weights: float [C], of each class in the loss; None for 1.
+        logit_offsets: float [C], added to the logits in the loss alone; None for 0.
         **kwargs: as `Method`.
 
     Raises:
         ValueError: if an argument is out of range.
     """
 
-    def __init__(self, encoder, num_classes, label_smoothing=0.0, **kwargs):
+    def __init__(
+        self,
+        encoder,
+        num_classes,
+        label_smoothing=0.0,
+        class_weights=None,
+        logit_offsets=None,
+        **kwargs,
+    ):
         super().__init__(encoder, ("cross_entropy",), num_classes, label_smoothing, **kwargs)
+        self.cross_entropy = BalancedCrossEntropy(label_smoothing, class_weights, logit_offsets)
 
     def forward(self, batch, training=True):
         """Logits [b, V, C] and labels [b]."""
@@ -37,9 +49,30 @@ class CrossEntropyModel(ClassifyingMethod):
         """Cross entropy of every view."""
         return {"cross_entropy": self.cross_entropy_of_views(outputs)}
 
+    def get_config(self):
+        """The constructor's arguments."""
+        loss = self.cross_entropy
+        own = {"class_weights": loss.weights, "logit_offsets": loss.offsets}
+        return {**super().get_config(), **own}
 
-def _build(parts: Parts, *, label_smoothing=0.0):
-    return CrossEntropyModel(parts.encoder, parts.num_classes, label_smoothing, **parts.engine)
+
+def _build(
+    parts: Parts,
+    *,
+    label_smoothing=0.0,
+    class_weights=None,
+    class_weights_beta=None,
+    logit_adjustment=0.0,
+):
+    balance = loss_balance(parts.class_counts, class_weights, class_weights_beta, logit_adjustment)
+    return CrossEntropyModel(
+        parts.encoder,
+        parts.num_classes,
+        label_smoothing,
+        balance["weights"],
+        balance["offsets"],
+        **parts.engine,
+    )
 
 
 SPEC = MethodSpec(_build)

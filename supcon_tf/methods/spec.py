@@ -6,13 +6,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from supcon_tf.config import PretrainConfig
 from supcon_tf.core.errors import UserError
 from supcon_tf.data.augment import AUGMENTATIONS, WHOLE, Share
 from supcon_tf.data.splits import ImageDataset
-from supcon_tf.data.streams import views
+from supcon_tf.data.streams import balanced, views
 from supcon_tf.data.views import Position, Views
 from supcon_tf.engine.method import Method
 from supcon_tf.networks.heads import ProjectionHead
@@ -30,6 +31,7 @@ class Parts:
         num_classes: classes of the data set.
         steps_per_epoch: steps per epoch.
         dtype: dtype policy of the heads.
+        labels: gives the labels int [N] of the training split; None where a method is only checked.
 
     Attributes:
         encoder, num_classes, steps_per_epoch, dtype: the arguments.
@@ -44,6 +46,7 @@ class Parts:
         num_classes: int,
         steps_per_epoch: int,
         dtype: str = "float32",
+        labels: Callable[[], np.ndarray] | None = None,
     ):
         self.encoder, self.num_classes, self.steps_per_epoch = encoder, num_classes, steps_per_epoch
         self.batch_size = config.batch_size
@@ -53,6 +56,13 @@ class Parts:
             "ema_momentum": config.ema_momentum,
         }
         self._config, self.dtype, self._asked = config, dtype, set()
+        self._labels = labels
+
+    def class_counts(self) -> np.ndarray:
+        """The labelled training images of each class, int64 [C]; 1 where there are no data."""
+        if self._labels is None:
+            return np.ones(self.num_classes, np.int64)
+        return np.bincount(self._labels(), minlength=self.num_classes)
 
     def stages(self) -> Stages:
         """The stages of the encoder.
@@ -120,13 +130,29 @@ class Parts:
 def _views_of(split, dataset, config, first_step, share):
     kind = Views(AUGMENTATIONS[config.augmentation], config.num_views, dataset.image_size_px)
     position = Position(config.seed, first_step, share)
-    return views(split, kind, batch_size=config.batch_size, position=position)
+    if config.classes_per_batch is None:
+        return views(split, kind, batch_size=config.batch_size, position=position)
+    if split is not dataset.train:
+        raise ValueError(
+            "class-balanced batches need labels, and some training images have none. Received: "
+            f"classes_per_batch={config.classes_per_batch}. Leave it out."
+        )
+    return balanced(
+        split,
+        kind,
+        classes_per_batch=config.classes_per_batch,
+        images_per_class=config.images_per_class,
+        position=position,
+    )
 
 
 def views_of_training_images(
     dataset: ImageDataset, config: PretrainConfig, first_step: int, share: Share
 ) -> tf.data.Dataset:
-    """The usual stream: `(views [B, V, S, S, 3], labels [B])` of the labelled training images."""
+    """The usual stream: `(views [B, V, S, S, 3], labels [B])` of the labelled training images.
+
+    With `classes_per_batch` its batches are class-balanced, and an epoch has as many of them.
+    """
     return _views_of(dataset.train, dataset, config, first_step, share)
 
 
@@ -173,6 +199,8 @@ class MethodSpec:
         steps_per_epoch: from the data set and the configuration to the steps per epoch.
         comparable_loss: whether the losses of two epochs can be compared; not where terms come
             and go, or depend on what a bank holds.
+        own_batches: whether the stream composes its batches in its own way, so that those of
+            `classes_per_batch` are not for it.
         settings: callables whose keyword arguments are the method's settings beside those of
             `build` and `stream`; `build` then takes any.
     """
@@ -182,6 +210,7 @@ class MethodSpec:
     steps_per_epoch: Callable[..., int] = one_pass_over_training_images
     settings: tuple[Callable, ...] = ()
     comparable_loss: bool = True
+    own_batches: bool = False
 
     def defaults(self) -> dict[str, Any]:
         """The settings that the method takes, and their defaults."""

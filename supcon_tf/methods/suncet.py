@@ -264,4 +264,6 @@ def _stream(
     )
 
 
-SPEC = MethodSpec(_build, _stream, one_pass_over_all_images, comparable_loss=False)
+SPEC = MethodSpec(
+    _build, _stream, one_pass_over_all_images, comparable_loss=False, own_batches=True
+)

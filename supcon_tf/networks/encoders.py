@@ -1,24 +1,31 @@
-"""Encoders by name: our residual networks, any model of keras.applications, any `.keras` file.
+"""Encoders by name: our residual networks, keras.applications, keras_hub, any `.keras` file.
 
 All take images in [0, 1] and give one feature vector per image. An encoder saved as `.keras` loads
 wherever Keras is, without this package.
 """
 
-import contextlib
-import difflib
-import inspect
 import os
-import warnings
 import zipfile
-from collections.abc import Callable
 
 import keras
-import numpy as np
-from keras import layers
 
 from supcon_tf.core.errors import UserError
 from supcon_tf.core.files import check_readable
 from supcon_tf.networks import resnet
+from supcon_tf.networks.applications import (
+    APPLICATION,
+    IMAGENET,
+    build_application,
+    find_application,
+)
+from supcon_tf.networks.hub import HUB, build_hub_encoder, check_hub
+from supcon_tf.networks.loading import (
+    as_features,
+    check_output,
+    described,
+    load_weights,
+    reading,
+)
 from supcon_tf.networks.wide_resnet import WIDE_ENCODERS, build_wide_resnet
 
 # Builders by name.
@@ -26,7 +33,6 @@ ENCODERS = {
     **dict.fromkeys(resnet.ENCODERS, resnet.build_resnet),
     **dict.fromkeys(WIDE_ENCODERS, build_wide_resnet),
 }
-_APPLICATION, _LIST = "applications:", "https://keras.io/api/applications"
 
 
 def check_encoder(name: str, width_multiplier: float = 1.0, weights: str = "") -> None:
@@ -41,14 +47,16 @@ def check_encoder(name: str, width_multiplier: float = 1.0, weights: str = "") -
         UserError: if `name` is unknown, a file is missing or not of its kind, or a setting would
             have no effect.
     """
-    if name.startswith(_APPLICATION):
-        _application(name)
+    if name.startswith(APPLICATION):
+        find_application(name)
+    elif name.startswith(HUB):
+        check_hub(name)
     elif name.endswith(".keras"):
         _check_saved(name)
     elif name not in ENCODERS:
         raise UserError(
-            f"encoder must be one of {', '.join(ENCODERS)}, {_APPLICATION}NAME for a model of "
-            f"keras.applications, or the path of a .keras file. Received: {name!r}."
+            f"encoder must be one of {', '.join(ENCODERS)}, {APPLICATION}NAME for a model of "
+            f"keras.applications, {HUB}PRESET, or the path of a .keras file. Received: {name!r}."
         )
     if name not in ENCODERS and width_multiplier != 1:
         raise UserError(
@@ -71,8 +79,9 @@ def build_encoder(
               `build_wide_resnet` for their form;
             * `applications:NAME`, such as `applications:MobileNetV2`: a model of
               `keras.applications`, in any case of letters, with global average pooling and
-              without its classifier. It maps the images to what that application expects.
-              Nothing is ever downloaded;
+              without its classifier. It maps the images to what that application expects;
+            * `keras_hub:PRESET`: the backbone of a preset of the package keras_hub, with the
+              preset's weights, which that package downloads unless PRESET is a folder;
             * the path of a `.keras` file: a model from images [B, S, S, 3] in [0, 1] (S may be
               unknown) to features [B, F], or to a feature map [B, H, W, C], which gets global
               average pooling. Python lambdas in it are refused. Its layers keep their weights
@@ -80,8 +89,9 @@ def build_encoder(
         image_size_px: side S of the square input.
         width_multiplier: factor > 0 on all channels of a residual network; 1 for the others.
         weights: path of a local `.weights.h5` or `.h5` file for `load_weights`: the residual
-            network's, or the application's own (`include_top=False`); empty for random weights,
-            and with a `.keras` file. Keras's download of EfficientNetB0 to B7 comes with one more
+            network's, or the application's own (`include_top=False`); for an application also
+            `imagenet`, which Keras downloads; empty for random weights, with a `.keras` file and
+            with a preset. Keras's download of EfficientNetB0 to B7 comes with one more
             rescaling, by 1 / sqrt(standard deviation), in the model; a file does not bring it.
 
     Returns:
@@ -97,60 +107,15 @@ def build_encoder(
         for the residual networks.
     """
     check_encoder(name, width_multiplier, weights)
-    if name.startswith(_APPLICATION):
-        return _build_application(name, image_size_px, weights)
+    if name.startswith(APPLICATION):
+        return build_application(name, image_size_px, weights)
+    if name.startswith(HUB):
+        return build_hub_encoder(name, image_size_px)
     if name.endswith(".keras"):
         return _load_encoder(name, image_size_px)
     encoder = ENCODERS[name](name, image_size_px, width_multiplier)
-    _load_weights(encoder, name, weights)
+    load_weights(encoder, name, weights)
     return encoder
-
-
-def _application(name) -> Callable:
-    """The function of keras.applications that `applications:NAME` means."""
-    # Models are the only functions there that begin with a capital letter.
-    known = {key.lower(): key for key in dir(keras.applications) if key[0].isupper()}
-    wanted = name.removeprefix(_APPLICATION).lower()
-    if wanted not in known:
-        close = difflib.get_close_matches(wanted, known, n=1)
-        hint = (
-            f"did you mean {_APPLICATION}{known[close[0]]}?" if close else f"choose one of {_LIST}."
-        )
-        raise UserError(f"keras.applications has no such model; {hint} Received: {name!r}.")
-    return getattr(keras.applications, known[wanted])
-
-
-def _build_application(name, image_size_px, weights):
-    builder = _application(name)
-    shape = (image_size_px, image_size_px, 3)
-    try:
-        application = builder(include_top=False, weights=None, input_shape=shape, pooling="avg")
-    except ValueError as error:  # Each model has a least size of its own.
-        raise UserError(
-            f"{name} cannot be built for images of {image_size_px} pixels: {_reason(error)}. "
-            f"Received: image_size_px={image_size_px}."
-        ) from error
-    _load_weights(application, name, weights)
-    images = keras.Input(shape, name="images")
-    features = application(_preprocess(images, inspect.getmodule(builder).preprocess_input))
-    return keras.Model(images, _as_features(features), name=builder.__name__)
-
-
-def _preprocess(images, function):
-    """Applies an application's `preprocess_input` to images in [0, 1], with Keras's own layers.
-
-    Each of these functions (Keras calls them "tf", "torch", "caffe", and unchanged [0, 255]) is
-    affine in each channel, and may reverse the channels. So its values at black, red, green and
-    blue say all about it.
-    """
-    black = function(np.zeros((1, 3)), data_format="channels_last")
-    colors = function(255 * np.eye(3), data_format="channels_last")
-    matrix = colors - black  # [3 in, 3 out], with one value in each row and column
-    if matrix[0, 0] == 0:
-        images = keras.ops.flip(images, axis=-1)
-    scale, offset = matrix.sum(axis=0).tolist(), black[0].tolist()
-    # In float32 also under mixed precision: half precision is coarser than pixels are.
-    return layers.Rescaling(scale, offset, dtype="float32", name="preprocess")(images)
 
 
 def _check_saved(path):
@@ -164,21 +129,21 @@ def _check_saved(path):
 
 
 def _load_encoder(path, image_size_px):
-    with _reading(f"the encoder cannot be loaded from {path}", path):
+    with reading(f"the encoder cannot be loaded from {path}", path):
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
     shape = (image_size_px, image_size_px, 3)
     _check_input(model, path, shape)
     if isinstance(model, keras.Sequential):
         model = keras.Model(model.inputs[0], model.outputs[0], name=model.name)
     images = keras.Input(shape, name="images")
-    with _reading(f"{path} cannot take images of {image_size_px} pixels", image_size_px):
+    with reading(f"{path} cannot take images of {image_size_px} pixels", image_size_px):
         # The model may want its one input in a list or dictionary.
         output = model(keras.tree.map_structure(lambda _: images, model.input))
-    _check_output(output, path)
+    check_output(output, path)
     as_is = isinstance(model.input, keras.KerasTensor) and model.input.shape == (None, *shape)
     if as_is and output.dtype == "float32" and len(output.shape) == 2:
         return model
-    return keras.Model(images, _as_features(output), name="encoder")
+    return keras.Model(images, as_features(output), name="encoder")
 
 
 def _check_input(model, path, shape):
@@ -195,68 +160,25 @@ def _check_input(model, path, shape):
     if not fits:
         raise UserError(
             f"{path} must have one input, float {[None, *shape]}; choose a model or an image size "
-            f"that fits. Received: {_described(inputs)}."
+            f"that fits. Received: {described(inputs)}."
         )
-
-
-def _check_output(output, path):
-    fits = (
-        isinstance(output, keras.KerasTensor)
-        and keras.backend.is_float_dtype(output.dtype)
-        and len(output.shape) in (2, 4)
-        and output.shape[-1] is not None
-        and all(side is None or side > 0 for side in output.shape)
-    )
-    if not fits:
-        raise UserError(
-            f"{path} must have one output, float [B, F] or [B, H, W, C]; save the model with that "
-            f"output alone. Received: {_described(output)}."
-        )
-
-
-def _as_features(output):
-    """Float32 [B, F] from any float [B, F] or [B, H, W, C]."""
-    if len(output.shape) == 4:
-        return layers.GlobalAveragePooling2D(dtype="float32", name="features")(output)
-    return layers.Activation("linear", dtype="float32", name="features")(output)
-
-
-def _described(tensors):
-    return keras.tree.map_structure(lambda tensor: f"{tensor.dtype} {tensor.shape}", tensors)
 
 
 def _check_weights(name, weights):
-    if name.endswith(".keras"):
+    if name.endswith(".keras") or name.startswith(HUB):
+        kind = "a preset" if name.startswith(HUB) else "a .keras file"
         raise UserError(
-            f"weights must be empty where the encoder is a .keras file. Received: {weights!r}."
+            f"weights must be empty where the encoder is {kind}. Received: {weights!r}."
         )
+    if weights == IMAGENET:
+        if not name.startswith(APPLICATION):
+            raise UserError(
+                f"weights imagenet are for {APPLICATION}NAME. Received: the encoder {name!r}. Give "
+                "the path of a file for it."
+            )
+        return
     if not weights.endswith(".h5"):
         raise UserError(f"weights must be a .weights.h5 or .h5 file. Received: {weights!r}.")
     if not os.path.isfile(weights):
         raise UserError(f"no such weights file; give a local path. Received: {weights!r}.")
     check_readable(weights)
-
-
-def _load_weights(model, name, weights):
-    if weights:
-        with _reading(f"weights must be {name}'s own, without a classifier", weights):
-            model.load_weights(weights)
-
-
-@contextlib.contextmanager
-def _reading(problem, received):
-    """Turns whatever fails inside into a `UserError`: damaged files fail in many ways."""
-    with warnings.catch_warnings():
-        # Where a file lacks a layer's weights Keras may only warn, and leave them random.
-        warnings.filterwarnings("error", message="Skipping nested container")
-        try:
-            yield
-        except Exception as error:
-            raise UserError(f"{problem}: {_reason(error)}. Received: {received!r}.") from error
-
-
-def _reason(error):
-    """The first sentence of the innermost message."""
-    message = str(error).split("Exception encountered: ")[-1].strip()
-    first_line = (message.splitlines() or [type(error).__name__])[0]
-    return first_line.split(". ")[0].split("; Received")[0].rstrip(".:")

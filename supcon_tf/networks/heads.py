@@ -110,3 +110,8 @@ def build_classifier(encoder: keras.Model, head: keras.layers.Dense) -> keras.Mo
     images = keras.Input(encoder.input_shape[1:], name="images")
     features = encoder(images, training=False)
     return keras.Model(images, {"logits": head(features), "features": features}, name="classifier")
+
+
+def features_of(classifier: keras.Model) -> keras.Model:
+    """The encoder inside a classifier, from images [B, S, S, 3] to features [B, F]."""
+    return keras.Model(classifier.input, classifier.output["features"])

@@ -2,6 +2,12 @@
 
 import contextlib
 import random
+from pathlib import Path
+
+import keras
+
+from supcon_tf.core.errors import UserError
+from supcon_tf.networks.kept import load_kept
 
 
 @contextlib.contextmanager
@@ -16,3 +22,24 @@ def initial_weights(seed: int):
         yield
     finally:
         random.setstate(before)
+
+
+def take_weights(encoder: keras.Model, file: Path) -> None:
+    """Gives an encoder the weights of a kept one of the same layers.
+
+    Args:
+        encoder: gets the weights.
+        file: the other's `.keras` file; its images may be of another size.
+
+    Raises:
+        UserError: if it cannot be read, or its weights have other shapes.
+    """
+    kept = load_kept(file, is_classifier=False)
+    shapes = [[weight.shape for weight in model.weights] for model in (kept, encoder)]
+    if shapes[0] != shapes[1]:
+        raise UserError(
+            f"{file} is not of this encoder: {kept.count_params():,} parameters there, "
+            f"{encoder.count_params():,} here. Pass the --encoder and --width_multiplier of that "
+            "run."
+        )
+    encoder.set_weights(kept.get_weights())

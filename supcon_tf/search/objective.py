@@ -11,10 +11,10 @@ from supcon_tf.core.errors import UserError
 from supcon_tf.data.datasets import ImageDataset
 from supcon_tf.engine import checkpoints
 from supcon_tf.engine.devices import make_strategy
+from supcon_tf.engine.saving import restore_best
 from supcon_tf.stages.building import compiled_model, steps_per_epoch_of
 from supcon_tf.stages.classification import train_head
 from supcon_tf.stages.features import extract_features
-from supcon_tf.stages.pretraining import restore_best
 from supcon_tf.stages.run_directory import RunDirectory
 from supcon_tf.stages.scores import knn_predict, negative_log_likelihood
 
@@ -84,6 +84,6 @@ def _networks_so_far(run: RunDirectory, dataset: ImageDataset) -> Networks:
         if state is None:
             raise UserError(f"{run.path} has no checkpoint to score. Train it for an epoch first.")
         checkpoints.restore(folder, state.step, model)
-    restore_best(run, config, model, state.history, steps)
+    restore_best(model, state.history, config.best_metric, folder, steps)
     kept = model.kept()
     return kept["encoder"], kept["classifier"].get_layer("logits") if "classifier" in kept else None

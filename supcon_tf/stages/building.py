@@ -1,5 +1,8 @@
 """From a configuration to what is trained: networks, schedule, optimizer, compiled model."""
 
+from collections.abc import Callable
+from pathlib import Path
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -16,7 +19,7 @@ from supcon_tf.methods import METHODS
 from supcon_tf.methods.spec import Parts, given_settings
 from supcon_tf.networks.copies import training_copy
 from supcon_tf.networks.encoders import build_encoder
-from supcon_tf.networks.initial import initial_weights
+from supcon_tf.networks.initial import initial_weights, take_weights
 
 
 def schedule_of(config: PretrainConfig, steps: int):
@@ -80,6 +83,8 @@ def encoder_of(config: PretrainConfig, image_size_px: int, precision: str = "flo
     encoder = build_encoder(
         config.encoder, image_size_px, config.width_multiplier, config.encoder_weights
     )
+    if config.initial_run:
+        take_weights(encoder, Path(config.initial_run) / "encoder.keras")
     if not all(np.isfinite(np.sum(weight)) for weight in encoder.get_weights()):
         raise UserError(
             f"weights of the encoder are not finite. Received: {config.encoder!r}, weights "
@@ -89,7 +94,11 @@ def encoder_of(config: PretrainConfig, image_size_px: int, precision: str = "flo
 
 
 def method_of(
-    config: PretrainConfig, encoder: keras.Model, num_classes: int, steps_per_epoch: int
+    config: PretrainConfig,
+    encoder: keras.Model,
+    num_classes: int,
+    steps_per_epoch: int,
+    labels: Callable[[], np.ndarray] | None = None,
 ) -> Method:
     """The method of a configuration around an encoder.
 
@@ -98,6 +107,7 @@ def method_of(
         encoder: a built encoder.
         num_classes: classes of the data set.
         steps_per_epoch: steps per epoch.
+        labels: as `Parts` takes them.
 
     Raises:
         UserError: if the method is unknown, or a setting is wrong or has no effect on it.
@@ -112,7 +122,7 @@ def method_of(
                 f"method {config.method} has no argument {name!r}; it takes "
                 f"{', '.join(allowed) or 'none'}. Received: {name}={given[name]!r}."
             )
-    parts = Parts(config, encoder, num_classes, steps_per_epoch, config.precision)
+    parts = Parts(config, encoder, num_classes, steps_per_epoch, config.precision, labels)
     try:
         spec.check_kinds(given)
         method = spec.build_with(parts, given)
@@ -165,7 +175,8 @@ def compiled_model(
     """
     with initial_weights(config.seed):
         encoder = encoder_of(config, dataset.image_size_px, config.precision)
-        model = method_of(config, encoder, len(dataset.class_names), steps)
+        classes, labels = len(dataset.class_names), dataset.train.labels
+        model = method_of(config, encoder, classes, steps, labels)
     optimizer = optimizer_of(config, steps)
     if config.precision == "mixed_float16":
         optimizer = SharedLossScale(optimizer)

@@ -2,6 +2,7 @@
 
 import bisect
 from collections.abc import Callable
+from pathlib import Path
 
 import keras
 import tensorflow as tf
@@ -28,8 +29,10 @@ def settings_checks(config: PretrainConfig) -> list[Callable[[], None]]:
     """Checks that need no data; each raises `UserError`."""
     return [
         lambda: check_encoder(config.encoder, config.width_multiplier, config.encoder_weights),
+        lambda: _check_initial_run(config),
         lambda: check_augmentation(config.augmentation),
         lambda: _small_method(config, num_classes=2),
+        lambda: _check_balanced(config),
         lambda: _check_validation(config, config.may_have_validation()),
         lambda: _check_best_metric(config),
         lambda: _check_schedule(config),
@@ -46,6 +49,14 @@ def data_checks(
         lambda: checked_batch(config, dataset, replicas),
         lambda: _check_compile(config, replicas),
     ]
+
+
+def _check_initial_run(config: PretrainConfig) -> None:
+    if config.initial_run and not (Path(config.initial_run) / "encoder.keras").is_file():
+        raise UserError(
+            f"initial_run has no trained encoder. Received: {config.initial_run}. Finish that run "
+            "with --resume, or give another."
+        )
 
 
 def _small_method(config, num_classes):
@@ -88,9 +99,10 @@ def checked_batch(config: PretrainConfig, dataset: ImageDataset, replicas: int):
 
 def _check_steps(config, dataset):
     """Refuses a batch that an epoch does not fill, and says which it would."""
+    plain = config.replace(classes_per_batch=None, images_per_class=None)  # As long an epoch.
 
     def fills(size):
-        return steps_per_epoch_of(config.replace(batch_size=size), dataset) > 0
+        return steps_per_epoch_of(plain.replace(batch_size=size), dataset) > 0
 
     if fills(config.batch_size):
         return
@@ -162,6 +174,15 @@ def _check_schedule(config: PretrainConfig) -> None:
         raise UserError(
             f"decay_epochs must be below epochs ({config.epochs}). Received: "
             f"{config.decay_epochs!r}."
+        )
+
+
+def _check_balanced(config: PretrainConfig) -> None:
+    spec = METHODS.get(config.method)
+    if config.classes_per_batch is not None and spec and spec.own_batches:
+        raise UserError(
+            f"method {config.method} composes its own batches. Received: classes_per_batch="
+            f"{config.classes_per_batch}. Leave it out."
         )
 
 

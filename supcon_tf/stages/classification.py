@@ -1,4 +1,4 @@
-"""Stage 2: a linear classifier on the frozen encoder."""
+"""Stage 2: a classifier, linear on the frozen encoder or fine-tuned with it."""
 
 from pathlib import Path
 
@@ -12,26 +12,31 @@ from supcon_tf.data.views import sharding_off
 from supcon_tf.engine.loop import fit
 from supcon_tf.engine.optimizers import MomentumSGD
 from supcon_tf.engine.schedules import warmup_cosine
+from supcon_tf.losses.class_balance import BalancedCrossEntropy, loss_balance
 from supcon_tf.networks.heads import build_classifier, classification_head
 from supcon_tf.networks.initial import initial_weights
 from supcon_tf.stages import pictures
 from supcon_tf.stages.features import extract_features
+from supcon_tf.stages.fine_tuning import fine_tune
 from supcon_tf.stages.removal import check_there
 from supcon_tf.stages.run_directory import RunDirectory
 
 
 def train_classifier(config: ClassifierConfig) -> dict:
-    """Trains a linear classifier on the features of a run's frozen encoder.
+    """Trains a classifier of a run: linear on its frozen encoder, or with the encoder.
 
-    The features of the training split are computed once, without augmentation, and standardized
-    while the head learns; the standardization is then folded into the head, which so is a linear
-    layer on the encoder's own features.
+    For the linear one the features of the training split are computed once, without augmentation,
+    and standardized while the head learns; the standardization is then folded into the head, which
+    is then a linear layer on the encoder's own features. With `config.fine_tune` the encoder is
+    trained too: see `fine_tune`. The run's encoder.keras stays as it was.
 
     Args:
         config: the settings; `config.run_dir` holds the pretrained encoder.
 
     Returns:
-        The stage's scores, as in metrics.json: the last epoch's loss and training accuracy.
+        The stage's scores, as in metrics.json: loss and training accuracy of the epoch that is
+        kept; for a fine-tuned one also `fine_tuned` and, with validation images, `best_epoch` and
+        `validation_top1`.
 
     Raises:
         UserError: if the run has no encoder, its data changed, or a setting cannot be used.
@@ -40,22 +45,28 @@ def train_classifier(config: ClassifierConfig) -> dict:
         run.pretrain_config()
         run.check("classifier", config)
         dataset = run.open_dataset()
-        encoder = run.load_model("encoder")
-        features, labels = extract_features(encoder, dataset.train, progress="features")
-        run.begin("classifier", config, dataset.describe())
-        head, history = train_head(config, features, labels, len(dataset.class_names), run.path)
-        classifier = build_classifier(encoder, head)
+        train = fine_tune if config.is_fine_tuning() else _train_linear
+        classifier, metrics, history = train(config, run, dataset)
         check_there(run.path, classifier=classifier)
         run.save_model(classifier, "classifier")
-        metrics = {
-            "loss": history["loss"][-1],
-            "train_top1": history["accuracy"][-1],
-            "seconds": sum(history["seconds"]),
-        }
         run.record("classifier", metrics, history)
         title = pictures.curves_title(run.path.name, run.metrics())
         pictures.learning_curves(run.history(), run.pictures / "learning_curves.png", title)
         return metrics
+
+
+def _train_linear(config, run, dataset):
+    """As `fine_tune`, on the frozen encoder."""
+    encoder = run.load_model("encoder")
+    features, labels = extract_features(encoder, dataset.train, progress="features")
+    run.begin("classifier", config, dataset.describe())
+    head, history = train_head(config, features, labels, len(dataset.class_names), run.path)
+    metrics = {
+        "loss": history["loss"][-1],
+        "train_top1": history["accuracy"][-1],
+        "seconds": sum(history["seconds"]),
+    }
+    return build_classifier(encoder, head), metrics, history
 
 
 def train_head(
@@ -79,7 +90,16 @@ def train_head(
     """
     mean, scale = features.mean(axis=0), np.maximum(features.std(axis=0), 1e-3)
     steps = -(-len(labels) // config.batch_size)
-    model = _compiled_head(config, features.shape[1], num_classes, steps)
+    loss = BalancedCrossEntropy(
+        config.label_smoothing,
+        **loss_balance(
+            lambda: np.bincount(labels, minlength=num_classes),
+            config.class_weights,
+            config.class_weights_beta,
+            config.logit_adjustment,
+        ),
+    )
+    model = _compiled_head(config, features.shape[1], num_classes, steps, loss)
     standardized = (features - mean) / scale
     history = fit(
         model,
@@ -96,18 +116,19 @@ def train_head(
     return head, history
 
 
-def _compiled_head(config, num_features, num_classes, steps):
+def _compiled_head(config, num_features, num_classes, steps, loss):
+    total, warmup = config.epochs * steps, round(config.warmup_epochs * steps)
     with initial_weights(config.seed):
         head = classification_head(num_classes)
         model = keras.Sequential([keras.Input((num_features,)), head])
     model.compile(
         optimizer=MomentumSGD(
-            warmup_cosine(config.learning_rate, config.epochs * steps),
+            warmup_cosine(config.learning_rate, total, min(warmup, total - 1)),
             config.momentum,
             l2=config.weight_decay,
         ),
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
+        loss=loss,
+        metrics=[keras.metrics.SparseCategoricalAccuracy("accuracy")],
         jit_compile=False,
     )
     # Builds the metrics, which are part of the checkpoints.

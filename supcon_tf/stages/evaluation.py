@@ -14,9 +14,11 @@ from supcon_tf.core.errors import UserError
 from supcon_tf.core.interrupts import noting_interrupts
 from supcon_tf.data.labelled import open_labelled
 from supcon_tf.data.splits import ImageDataset, Split
+from supcon_tf.networks.heads import features_of
 from supcon_tf.stages import pictures
 from supcon_tf.stages.class_scores import below_chance, class_scores
 from supcon_tf.stages.features import extract_features
+from supcon_tf.stages.fine_tuning import is_fine_tuned
 from supcon_tf.stages.intervals import classification_intervals, share_interval
 from supcon_tf.stages.removal import check_there
 from supcon_tf.stages.run_directory import RunDirectory
@@ -93,7 +95,7 @@ def evaluate_run(config: EvaluateConfig) -> dict:
     if model is None:
         metrics |= intervals(config, metrics)
     else:
-        logits = model.get_layer("logits")(split_features).numpy()
+        logits = _logits(config, run, model, scored.split, split_features)
         metrics |= classifier_scores(logits, labels, dataset.class_names)
         metrics |= intervals(config, metrics)
         check_there(run.path)
@@ -101,6 +103,14 @@ def evaluate_run(config: EvaluateConfig) -> dict:
         remark(metrics["classes"])
     run.record(scored.name, metrics)
     return metrics
+
+
+def _logits(config, run, model, split, features):
+    """The classifier's logits, from the run's features unless it has some of its own."""
+    if is_fine_tuned(run):
+        encoder, size = features_of(model), config.batch_size
+        features, _ = extract_features(encoder, split, batch_size=size, progress="classifier")
+    return model.get_layer("logits")(features).numpy()
 
 
 def _scored(config: EvaluateConfig, run: RunDirectory, dataset: ImageDataset) -> Scored:

@@ -106,7 +106,9 @@ def add_networks(sheet: Sheet, config: PretrainConfig, model: Method) -> None:
     encoder, features = model.encoder.count_params(), model.encoder.output_shape[-1]
     own = {id(weight) for weight in model.encoder.weights}
     heads = sum(math.prod(w.shape) for w in model.trainable_weights if id(w) not in own)
-    value = f"{config.encoder}: {encoder:,} parameters, {features:,} features"
+    origin = config.initial_run or config.encoder_weights
+    begun = f"; begins from {origin}" if origin else ""
+    value = f"{config.encoder}: {encoder:,} parameters, {features:,} features{begun}"
     sheet.add("encoder", value, encoder_parameters=encoder)
     sheet.add("heads", f"{heads:,} parameters", head_parameters=heads)
 
@@ -130,7 +132,9 @@ def add_labels(sheet: Sheet, config: PretrainConfig, model: Method, dataset: Ima
     loss, views = getattr(model, "pairwise_loss", None), config.num_views
     if loss is None or config.batch_size > counts.sum():
         return
-    if getattr(loss, "uses_labels", True):
+    if getattr(loss, "uses_labels", True) and config.classes_per_batch:
+        _add_balanced_positives(sheet, config, loss)
+    elif getattr(loss, "uses_labels", True):
         _add_positives(sheet, config, loss, names, counts)
     else:
         value = f"{views - 1}: labels are not used"
@@ -138,6 +142,15 @@ def add_labels(sheet: Sheet, config: PretrainConfig, model: Method, dataset: Ima
         sheet.add(
             "  anchors without any", _percent(views == 1), share_without_positive=float(views == 1)
         )
+
+
+def _add_balanced_positives(sheet, config, loss) -> None:
+    images, views = config.images_per_class, config.num_views
+    positives = images if getattr(loss, "pairs_views", False) else images * views - 1
+    value = f"{positives}: batches of {config.classes_per_batch} classes x {images} images"
+    sheet.add("positives per anchor", value, positives=float(positives))
+    without = float(positives == 0)
+    sheet.add("  anchors without any", _percent(without), share_without_positive=without)
 
 
 def _add_positives(sheet, config, loss, names, counts) -> None:

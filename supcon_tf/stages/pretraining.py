@@ -9,10 +9,10 @@ from supcon_tf.config import PretrainConfig
 from supcon_tf.core.files import has_lost_lock
 from supcon_tf.core.provenance import code
 from supcon_tf.data.datasets import naming_lost_images
-from supcon_tf.engine import checkpoints, precision
+from supcon_tf.engine import precision
 from supcon_tf.engine.devices import make_strategy
 from supcon_tf.engine.loop import Watching, fit
-from supcon_tf.engine.saving import Saving, best_epoch
+from supcon_tf.engine.saving import Saving, restore_best
 from supcon_tf.engine.workers import agreed, check_alike, chief_first, everywhere, is_chief
 from supcon_tf.networks.initial import initial_weights
 from supcon_tf.stages import pictures
@@ -185,21 +185,13 @@ class _CollapseWatch:
         return epochs >= 5 or (epochs >= 2 and spread[-1] > -0.05)
 
 
-def restore_best(run, config, model, history, steps) -> int | None:
-    """Puts the weights of the best epoch back, where one is wanted; returns it, from 0 on."""
-    best = best_epoch(history, config.best_metric) if config.best_metric else None
-    if best is not None:
-        with model.distribute_strategy.scope():
-            checkpoints.restore(run.checkpoints("pretrain"), (best + 1) * steps, model)
-    return best
-
-
 def _keep(config, dataset, model, run, history, steps, maps, baseline) -> dict:
     """Saves scores, pictures and the models that the method keeps; returns the scores."""
     metrics = {"loss": history["loss"][-1], "seconds": sum(history["seconds"])}
     best = None
     if not has_lost_lock(run.path):  # Otherwise the last epoch's weights are what there is.
-        best = restore_best(run, config, model, history, steps)
+        saved = run.checkpoints("pretrain")
+        best = restore_best(model, history, config.best_metric, saved, steps)
     if best is not None:
         metrics |= {"best_epoch": best + 1, config.best_metric: history[config.best_metric][best]}
     if "knn_top1" in history:

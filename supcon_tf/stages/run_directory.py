@@ -2,9 +2,8 @@
 
 config.json     settings of each stage;  metrics.json, history.json  its scores and curves
 manifest.json   versions, seed, commit, data set, hardware and command line of each stage
-checkpoints/    <stage>/<step>/: weights, optimizer, metrics and curves
-encoder.keras   the trained encoder;  classifier.keras  encoder and linear head
-logs/           TensorBoard;  pictures/  PNG files;  evaluation/  CSV files of predictions
+checkpoints/    <stage>/<step>/;  logs/  TensorBoard;  pictures/  PNG;  evaluation/  CSV
+encoder.keras   the pretrained encoder;  classifier.keras  encoder (perhaps fine-tuned) and head
 """
 
 import contextlib
@@ -29,7 +28,7 @@ from supcon_tf.core.files import (
     writing,
 )
 from supcon_tf.core.keras_settings import check_keras
-from supcon_tf.core.provenance import is_manifest, manifest, resumption
+from supcon_tf.core.provenance import initial_run, is_manifest, manifest, resumption
 from supcon_tf.data.datasets import from_config
 from supcon_tf.data.splits import ImageDataset
 from supcon_tf.engine import checkpoints
@@ -180,7 +179,9 @@ class RunDirectory(contextlib.AbstractContextManager):
     def _entry(self, stage: str, config: RunConfig, dataset: dict) -> dict:
         """The stage's entry in the manifest: a new one, or that of the run to resume."""
         if not (config.resume and stage in self.stages()):
-            return manifest(config.seed, dataset)
+            source = getattr(config, "initial_run", "")
+            origin = {"initial_run": initial_run(source)} if source else {}
+            return {**manifest(config.seed, dataset), **origin}
         entry = self._stage_manifest(stage)
         self.check_same_data(stage, dataset)
         return {**entry, "resumed": [*entry.get("resumed", []), resumption()]}

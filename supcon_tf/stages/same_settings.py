@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from supcon_tf.config import RunConfig
+from supcon_tf.config import PretrainConfig, RunConfig
 from supcon_tf.core.errors import UserError
 
 
@@ -22,7 +22,13 @@ def check_same_settings(path: Path, kept: Mapping[str, Any], config: RunConfig) 
     before, now = {**type(config)().to_dict(), **kept}, config.to_dict()
     for name in sorted({*before, *now}):
         if before.get(name) != now.get(name):
+            advice = "Give the same settings, or another --run_dir."
+            if name == "epochs" and isinstance(config, PretrainConfig):
+                advice = (
+                    "The schedule of the learning rate depends on it. Begin another training from "
+                    f"this one's encoder, with --initial_run={path} and another --run_dir."
+                )
             raise UserError(
                 f"{path} holds another configuration: {name} was {before.get(name)!r}. "
-                f"Received: {now.get(name)!r}. Give the same settings, or another --run_dir."
+                f"Received: {now.get(name)!r}. {advice}"
             )

@@ -6,8 +6,10 @@ from conftest import write_images
 from sklearn.datasets import load_digits
 
 from supcon_tf import UserError, open_dataset
+from supcon_tf.data.balance import long_tail
 from supcon_tf.data.digits import write_digits
 from supcon_tf.data.images import decode
+from supcon_tf.data.tfds import LONG_TAILED
 
 
 def test_digits_are_scikit_learns(digits):
@@ -211,6 +213,47 @@ def test_the_validation_set_is_drawn_from_each_class_by_the_seed(kind, data_dir,
     assert [rest, held] == again
     assert held != other
     assert not {*held} & {*rest}
+
+
+def test_a_long_tail_has_the_published_sizes():
+    """CIFAR-10-LT of imbalance 100 has 12,406 images (Cao et al. 2019)."""
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(10), 5000))
+    places = long_tail(labels, 100.0, 0)
+    counts = np.bincount(labels[places])
+    assert counts.tolist() == [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]
+    assert len(set(places.tolist())) == 12_406
+    np.testing.assert_array_equal(places, long_tail(labels, 100.0, 0))
+    other = long_tail(labels, 100.0, 1)
+    assert np.bincount(labels[other]).tolist() == counts.tolist()
+    assert set(other.tolist()) != set(places.tolist())
+
+
+def test_a_long_tailed_data_set_is_a_part_of_anothers_training_split(tmp_path, monkeypatch):
+    Sorted(data_dir=str(tmp_path)).download_and_prepare()
+    monkeypatch.setitem(LONG_TAILED, "sorted_lt", "sorted")
+
+    def opened(**settings):
+        return open_dataset("sorted_lt", str(tmp_path), **settings)
+
+    found = opened(imbalance_factor=8.0)
+    assert found.name == "sorted_lt"
+    assert np.bincount(found.train.labels()).tolist() == [80, 10]
+    assert found.test.num_examples == 4
+    whole = [
+        encoded.numpy() for encoded, _ in open_dataset("sorted", str(tmp_path)).train.records()
+    ]
+    part = [encoded.numpy() for encoded, _ in found.train.records()]
+    assert len({*part}) == 90
+    assert {*part} < {*whole}
+    again, other = opened(imbalance_factor=8.0), opened(imbalance_factor=8.0, seed=1)
+    assert again.describe() == found.describe() != other.describe()
+    held = opened(imbalance_factor=8.0, validation_fraction=0.2)
+    assert np.bincount(held.train.labels()).tolist() == [64, 8]
+    assert np.bincount(held.validation.labels()).tolist() == [16, 2]
+    with pytest.raises(UserError, match="imbalance_factor must be at most 80, .*Received: 100"):
+        opened()
+    with pytest.raises(UserError, match="is for cifar10_lt.* Received: 8 with dataset='digits'"):
+        open_dataset("digits", imbalance_factor=8.0)
 
 
 class Sorted(tfds.core.GeneratorBasedBuilder):

@@ -14,7 +14,7 @@ from supcon_tf.cli import main
 from supcon_tf.cli.recipes import names
 from supcon_tf.config.flag_files import parse_arguments
 from supcon_tf.config.search import PLACEMENT, TuneConfig
-from supcon_tf.config.settings import checked
+from supcon_tf.config.settings import checked, default_of
 from supcon_tf.methods import METHODS
 
 PAGES = [
@@ -55,6 +55,8 @@ def kinds(command):
 def check_value(field, text):
     """Raises an error unless the setting takes the value; of a method its arguments are known."""
     kind = field.metadata["kind"]
+    if text == "none" and default_of(field) is None:
+        return
     if kind is dict:
         parse_arguments(text)
     elif kind is not bool:

@@ -82,7 +82,7 @@ def test_damaged_weights(tmp_path, name):
         (("applications:VGG16", 0.5), "width_multiplier applies to resnet8.*VGG16. Received: 0.5"),
         (("resnet8", 1.0, "a.ckpt"), "must be a .weights.h5 or .h5 file. Received: 'a.ckpt'"),
         (("resnet8", 1.0, "a.weights.h5"), "no such weights file.*Received: 'a.weights.h5'"),
-        (("applications:VGG16", 1.0, "imagenet"), "weights must be .*Received: 'imagenet'"),
+        (("resnet8", 1.0, "imagenet"), "imagenet are for applications:NAME. Received: .*resnet8"),
     ],
 )
 def test_check_refuses(arguments, message):

@@ -130,6 +130,15 @@ def test_positives_of_each_method(planned, digits):
     assert paired == pytest.approx(1 + (expected - 1) / 2)
 
 
+def test_positives_of_balanced_batches(planned):
+    balance = {"batch_size": 30, "classes_per_batch": 10, "images_per_class": 3}
+    found = planned(num_views=2, **balance)
+    assert found.problems == ()
+    assert found.numbers["positives"] == 5
+    assert dict(found.rows)["positives per anchor"] == "5: batches of 10 classes x 3 images"
+    assert planned(method="npairs", **balance).numbers["positives"] == 3
+
+
 def test_the_worst_class_is_named(planned, tmp_path):
     folder = write_images(tmp_path / "photos", ["common"], 40)
     write_images(folder, ["rare"], 5, seed=1)

@@ -21,6 +21,7 @@ from supcon_tf.stages.run_directory import RunDirectory
         ({"dataset": "cifar1000"}, "dataset is unknown. Received: 'cifar1000'"),
         ({"encoder": "vgg"}, "encoder must be one of .*Received: 'vgg'"),
         ({"method": "byol"}, "method must be one of .*Received: 'byol'"),
+        ({"initial_run": "none"}, "initial_run has no trained encoder. Received: .*none"),
         ({"augmentation": "rand"}, "augmentation must be one of .*Received: 'rand'"),
         ({"method_args": {"margin": 1.0}}, "margin needs denominator_mode"),
         (

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from supcon_tf import PretrainConfig, UserError
+from supcon_tf import ClassifierConfig, PretrainConfig, UserError
 from supcon_tf.stages.checks import settings_checks
 
 STUDIES = Path(__file__).resolve().parents[2] / "scripts" / "studies"
@@ -56,11 +56,32 @@ def test_every_arm_and_seed_is_run_once_and_shown(tiny, tmp_path):
     assert (tmp_path / "tiny.png").stat().st_size > 1000
 
 
+@pytest.mark.slow
+def test_arms_that_differ_in_the_classifier_share_a_pretraining(tiny, tmp_path):
+    study = dataclasses.replace(
+        tiny,
+        base={**tiny.base, "method": "supcon_out"},
+        arms={"linear": {}, "tuned": {}},
+        classifiers={"tuned": {"fine_tune": "1", "epochs": 2}},
+    )
+    report = running.run_study(study, 1, tmp_path / "runs")
+    linear, tuned = (tmp_path / "runs" / name / "0" for name in ("linear", "tuned"))
+    assert (linear / "encoder.keras").read_bytes() == (tuned / "encoder.keras").read_bytes()
+    assert json.loads((tuned / "metrics.json").read_text())["classifier"]["fine_tuned"] == "1"
+    assert report["arms"]["tuned"]["classifier"] == {"epochs": 2, "fine_tune": "1"}
+    scores = [arm["runs"][0]["scores"] for arm in report["arms"].values()]
+    assert scores[0]["knn_top1"] == scores[1]["knn_top1"]
+    assert scores[0]["nll"] != scores[1]["nll"]
+
+
 def test_the_studies_are_made_of_valid_settings():
     for study in comparisons.STUDIES.values():
         for arm in study.arms.values():
             for check in settings_checks(PretrainConfig(**{**study.base, **arm})):
                 check()
+        assert set(study.classifiers) <= set(study.arms)
+        for how in study.classifiers.values():
+            ClassifierConfig(**{**study.classifier, **how})
 
 
 def test_a_spread_and_the_epoch_where_a_curve_is_reached(tiny):
