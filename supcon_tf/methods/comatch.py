@@ -53,8 +53,7 @@ class CoMatch(ClassifyingMethod):
         Li et al. 2021, "CoMatch: Semi-supervised Learning with Contrastive Graph Regularization",
         algorithm 1. Differs: smoothing begins once the bank is full, and in the authors' code after
         six steps or, for ImageNet, one epoch; the projection head has ReLU, not LeakyReLU; the
-        moving average follows quickly at first and averages batch norm's statistics, which the
-        teacher uses.
+        moving average follows quickly at first and includes batch norm's statistics.
     """
 
     def __init__(
@@ -69,6 +68,7 @@ class CoMatch(ClassifyingMethod):
             raise ValueError(f"a bank needs bank_size of at least 1. Received: {bank_size}.")
         self.projection_head, self.settings = projection_head, made
         self.bank_size, self.ramp_steps = bank_size, ramp_steps
+        self.consistency = keras.losses.CategoricalCrossentropy(from_logits=True)
         dim = 0
         if made.embeds:
             if not projection_head.built:
@@ -148,7 +148,7 @@ class CoMatch(ClassifyingMethod):
         """The weighted terms."""
         _, pseudo_labels = self._label(outputs)
         confident = tf.cast(self._confident(pseudo_labels), tf.float32)
-        consistency = self.cross_entropy(pseudo_labels, outputs["strong_logits"], confident)
+        consistency = self.consistency(pseudo_labels, outputs["strong_logits"], confident)
         terms = {
             "supervised": self.cross_entropy_of_views(outputs),
             "pseudo_label": self.settings.pseudo_label_weight * consistency,
