@@ -3,6 +3,7 @@
 import bisect
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -42,8 +43,11 @@ def settings_checks(config: PretrainConfig) -> list[Callable[[], None]]:
 
 def data_checks(
     config: PretrainConfig, dataset: ImageDataset, replicas: int
-) -> list[Callable[[], None]]:
-    """Checks against the data and the devices; each raises `UserError`."""
+) -> list[Callable[[], Any]]:
+    """Checks against the data and the devices; each raises `UserError`.
+
+    One of them returns the specs of a batch, the others None.
+    """
     return [
         lambda: _check_validation(config, dataset.validation is not None),
         lambda: checked_batch(config, dataset, replicas),

@@ -114,9 +114,8 @@ class _Planner:
         self.dataset = self.attempt(self.run.open_checked, self.config)
         if self.dataset:
             found = self.config, self.dataset, self.replicas
-            self.batch = self.attempt(checks.checked_batch, *found)
-            for check in checks.data_checks(*found):
-                self.attempt(check)
+            batches = [self.attempt(check) for check in checks.data_checks(*found)]
+            self.batch = next(filter(None, batches), None)
             self.attempt(self._check_same_data)
 
     def _check_same_data(self):
