@@ -227,15 +227,11 @@ def crashing(monkeypatch, tmp_path):
     return crash
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "how", "said"),
     [
-        pytest.param(
-            "tflite_int8",
-            "os.kill(os.getpid(), signal.SIGABRT)",
-            "was ended by signal 6 ",
-            marks=pytest.mark.slow,
-        ),
+        ("tflite_int8", "os.kill(os.getpid(), signal.SIGABRT)", "was ended by signal 6 "),
         ("tflite_float32", "raise RuntimeError('no operator')", "fails .RuntimeError: no operator"),
     ],
 )
