@@ -3,7 +3,8 @@
     python _loss_worker.py KIND PATH N
 
 KIND is `ours:LOSS:blocks` (what a user gets), `ours:LOSS:full` (our loss with the whole matrix),
-`ours:plain:full` (L_out as written in the paper), `supcontrast` (PATH is its checkout) or `pml`.
+`ours:plain:full` (L_out as written in the paper), `supcontrast` (PATH is its checkout) or
+`pml:LOSS`. LOSS is a method's name; after triplet, perhaps with its mining, as in triplet_hard.
 Prints a line of JSON when ready; then, for each line read, runs a forward and backward pass and
 prints `{"seconds": ..., "extra_bytes": ...}`: the peak of resident memory over what was resident
 before the first pass at this size, compilation included.
@@ -48,8 +49,13 @@ def plain_formula(labels, embeddings):
     return tf.reduce_mean(-tf.reduce_sum(positives * log_probability, axis=1) / counts)
 
 
+def mining_of(name):
+    """The mining of a triplet loss."""
+    return name.removeprefix("triplet").removeprefix("_") or "semi_hard"
+
+
 def ours(name, path):
-    """A step of one of our losses under XLA, as the training step runs it."""
+    """A step of one of our losses, compiled where the training step is: on a GPU."""
     import tensorflow as tf
 
     from supcon_tf.losses import blocks, supcon
@@ -57,9 +63,14 @@ def ours(name, path):
 
     if path == "full":
         blocks.sizes = supcon.sizes = lambda: dataclasses.replace(blocks.ON_CPU, matrix=2**40)
-    loss = plain_formula if name == "plain" else METHODS[name].settings[0]()
+    if name == "plain":
+        loss = plain_formula
+    elif name.startswith("triplet"):
+        loss = METHODS["triplet"].settings[0](mining=mining_of(name))
+    else:
+        loss = METHODS[name].settings[0]()
 
-    @tf.function(jit_compile=True)
+    @tf.function(jit_compile=bool(tf.config.list_physical_devices("GPU")))
     def step(labels, embeddings):
         with tf.GradientTape() as tape:
             tape.watch(embeddings)
@@ -85,9 +96,7 @@ def peer(kind, path):
         loss = SupConLoss(temperature=0.1, base_temperature=0.1)
         arguments = lambda x, y: (x, y)  # noqa: E731
     else:
-        from pytorch_metric_learning.losses import SupConLoss
-
-        loss = SupConLoss(temperature=0.1)
+        loss = metric_learning(path)
         arguments = lambda x, y: (x.flatten(0, 1), y.repeat_interleave(VIEWS))  # noqa: E731
 
     def run(embeddings, labels):
@@ -99,6 +108,27 @@ def peer(kind, path):
     return run, lambda embeddings, labels: (torch.tensor(embeddings), torch.tensor(labels))
 
 
+def metric_learning(name):
+    """The loss of pytorch-metric-learning that is ours, or the nearest to it."""
+    from pytorch_metric_learning import distances, losses, miners
+
+    if not name.startswith("triplet"):
+        loss = {
+            "supcon_out": lambda: losses.SupConLoss(temperature=0.1),
+            "max_margin": lambda: losses.ContrastiveLoss(pos_margin=0, neg_margin=1),
+            "npairs": losses.NPairsLoss,
+        }
+        return loss[name]()
+    squared = distances.LpDistance(normalize_embeddings=True, power=2)
+    loss = losses.TripletMarginLoss(margin=0.2, distance=squared)
+    miner = {
+        "all": lambda: None,
+        "hard": lambda: miners.BatchHardMiner(distance=squared),
+        "semi_hard": lambda: miners.TripletMarginMiner(0.2, "semihard", distance=squared),
+    }[mining_of(name)]()
+    return lambda x, y: loss(x, y, miner(x, y) if miner else None)
+
+
 def _status(name):
     with open("/proc/self/status") as file:
         return next(1024 * int(line.split()[1]) for line in file if line.startswith(name))
@@ -107,7 +137,7 @@ def _status(name):
 def main(kind, path, num_rows):
     """Builds the step, warms it up on a small batch, then obeys."""
     first, *rest = kind.split(":")
-    run, load = ours(*rest) if first == "ours" else peer(first, path)
+    run, load = ours(*rest) if first == "ours" else peer(first, path or "".join(rest))
     run(*load(*make_batch(64)))
     batch = load(*make_batch(int(num_rows)))
     with open("/proc/self/clear_refs", "w") as file:

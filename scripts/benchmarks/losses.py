@@ -21,6 +21,9 @@ _WORKER = Path(__file__).with_name("_loss_worker.py")
 # The whole matrix of more rows than this would not fit into an ordinary machine several times over.
 _FULL_ROWS = 8192
 _MOST_REPEATS = 30
+_MININGS = ("all", "hard", "semi_hard")
+# Losses of pytorch-metric-learning that are ours, or the nearest to it: see `_loss_worker.py`.
+_OF_PML = ("supcon_out", "max_margin", "npairs", *(f"triplet_{mining}" for mining in _MININGS))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,20 +33,24 @@ class BenchmarkConfig(Config):
     output_dir: str = setting("runs/benchmark_losses", "Where the results are written.")
     sizes: str = setting("512,1024,2048,4096,8192,16384,32768,65536", "Rows, two views an image.")
     losses: str = setting(
-        "supcon_out,supcon_in,simclr,triplet,npairs,max_margin", "Losses, by method name."
+        "supcon_out,supcon_in,simclr,triplet_all,triplet_hard,triplet_semi_hard,npairs,max_margin",
+        "Losses, by method name; triplet also with its mining.",
     )
     repeats: int = setting(5, "Timed steps of each contestant, at least.", at_least=1)
     max_seconds: float = setting(60.0, "Leave out what a step is expected to exceed.", above=0)
-    peer: str = setting("", "supcontrast:PATH (a checkout) or pml, timed beside supcon_out.")
+    peer: str = setting(
+        "", "supcontrast:PATH (a checkout), timed beside supcon_out; or pml, beside its losses."
+    )
     peer_python: str = setting("", "Python that can import the peer ('': this one).")
 
 
 def _contestants(config, loss, rows, expected):
     """Kinds to run at this size, without those expected to take too long."""
     kinds = [f"ours:{loss}:blocks"] + [f"ours:{loss}:full"] * (rows <= _FULL_ROWS)
-    if loss == "supcon_out" and rows <= _FULL_ROWS:
-        kinds.append("ours:plain:full")
-        kinds += [config.peer.partition(":")[0]] * bool(config.peer)
+    if rows <= _FULL_ROWS:
+        kinds += ["ours:plain:full"] * (loss == "supcon_out")
+        kinds += [f"pml:{loss}"] * (config.peer == "pml" and loss in _OF_PML)
+        kinds += ["supcontrast"] * (config.peer.startswith("supcontrast") and loss == "supcon_out")
     return [kind for kind in kinds if expected.get(kind, 0) <= config.max_seconds]
 
 
@@ -131,6 +138,7 @@ def main(config):
     from supcon_tf.stages.tables import format_table
 
     known = [name for name, spec in METHODS.items() if spec.settings]
+    known += [f"triplet_{mining}" for mining in _MININGS]
 
     sizes = [int(size) for size in config.sizes.split(",")]
     losses = config.losses.split(",")

@@ -31,7 +31,7 @@ class EvaluateConfig(Config):
     )
     dataset: str = setting(
         "",
-        "In their place other images: folder:PATH, or a TensorFlow Datasets name.",
+        "Other images instead: folder:PATH, csv:FILE, jsonl:FILE, or a TensorFlow Datasets name.",
         any_bytes=True,
     )
     data_dir: str = setting("", "Where TensorFlow Datasets keeps data ('': its own default).")

@@ -119,7 +119,7 @@ def _check_settings(listing, how):
     if how.validation_fraction and "validation" in listing.splits:
         raise UserError(
             f"validation_fraction is for images without a split validation. Received: "
-            f"{how.validation_fraction}, with {listing.what}. Leave it out."
+            f"{how.validation_fraction}, with {listing.what}. Pass --validation_fraction=0."
         )
     if how.holdout_by == "image":
         return
