@@ -87,9 +87,8 @@ def ours(task):
 
     def stream_of(part):
         stream = building.stream_of(config, dataset)()
-        if part != "prefetched":
-            return stream
-        return stream.apply(tf.data.experimental.prefetch_to_device("/GPU:0", 2))
+        ahead = tf.data.experimental.prefetch_to_device("/GPU:0", 2)
+        return stream.apply(ahead) if part == "prefetched" else stream
 
     def pull(batches):
         next(batches)
@@ -179,7 +178,6 @@ def supcontrast(task):
 
     sys.path.insert(0, task["path"])
     from losses import SupConLoss
-    from networks.resnet_big import SupConResNet
 
     settings = task["settings"]
     torch.set_num_threads(len(os.sched_getaffinity(0)))
@@ -188,13 +186,7 @@ def supcontrast(task):
     torch.backends.cudnn.benchmark = True  # As its training script.
     torch.set_float32_matmul_precision("high")  # TF32 on a GPU, as TensorFlow.
     half = settings["precision"] == "mixed_bfloat16"
-    model = SupConResNet(settings["encoder"], head="mlp")
-    if settings["image_size_px"] >= _IMAGENET_STEM_PX:
-        import torchvision
-
-        model.encoder = getattr(torchvision.models, settings["encoder"])()
-        model.encoder.fc = torch.nn.Identity()
-    model = model.to(device, memory_format=torch.channels_last).train()
+    model = _supcontrast_network(settings).to(device, memory_format=torch.channels_last).train()
     network = torch.compile(model) if task.get("torch_compile") else model
     loss = SupConLoss(settings["temperature"], base_temperature=settings["temperature"])
     optimizer = torch.optim.SGD(
@@ -221,6 +213,20 @@ def supcontrast(task):
     parameters = sum(parameter.numel() for parameter in model.parameters())
     asked = {"alone": lambda seconds: _repeat(step, float(seconds))}
     return step, asked, {"parameters": parameters, "versions": {"torch": torch.__version__}}
+
+
+def _supcontrast_network(settings):
+    """Its encoder and projection head; from the size of ImageNet's images on, torchvision's."""
+    import torch
+    from networks.resnet_big import SupConResNet
+
+    model = SupConResNet(settings["encoder"], head="mlp")
+    if settings["image_size_px"] >= _IMAGENET_STEM_PX:
+        import torchvision
+
+        model.encoder = getattr(torchvision.models, settings["encoder"])()
+        model.encoder.fc = torch.nn.Identity()
+    return model
 
 
 def device_bytes():
