@@ -34,7 +34,7 @@ def test_from_a_folder_of_images_to_a_prediction(script, tmp_path):
     for name, flags, said in steps:
         finished = script(name, *flags)
         assert finished.returncode == 0, finished.stderr
-        assert said in finished.stdout
+        assert said in finished.stdout + finished.stderr
         assert "Warning:" not in finished.stderr
 
     metrics = json.loads((run_dir / "metrics.json").read_text())
