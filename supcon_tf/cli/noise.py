@@ -1,7 +1,7 @@
-"""Known remarks of libraries, kept off standard error.
+"""Keeps known log messages of libraries off standard error.
 
-TensorFlow Lite and libjpeg write them past Python and past every log level, libjpeg again whenever
-it reads a damaged file.
+TensorFlow Lite and libjpeg write them past Python and every log level; libjpeg does so whenever it
+reads a damaged file.
 """
 
 import contextlib
@@ -22,10 +22,10 @@ _END_SECONDS = 2.0
 
 @contextlib.contextmanager
 def without_remarks():
-    """Lets what C and C++ code writes to standard error pass a filter.
+    """Filters the output of C and C++ code on standard error.
 
-    The filter is a process of its own: where this one is killed or crashes, the last words still
-    come through. Python's own lines do not pass it. Nothing is filtered where there is no grep.
+    The filter is a separate process: if this one is killed or crashes, its last words still come
+    through. Python's own lines bypass the filter. Without grep nothing is filtered.
     """
     command = shutil.which("grep")
     if command is None:
@@ -33,7 +33,7 @@ def without_remarks():
         return
     sys.stderr.flush()
     terminal, given = os.dup(2), sys.stderr
-    # In a session of its own, so that Ctrl-C ends it after the lines that it causes here.
+    # In its own session, so that Ctrl-C does not end it before this process has written its lines.
     grep = subprocess.Popen(
         [command, "--line-buffered", "--text", "-vE", "|".join(_REMARKS)],
         stdin=subprocess.PIPE,
@@ -51,6 +51,6 @@ def without_remarks():
         sys.stderr.flush()
         sys.stderr = given
         os.dup2(terminal, 2)
-        with contextlib.suppress(subprocess.TimeoutExpired):  # Another process may write to it.
+        with contextlib.suppress(subprocess.TimeoutExpired):  # Another process may hold it open.
             grep.wait(_END_SECONDS)
         os.close(terminal)

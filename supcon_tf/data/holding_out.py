@@ -1,4 +1,4 @@
-"""Hold-outs from a user's own images: stratified by class; what is tied together stays together."""
+"""Hold-out splits of a user's own images, stratified by class; tied files stay together."""
 
 import itertools
 import math
@@ -15,16 +15,16 @@ from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 from supcon_tf.core.errors import UserError
 
 Example = tuple[str, str]  # File name relative to the root, class name.
-# Shares are rounded to those of so many folds, where whole groups are held out.
+# Where whole groups are held out, shares are rounded to those of at most this many folds.
 _MOST_FOLDS = 10
 
 
 def tie(names: Sequence[str], ties: Iterable[Sequence[str]]) -> dict[str, int]:
-    """Numbers files so that those which must stay together, directly or by others, share one.
+    """Numbers files so that those tied together, directly or through others, share a number.
 
     Args:
-        names: of the files.
-        ties: names that must stay together; other names among them are passed over.
+        names: names of the files.
+        ties: groups of names that must stay together; unknown names in them are ignored.
 
     Returns:
         The number of each file.
@@ -46,16 +46,16 @@ def hold_out(
     setting: str,
     unit_of: Mapping[str, int],
 ) -> tuple[list[Example], list[Example]]:
-    """Holds a share of every class out.
+    """Holds out a share of every class.
 
     Args:
-        what: of the images, for the error, such as "folder photos".
+        what: name of the images, for the error, such as "folder photos".
         examples: file and label of each image.
         fraction: share in (0, 1).
-        seed: which ones are held out.
-        setting: the setting to blame.
-        unit_of: as `tie` numbers the files: files of one number count once, in the class of their
-            first, and stay on one side.
+        seed: decides which ones are held out.
+        setting: the setting to name in the error.
+        unit_of: number of each file, from `tie`; files that share a number count once, in the class
+            of the first of them, and stay on one side.
 
     Returns:
         The other examples and those held out, each in a fixed order.
@@ -67,7 +67,7 @@ def hold_out(
     labels = [unit[0][1] for unit in units]
     counts = {label: 0 for _, label in examples} | Counter(labels)
     rarest, count = min(counts.items(), key=lambda item: item[1])
-    # One image of each class on either side, at least.
+    # At least one image of each class on either side.
     needed = math.ceil(1 / min(fraction, 1 - fraction))
     if count < needed:
         once = ", copies counted once" * (len(units) < len(examples))
@@ -82,7 +82,7 @@ def hold_out(
 
 
 def _units(examples, unit_of):
-    """The examples of each number, in the order of their first."""
+    """The examples grouped by number, in the order of first appearance."""
     units: dict[int, list[Example]] = {}
     for example in examples:
         units.setdefault(unit_of[example[0]], []).append(example)
@@ -97,15 +97,15 @@ def hold_out_groups(
     setting: str,
     group_of: Mapping[str, int],
 ) -> tuple[list[Example], list[Example]]:
-    """Holds whole groups out, so that the share of each class is near the one wanted.
+    """Holds out whole groups, so that the share of each class is near `fraction`.
 
     Args:
-        what: of the images, for the error.
+        what: name of the images, for the error.
         examples: file and label of each image.
         fraction: share in (0, 1).
-        seed: which groups are held out.
-        setting: the setting that wants them held out.
-        group_of: number of each file's group, as `tie` gives it.
+        seed: decides which groups are held out.
+        setting: the setting to name in the error.
+        group_of: number of each file's group, from `tie`.
 
     Returns:
         The other examples and those held out, each in a fixed order.
@@ -140,14 +140,14 @@ def hold_out_groups(
 
 
 def _shares(fraction, groups):
-    """Shares that whole folds can have: the nearest first, then larger ones up to a half."""
+    """Shares that whole folds can have: first the nearest, then larger ones up to a half."""
     near = Fraction(fraction).limit_denominator(min(_MOST_FOLDS, groups))
     most = min(int(1 / fraction), groups)
     return [near or Fraction(1, most), *(Fraction(1, folds) for folds in range(most, 1, -1))]
 
 
 def _held_groups(labels, groups, share, wanted, seed):
-    """Whether each example is held out, bool [N]; None where that leaves a class on one side."""
+    """Whether each example is held out, bool [N]; None if a class would be on one side only."""
     if share.denominator > np.unique(labels, return_counts=True)[1].max():
         return None
     folds = StratifiedGroupKFold(share.denominator, shuffle=True, random_state=seed)

@@ -13,11 +13,11 @@ from supcon_tf.data.images import InvalidImage, decode_checked
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
 HEIC_EXTENSIONS = (".heic", ".heif")  # Read by the optional package pillow-heif.
 _HEIC_ADVICE = "pip install supcon_tf[heic]"
-_JUNK = {"thumbs.db", "desktop.ini", "__macosx"}  # What systems leave, beside hidden files.
+_JUNK = {"thumbs.db", "desktop.ini", "__macosx"}  # Left behind by operating systems.
 
 
 def is_junk(name: str) -> bool:
-    """Whether a file or folder is hidden, or left there by the system and not by the user."""
+    """Whether a file or folder is hidden, or was left behind by the operating system."""
     return name.startswith(".") or name.lower() in _JUNK
 
 
@@ -27,12 +27,12 @@ def has_heic() -> bool:
 
 
 def extensions() -> tuple[str, ...]:
-    """The endings of the files that are images here, in lower case."""
+    """The extensions of files that count as images here, in lower case."""
     return EXTENSIONS + HEIC_EXTENSIONS * has_heic()
 
 
 def is_heic(path: Path) -> bool:
-    """Whether a file is named as HEIC."""
+    """Whether a file has a HEIC extension."""
     return path.suffix.lower() in HEIC_EXTENSIONS
 
 
@@ -43,7 +43,7 @@ def files_in(folder: Path, refuse: bool = True) -> list[Path]:
 
     Args:
         folder: its path.
-        refuse: whether a folder that cannot be read is an error; otherwise it is passed over.
+        refuse: whether a folder that cannot be read is an error; otherwise it is skipped.
 
     Raises:
         OSError: if it, or a folder in it, cannot be read.
@@ -60,10 +60,10 @@ def files_in(folder: Path, refuse: bool = True) -> list[Path]:
 
 
 def images_in(folder: Path) -> list[Path]:
-    """The files that are named like images in a folder, at any depth, in a fixed order.
+    """The files in a folder with an image extension, at any depth, in a fixed order.
 
-    A file that cannot be looked at, such as a link that leads nowhere, is found unreadable later,
-    and named.
+    A file that cannot be inspected, such as a dangling link, is included; it is found unreadable
+    later, and named.
 
     Args:
         folder: its path.
@@ -75,7 +75,7 @@ def images_in(folder: Path) -> list[Path]:
 
 
 def images_among(files: Iterable[Path]) -> list[Path]:
-    """Those of some files that are named like images, in a fixed order."""
+    """The files that have an image extension, in a fixed order."""
     known = extensions()
     return sorted(file for file in files if file.suffix.lower() in known)
 
@@ -94,7 +94,7 @@ def ignored_line(ignored: Iterable[Path]) -> str | None:
         ignored: files that are not used.
 
     Returns:
-        The line; None where there are no such files.
+        The line; None if there are no such files.
     """
     counts = Counter(_kind(file) for file in ignored)
     if not counts:
@@ -111,20 +111,20 @@ def _kind(file):
 
 
 def others_in(folder: Path) -> str:
-    """A sentence, with a space before, about the files of a folder without images; '' for none."""
+    """A sentence, after a space, on the files in a folder without images; '' if it has none."""
     ignored = ignored_line(files_in(folder, refuse=False))
     return f" {ignored}." if ignored else ""
 
 
 def decodable(content: bytes, path: Path) -> bytes:
-    """The content of an image file as `decode` takes it: that of HEIC files as PNG, upright.
+    """The content of an image file in a form that `decode` takes: HEIC becomes an upright PNG.
 
     Args:
-        content: of the file.
-        path: its name, whose ending tells HEIC files.
+        content: content of the file.
+        path: its name, whose extension identifies HEIC files.
 
     Raises:
-        InvalidImage: if it is a HEIC file that cannot be decoded, or not without pillow-heif.
+        InvalidImage: if it is a HEIC file that cannot be decoded, or pillow-heif is missing.
     """
     return _heic_as_png(content) if is_heic(path) else content
 
@@ -137,7 +137,7 @@ def _heic_as_png(content):
     if not pillow_heif.is_supported(content):
         return content  # Perhaps another format under this name.
     try:
-        # Of 8 bits; turned as the file says; the primary one where there are several.
+        # In 8 bits; rotated as the file specifies; the primary image if there are several.
         image = pillow_heif.read_heif(content).to_pillow().convert("RGB")
     except (OSError, ValueError, RuntimeError, EOFError) as error:
         raise InvalidImage(
@@ -151,10 +151,10 @@ def _heic_as_png(content):
 def fault_in(content: bytes, path: Path) -> str | None:
     """The reason why an image file cannot be used, as a sentence; None for a sound one.
 
-    Damage that a decoder repairs by itself, as JPEG's does within a picture, is not noticed.
+    Damage that a decoder conceals, as JPEG's does within a picture, goes unnoticed.
 
     Args:
-        content: of the file.
+        content: content of the file.
         path: its name.
     """
     try:

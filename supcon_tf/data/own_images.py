@@ -1,4 +1,4 @@
-"""A user's own images, however they are listed: checked, and split."""
+"""Checks and splits a user's own images, whether a folder or a table lists them."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -20,19 +20,19 @@ UNLABELED_FOLDER = "unlabeled"
 
 @dataclasses.dataclass(frozen=True)
 class Listing:
-    """Images as a folder or a table lists them; none has been read.
+    """Images as a folder or a table lists them; none has been read yet.
 
     Attributes:
-        what: what messages call it, such as "folder photos".
-        root: folder that the files' names are relative to.
-        splits: examples by split: of "all", to be divided, or of "train" and "test"; perhaps of
-            "unlabeled", of class ''.
-        group_of: what `holdout_by=folder` keeps together, by file; a file that is not in it is a
-            group of its own.
-        group_source: where groups would come from, for the error where there are none.
-        undivided: what would not be divided into train and test, for an error.
+        what: its name in messages, such as "folder photos".
+        root: folder to which the file names are relative.
+        splits: examples by split: "all", which is still to be divided, or "train" and "test";
+            perhaps also "unlabeled", whose examples have the class ''.
+        group_of: by file, the group that `holdout_by=folder` keeps together; a file that is not in
+            it forms a group by itself.
+        group_source: where groups would come from, for the error if there are none.
+        undivided: description of such a listing without train and test, for an error.
         remarks: lines about the listing itself.
-        labels_in_names: whether a file of another class would have another name.
+        labels_in_names: whether the name of a file depends on its class.
     """
 
     what: str
@@ -65,10 +65,10 @@ class OwnImages:
     Attributes:
         listing: where they come from.
         class_names: in order.
-        splits: examples of "train", "test" and, where there are some, "validation", "unlabeled".
+        splits: examples of "train", "test" and, if there are any, "validation" and "unlabeled".
         bad_images: files left out.
-        copies: names of files of one content, two or more at a time.
-        remarks: lines that a user should see, where the images were checked now.
+        copies: groups of two or more file names with the same content.
+        remarks: lines for the user; none if the images had been checked before.
     """
 
     listing: Listing
@@ -100,7 +100,7 @@ def check_and_split(listing: Listing, how: Splitting) -> OwnImages:
         raise UserError(
             f"class {lost[0]!r} of {listing.what} has no readable image. Add some, or remove it."
         )
-    known = how.bad_images is not None  # Then all of it was said when they were found.
+    known = how.bad_images is not None  # Then all was reported when they were found.
     remarks = [] if known else [*listing.remarks, *found, *held]
     return OwnImages(listing, class_names, splits, list(faults), copies, remarks)
 
@@ -118,7 +118,7 @@ def _check_settings(listing, how):
         )
     if how.validation_fraction and "validation" in listing.splits:
         raise UserError(
-            f"validation_fraction is for images without a split validation. Received: "
+            f"validation_fraction is for images without a validation split. Received: "
             f"{how.validation_fraction}, with {listing.what}. Pass --validation_fraction=0."
         )
     if how.holdout_by == "image":
@@ -136,10 +136,10 @@ def _check_settings(listing, how):
 
 
 def check_classes(what: str, splits: Mapping[str, Sequence[Example]]) -> list[str]:
-    """Returns the class names, once every split is known to have them all.
+    """Returns the class names, after checking that every split has all of them.
 
     Args:
-        what: of the images, for the error.
+        what: name of the images, for the error.
         splits: labelled examples by split.
 
     Raises:
@@ -162,7 +162,7 @@ def check_classes(what: str, splits: Mapping[str, Sequence[Example]]) -> list[st
 
 
 def _check_files(listing, how, names):
-    """The faults by name, and the copies; of those found before, only the names are known."""
+    """The faults by file name, and the copies; of faults found earlier only the names are known."""
     if how.bad_images is not None:
         return dict.fromkeys(how.bad_images, ""), how.copies or []
     faults, copies = check_images(listing.root, names)
@@ -186,10 +186,10 @@ def _remarks(splits, faults, copies):
 
 
 def _split(listing, how, splits, copies):
-    """The splits, divided as wanted, and lines about what was held out.
+    """The splits, divided as requested, and lines about the images held out.
 
-    Copies, and with `holdout_by=folder` the files of a group, stay together: of the unlabelled
-    images, those that are tied to held-out ones are left out.
+    Copies stay together, and with `holdout_by=folder` so do the files of a group. Unlabelled images
+    that are tied to held-out ones are left out.
     """
     names = [name for examples in splits.values() for name, _ in examples]
     groups: dict[str, list[str]] = {}
@@ -223,7 +223,7 @@ def _split(listing, how, splits, copies):
 
 
 def _share_line(split, rest, held, unit_of):
-    """How much of the images and groups a split of whole groups has."""
+    """A line on the share of images and groups in a split of whole groups."""
     images = len(rest) + len(held)
     groups, own = (len({unit_of[name] for name, _ in part}) for part in (rest + held, held))
     return (

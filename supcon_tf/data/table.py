@@ -1,7 +1,7 @@
-"""A table of a user's own images: CSV, or JSON Lines, with a row for each image.
+"""Tables of a user's own images: CSV or JSON Lines, with one row per image.
 
-Columns, or keys: path (relative to the table's folder, or absolute), label, and perhaps split
-(train, validation, test) and group (what holdout_by=folder keeps together).
+Columns or keys: path (relative to the table's folder, or absolute), label, and optionally split
+(train, validation, test) and group (images that holdout_by=folder keeps together).
 """
 
 import csv
@@ -20,7 +20,7 @@ _NEEDED, _OPTIONAL = ("path", "label"), ("split", "group")
 
 
 class _WrongRowError(UserError):
-    """What is wrong with a row, without its place."""
+    """A fault in a row, without its line number."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,10 +28,10 @@ class Row:
     """A row of a table.
 
     Attributes:
-        path: of the image, as it is written.
-        labels: class names; one, until training takes several.
+        path: path of the image, as written.
+        labels: class names; exactly one, until training supports several.
         split: one of `SPLITS`, or '' for none.
-        group: name, or '' for a group of its own.
+        group: name of its group, or '' if it forms a group by itself.
     """
 
     path: str
@@ -45,10 +45,10 @@ def read_table(kind: str, path: str) -> Listing:
 
     Args:
         kind: "csv" or "jsonl".
-        path: of the file.
+        path: path of the file.
 
     Raises:
-        UserError: if it cannot be read; of a wrong row the line is named.
+        UserError: if it cannot be read, or has a wrong row, whose line is named.
     """
     file = Path(path)
     if not file.is_file():
@@ -82,7 +82,7 @@ def read_table(kind: str, path: str) -> Listing:
 
 
 def _located(path, line, make, *arguments):
-    """`make(*arguments)`, whose fault is told with the line."""
+    """Returns `make(*arguments)`; an error about the row is raised again with its line number."""
     try:
         return make(*arguments)
     except _WrongRowError as error:
@@ -90,8 +90,8 @@ def _located(path, line, make, *arguments):
 
 
 def _csv_rows(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """Line and cells of each row under a header."""
-    # With a byte order mark, as Excel writes it; names of files may be any bytes.
+    """Line number and cells of each row below the header."""
+    # Excel writes a byte order mark; file names may be any bytes.
     with open(file, encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
         reader = csv.DictReader(stream, skipinitialspace=True, strict=True)
         missing = [name for name in _NEEDED if name not in (reader.fieldnames or ())]
@@ -105,20 +105,20 @@ def _csv_rows(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
             try:
                 cells = next(reader, None)
             except csv.Error as error:
-                line = reader.reader.line_num  # Of the row that failed; the other is of the last.
+                line = reader.reader.line_num  # Of the failed row; the other is of the row before.
                 raise UserError(f"{file}, line {line}: {error}. Mend it.") from error
             if cells is None:
                 return
             if None in cells or None in cells.values():
                 raise UserError(
                     f"{file}, line {reader.line_num}: the row must have as many cells as the "
-                    "header. Put what has commas into double quotes."
+                    "header. Put cells that contain commas in double quotes."
                 )
             yield reader.line_num, {**cells, "label": cells["label"].split("|")}
 
 
 def _json_rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Line and keys of each object."""
+    """Line number and content of each object."""
     with open(file, encoding="utf-8", errors="surrogateescape") as stream:
         for number, line in enumerate(stream, 1):
             if line.strip():
@@ -157,7 +157,7 @@ def _row(cells: dict[str, Any]) -> Row:
 
 
 def _text(name, value, optional=False):
-    """A cell as text; a whole number of JSON as it is written."""
+    """A cell as text; integers in JSON are accepted and turned into text."""
     if value is None and optional:
         return ""
     if isinstance(value, int) and not isinstance(value, bool):
@@ -168,13 +168,13 @@ def _text(name, value, optional=False):
 
 
 def _name(root: Path, path: str) -> str:
-    """The file's name relative to the table's folder, or absolute where it lies elsewhere."""
+    """The file's name relative to the table's folder, or absolute if it lies elsewhere."""
     whole = Path(os.path.normpath(root / path))
     return whole.relative_to(root).as_posix() if whole.is_relative_to(root) else str(whole)
 
 
 def _splits(path, rows, lines):
-    """The examples by split, in the order of their names; of "all" where the table has none."""
+    """The examples by split, sorted by name; under "all" if the table has no splits."""
     given = {row.split for row in rows.values()}
     if given == {""}:
         return {"all": sorted((name, row.labels[0]) for name, row in rows.items())}

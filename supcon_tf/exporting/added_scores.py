@@ -1,4 +1,4 @@
-"""Scores of a version with added classes, and the floor below which it is not published."""
+"""Scores of a version with added classes, and the minimum for publishing it."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from supcon_tf.exporting.calibration import calibration_scores
 from supcon_tf.stages.scores import classification_scores
 from supcon_tf.stages.tables import percent
 
-# A new class above this, and old ones that lose less than that, pass without a remark.
+# New classes above the first, and old classes that lose less than the second, get no warning.
 _GOOD_TOP1, _OLD_LOSS = 0.8, 0.02
 
 
@@ -20,15 +20,15 @@ def top1_scores(
     """Top-1 on held-out images of the old classes, before and after, and of the new ones.
 
     Args:
-        before: float32 [M, C] that the version before gives to the old classes' images.
-        probabilities: float32 [N, C + A] that the new version gives to those M, then to the new
-            classes' images.
+        before: float32 [M, C], probabilities of the previous version for images of the old classes.
+        probabilities: float32 [N, C + A], of the new version for those M images and then for images
+            of the new classes.
         labels: int [N].
         class_names: C + A names.
 
     Returns:
         `old_images` and `new_images`, their numbers; `old_top1_before`, `old_top1` and `new_top1`;
-        `per_class`, top-1 by new class, and `held_out`, its images.
+        `per_class`, top-1 by new class, and `held_out`, the number of its images.
     """
     count, new_names = len(before), class_names[before.shape[1] :]
     by_class = classification_scores(probabilities, labels, class_names)["per_class"]
@@ -50,7 +50,7 @@ def _top1(probabilities: np.ndarray, labels: np.ndarray) -> float:
 def check_top1(scores: Mapping, min_top1: float) -> None:
     """Refuses new classes that are not recognized; warns of those that are recognized poorly.
 
-    The new classes together score at least what the worst of them does.
+    Checking each class is enough: together, the new classes score at least as much as the worst.
 
     Args:
         scores: as `top1_scores` gives them.
@@ -89,7 +89,7 @@ def check_top1(scores: Mapping, min_top1: float) -> None:
 
 
 def calibration(before: Mapping, probabilities: np.ndarray, labels: np.ndarray) -> dict:
-    """Calibration of all held-out images, with the temperature of the version before.
+    """Calibration on all held-out images, with the temperature of the previous version.
 
     Args:
         before: metrics of that version.

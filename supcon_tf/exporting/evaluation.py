@@ -1,4 +1,4 @@
-"""Scores of a run or of a bundle; of a bundle with its own preprocessing and probabilities."""
+"""Scores of a run or a bundle; a bundle is scored with its own preprocessing and probabilities."""
 
 import os
 import sys
@@ -32,19 +32,19 @@ from supcon_tf.stages.scores import neighbor_vote
 def evaluate(config: EvaluateConfig) -> dict:
     """Scores a run, or the bundle that `config.model` names, on labelled images.
 
-    A run keeps the scores in metrics.json and what was predicted in evaluation/; of a bundle they
-    are written to `config.output_dir` where that is given.
+    A run keeps the scores in metrics.json and the predictions in evaluation/; those of a bundle are
+    written to `config.output_dir` if it is given.
 
     Args:
         config: the settings.
 
     Returns:
-        `images`, `knn_top1`, `knn_neighbors`; where asked for `soft_neighbors_top1` and
+        `images`, `knn_top1`, `knn_neighbors`; if asked for, `soft_neighbors_top1` and
         `soft_neighbors_temperature`; with a classifier `top1`, `top5` (from ten classes on),
         `balanced_accuracy`, `macro_f1`, `macro_roc_auc`, `mean_average_precision`, `ece`, `nll`,
         `confusion_matrix`, `per_class` (recalls), and `classes`, the scores of each class; with
         `dataset` also `dataset`, `fingerprint` and `bad_images`; `intervals`. Shares in [0, 1];
-        nats; None where a score is not defined.
+        nats; None where a score is undefined.
 
     Raises:
         UserError: if the model or the data cannot be used.
@@ -54,17 +54,17 @@ def evaluate(config: EvaluateConfig) -> dict:
 
 @noting_interrupts()
 def evaluate_bundle(config: EvaluateConfig) -> dict:
-    """Scores a bundle on a data set: its classifier, and the votes of its index where it has one.
+    """Scores a bundle on a data set: its classifier, and the k-NN vote of its index if it has one.
 
-    Where `config.output_dir` names a folder, a folder of the data set in it gets the scores as
-    metrics.json, the picture of the confusion matrix and the CSV files.
+    If `config.output_dir` is given, the scores (metrics.json), the picture of the confusion matrix
+    and the CSV files are written to a folder for the data set in it.
 
     Args:
         config: the settings, with `model` and `dataset`.
 
     Returns:
-        As `evaluate_run` with other data than the run's own, and `model`: name and version. At
-        most as many neighbours vote as the index gives.
+        As `evaluate_run` on another data set, and `model`: name and version. At most as many
+        neighbours vote as the index gives.
 
     Raises:
         UserError: if the bundle is damaged, or the data cannot be used.

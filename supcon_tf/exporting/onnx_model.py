@@ -22,7 +22,7 @@ FORMAT = "onnx"
 
 
 def check_formats(formats: Iterable[str]) -> None:
-    """Refuses the format `onnx` where a package that writes or runs it is missing.
+    """Refuses the format `onnx` if a package that writes or runs it is missing.
 
     Args:
         formats: names of formats.
@@ -35,7 +35,7 @@ def check_formats(formats: Iterable[str]) -> None:
 
 
 def _check_installed(what: str, *packages: str) -> None:
-    """Refuses work on ONNX models where a package is missing.
+    """Refuses work on ONNX models if a package is missing.
 
     Args:
         what: what needs them, for the message.
@@ -55,11 +55,11 @@ def _check_installed(what: str, *packages: str) -> None:
 def write(bundle: Path, metadata: Mapping) -> None:
     """Converts the signature `classify` of a SavedModel to `model.onnx`.
 
-    What describes the model is in the file's own metadata.
+    The file's own metadata describes the model.
 
     Args:
-        bundle: the folder that is being written; the SavedModel is there.
-        metadata: content of its metadata.json, of which the model keeps what describes it.
+        bundle: the folder that is being written, with the SavedModel in it.
+        metadata: content of its metadata.json; the model keeps the entries that describe it.
 
     Raises:
         UserError: if tf2onnx cannot convert it.
@@ -74,7 +74,7 @@ def write(bundle: Path, metadata: Mapping) -> None:
     logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)
     try:
         model, _ = tf2onnx.convert.from_function(function, [spec], opset=_OPSET)
-    except Exception as error:  # It fails in many ways over an operator that it does not know.
+    except Exception as error:  # On an unknown operator it fails in many ways.
         raise UserError(
             f"the encoder cannot be converted to ONNX ({type(error).__name__}: {error}). Leave "
             "onnx out of --formats, or choose another encoder."
@@ -100,7 +100,7 @@ class OnnxModel:
         image_size_px: side of the images that it takes.
 
     Raises:
-        UserError: if ONNX Runtime is missing or cannot run it, or it is no model of a bundle.
+        UserError: if ONNX Runtime is missing or cannot run it, or it is not a bundle's model.
     """
 
     def __init__(self, path: Path, content: bytes):

@@ -33,7 +33,7 @@ def class_weights(counts: Sequence[int], kind: str, beta: float | None = None) -
 
     Reference:
         Cui et al. 2019, "Class-Balanced Loss Based on Effective Number of Samples", eq. 2 and
-        section 3.2. Differs: there the weights, not those of the images, are scaled to a mean of 1.
+        section 3.2. Differs: the paper scales the mean over the classes, not the images, to 1.
     """
     if kind not in CLASS_WEIGHTS:
         raise ValueError(f"class_weights must be {' or '.join(CLASS_WEIGHTS)}. Received: {kind!r}.")
@@ -51,7 +51,7 @@ def class_weights(counts: Sequence[int], kind: str, beta: float | None = None) -
 
 
 def logit_offsets(counts: Sequence[int], tau: float) -> np.ndarray:
-    """What logit adjustment adds to the logits while it trains: tau log pi_c.
+    """The offsets that logit adjustment adds to the logits in training: tau log pi_c.
 
     pi_c is the share of class c in the training images; a class without images counts as one image.
 
@@ -83,7 +83,7 @@ def loss_balance(
     """The arguments of `BalancedCrossEntropy` for a training split.
 
     Args:
-        count: gives the images of each class, int [C]; called if anything depends on them.
+        count: returns the number of images of each class, int [C]; called only if it is needed.
         kind: as in `class_weights`; None for no weights.
         beta: as in `class_weights`.
         tau: as in `logit_offsets`; 0 for no offsets.
@@ -106,9 +106,8 @@ class BalancedCrossEntropy(keras.losses.Loss):
 
         l_i = -w_{y_i} sum_c q_ic log( exp(z_ic + o_c) / sum_c' exp(z_ic' + o_c') )
 
-    with logits z, offsets o (`logit_offsets`) and weights w (`class_weights`); q is one-hot, or
-    with label smoothing e (1 - e) times that plus e / C. Predictions are those of the logits as
-    they are.
+    with logits z, offsets o (`logit_offsets`) and weights w (`class_weights`); q is one-hot y, or
+    with label smoothing e it is (1 - e) y + e / C. Predictions use the logits without offsets.
 
     Args:
         label_smoothing: e in [0, 1).

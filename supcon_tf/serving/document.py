@@ -1,4 +1,4 @@
-"""The page for people as one document, which loads nothing else; its parts are in page/."""
+"""The page for people, as one document that loads nothing else; its parts are in page/."""
 
 import base64
 import functools
@@ -7,13 +7,13 @@ from pathlib import Path
 from string import Template
 
 _PARTS = Path(__file__).with_name("page")
-# In one script: what is named in a part may be used by all, once the last of them has begun it.
+# Joined into one script: any part may use the names of the others, once the last starts the page.
 _SCRIPTS = ("server", "image", "answer", "show", "table", "drawing", "files")
 
 
 @functools.cache
 def page() -> bytes:
-    """The page, whose policy allows its own style and script by their hashes, and no other."""
+    """The page; its policy allows only its own style and script, by their hashes."""
     style = _read("style.css")
     script = "\n".join(_read(f"{name}.js") for name in _SCRIPTS)
     content = Template(_read("page.html")).substitute(

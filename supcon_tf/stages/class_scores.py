@@ -24,10 +24,10 @@ def class_scores(probabilities: np.ndarray, labels: np.ndarray, class_names: Seq
 
     Returns:
         `balanced_accuracy` (the mean recall), `macro_f1`, `macro_roc_auc`,
-        `mean_average_precision`, and `classes`: by name `support` (the number of images),
+        `mean_average_precision`, and `classes`: by class name `support` (the number of images),
         `precision`, `recall`, `f1`, `roc_auc` and `average_precision`. Shares in [0, 1]; None where
-        a score is not defined: the precision of a class that is never predicted, the recall of a
-        class without images, the ROC AUC where all images or none are of the class.
+        a score is undefined: the precision of a class that is never predicted, the recall of a
+        class without images, the ROC AUC if all images or none are of the class.
     """
     numbers = np.arange(len(class_names))
     *counted, support = precision_recall_fscore_support(
@@ -64,7 +64,7 @@ def class_scores(probabilities: np.ndarray, labels: np.ndarray, class_names: Seq
 
 
 def _ranking_scores(is_of_class, probability):
-    """ROC AUC and average precision of one class; None where they are not defined."""
+    """ROC AUC and average precision of one class; None where undefined."""
     if not is_of_class.any():
         return None, None
     area = None if is_of_class.all() else roc_auc_score(is_of_class, probability)

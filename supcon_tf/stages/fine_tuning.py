@@ -1,8 +1,8 @@
-"""Stage 2 with the encoder: the whole network, or its last stages, trained with cross entropy.
+"""Fine-tuning as stage 2: the whole network, or its last stages, trained with cross entropy.
 
-It is the method `cross_entropy` that begins from a run's encoder: the same stream, step and loop.
-Batch norm in the stages that are trained uses the statistics of the batch (of all replicas) and
-updates its moving ones; in the frozen stages it uses the moving ones and leaves them as they are.
+It is the method `cross_entropy`, started from a run's encoder: the same stream, step and loop. In
+the stages being trained, batch norm uses the statistics of the batch (of all replicas) and updates
+its moving statistics; in frozen stages it uses the moving statistics and leaves them unchanged.
 """
 
 import itertools
@@ -37,12 +37,12 @@ _RATE_FACTOR, _PATIENCE = 1.0, 10
 def fine_tune(
     config: ClassifierConfig, run: RunDirectory, dataset: ImageDataset
 ) -> tuple[keras.Model, dict, dict]:
-    """Trains a classifier together with the run's encoder, or with the last stages of it.
+    """Trains a classifier together with the run's encoder, or with its last stages.
 
     Args:
         config: the settings.
-        run: pretrained; `check` was called.
-        dataset: the run's.
+        run: a pretrained run on which `check` was called.
+        dataset: the run's data set.
 
     Returns:
         The classifier of the best epoch on the validation images, or of the last one where there
@@ -64,7 +64,7 @@ def fine_tune(
         model = _compiled(config, training, dataset, steps, strategy.num_replicas_in_sync)
     run.begin("classifier", config, dataset.describe())
     history = _fit(config, run, dataset, model, building.stream_of(training, dataset), steps)
-    # Where the run directory is gone, the last epoch's weights are what there is.
+    # If the run directory is gone, only the last epoch's weights are left.
     metric = VALIDATION_TOP1 if dataset.validation and not has_lost_lock(run.path) else ""
     best = restore_best(model, history, metric, run.checkpoints("classifier"), steps)
     if best is not None and len(history["loss"]) < config.epochs:
@@ -75,7 +75,7 @@ def fine_tune(
 
 
 def is_fine_tuned(run: RunDirectory) -> bool:
-    """Whether the run's classifier has an encoder of its own, other than encoder.keras."""
+    """Whether the run's classifier contains an encoder other than encoder.keras."""
     return run.stages().get("classifier", {}).get("fine_tune", "none") != "none"
 
 
@@ -89,7 +89,7 @@ def _strategy(config):
 
 
 def _as_training(config, run) -> PretrainConfig:
-    """The pretraining with cross entropy that the fine-tuning is."""
+    """The fine-tuning as the configuration of a pretraining with cross entropy."""
     pretrained = run.pretrain_config()
     return PretrainConfig(
         run_dir=config.run_dir,
@@ -137,14 +137,14 @@ def _compiled(config, training, dataset, steps, replicas) -> ClassifyingMethod:
 
 
 def freeze_first_stages(encoder: keras.Model, fine_tune: str) -> None:
-    """Freezes the stages of an encoder that come before those that are to be trained.
+    """Freezes the stages of an encoder that precede those to be trained.
 
     Args:
         encoder: as `split_into_stages` takes it, unless all of it is trained.
-        fine_tune: "all", or the number of the last stages that are trained.
+        fine_tune: "all", or how many of the last stages are trained.
 
     Raises:
-        UserError: if it has no stages, or fewer.
+        UserError: if it has no stages, or fewer than that.
     """
     if fine_tune == "all":
         return
@@ -188,7 +188,7 @@ def _fit(config, run, dataset, model, stream, steps):
 
 
 def _validation(model, dataset):
-    """Scores an epoch's classifier on the validation images."""
+    """A function that scores the classifier on the validation images after an epoch."""
     encode = inference_function(model.evaluation_encoder)
     images = dataset.validation.images(dataset.image_size_px, 256)
 

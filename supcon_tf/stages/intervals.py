@@ -1,4 +1,4 @@
-"""Bootstrap intervals of scores: how far they might be from those of other images alike."""
+"""Bootstrap intervals of scores: how far they would vary with other images of the same kind."""
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -11,7 +11,7 @@ _BLOCK_ELEMENTS = 2**22
 def classification_intervals(counts: np.ndarray, resamples: int, seed: int) -> dict:
     """95 % percentile intervals of the scores of a confusion matrix.
 
-    A resample draws as many images as there are, with replacement. Only their cells of the
+    A resample draws as many images as there are, with replacement. Only their cells in the
     confusion matrix matter, so the counts of the cells are drawn instead, from the multinomial
     distribution. A class without images in a resample is left out of its means.
 
@@ -34,7 +34,7 @@ def classification_intervals(counts: np.ndarray, resamples: int, seed: int) -> d
     for start in range(0, resamples, block):
         size = min(block, resamples - start)
         drawn = rng.multinomial(cells.sum(), cells / cells.sum(), size)  # [size, cells]
-        hits = (drawn * (rows == columns)) @ of_row  # [size, C], as the next two.
+        hits = (drawn * (rows == columns)) @ of_row  # [size, C], like the next two.
         found.append(_scores(hits, true=drawn @ of_row, predicted=drawn @ of_column))
     names = ("top1", "balanced_accuracy", "macro_f1")
     return {
@@ -44,14 +44,14 @@ def classification_intervals(counts: np.ndarray, resamples: int, seed: int) -> d
 
 
 def _sums_by_class(classes, num_classes):
-    """The matrix [cells, C] by which counts of cells are added up to counts of classes."""
+    """The matrix [cells, C] that sums counts of cells to counts of classes."""
     cells = np.arange(len(classes))
     ones = np.ones(len(classes), np.int64)
     return csr_array((ones, (cells, classes)), shape=(len(classes), num_classes))
 
 
 def _scores(hits, true, predicted):
-    """Top-1, balanced accuracy and macro F1, float [3, R], of counts by class int [R, C]."""
+    """Top-1, balanced accuracy and macro F1, float [3, R], from counts by class, int [R, C]."""
     seen = true > 0
     recall = hits / np.maximum(true, 1)  # 0 where the class has no images.
     f1 = 2 * hits / np.maximum(true + predicted, 1)
@@ -66,7 +66,7 @@ def _scores(hits, true, predicted):
 
 
 def share_interval(share: float, images: int, resamples: int, seed: int) -> list[float]:
-    """As `classification_intervals`, of a share of images.
+    """The interval of a share of images, as in `classification_intervals`.
 
     Args:
         share: in [0, 1].

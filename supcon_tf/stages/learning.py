@@ -1,7 +1,8 @@
-"""Whether a pretraining learns: k-NN on validation images, beside chance and the untrained encoder.
+"""Judges by k-NN on validation images whether an encoder is learning.
 
-"learning": more of the validation images are right than before training and than by naming their
-largest class, by more than two standard errors. "not learning": no more are. Else "undecided".
+"learning": more validation images are right than before training, and more than by always naming
+the largest class, by over two standard errors. "not learning": no more than the larger of those
+two. "undecided": in between.
 """
 
 import dataclasses
@@ -21,11 +22,11 @@ from supcon_tf.stages.building import encoder_of
 from supcon_tf.stages.features import encode_batches, inference_function
 from supcon_tf.stages.scores import knn_predict
 
-# Images that vote, images that are scored, and voters.
+# Training images searched, validation images scored, and neighbours that vote.
 _GALLERY, _QUERIES, _NEIGHBORS = 5000, 2000, 10
-# Decoded once and kept in memory where each of the two takes at most so many bytes as float32.
+# Either set of images is decoded once and kept in memory up to this many bytes as float32.
 _BATCH, _CACHED_BYTES = 256, 2**27
-# Above it, the labels are not counted: that might take minutes.
+# Labels of more images are not counted, since that might take minutes.
 _MANY_IMAGES = 100_000
 
 
@@ -65,7 +66,7 @@ class OnlineKnn:
         self.query_images = images(dataset.validation, _QUERIES)
 
     def __call__(self, encode: Callable[[tf.Tensor], tf.Tensor]) -> tuple[float, np.ndarray]:
-        """The top-1 of an encoder, in [0, 1], and the labels int [N] of what was scored.
+        """The top-1 of an encoder, in [0, 1], and the labels int [N] of the scored images.
 
         Args:
             encode: from images float32 [B, S, S, 3] in [0, 1] to features [B, F].
@@ -76,11 +77,11 @@ class OnlineKnn:
         return float(np.mean(voted == truth)), truth
 
     def after_epochs(self, config: PretrainConfig, encoder: keras.Model) -> Callable[[int], dict]:
-        """From an epoch, from 0 on, to its score; None where none is due.
+        """A function from an epoch, counted from 0, to its score; None where none is due.
 
         Args:
-            config: its `epochs` and `validation_epochs`.
-            encoder: the one that is trained, as it is evaluated.
+            config: gives `epochs` and `validation_epochs`.
+            encoder: the encoder in training, in the form in which it is evaluated.
         """
         encode = inference_function(encoder)
 
@@ -93,12 +94,12 @@ class OnlineKnn:
 
 @dataclasses.dataclass(frozen=True)
 class Baseline:
-    """The scores that a training has to exceed.
+    """The scores that training has to exceed.
 
     Attributes:
         untrained: k-NN top-1 of the encoder before training.
         largest_class: share of the largest class among the validation images.
-        images: validation images that are scored.
+        images: number of validation images that are scored.
     """
 
     untrained: float
@@ -130,7 +131,7 @@ class Baseline:
         }
 
     def news(self, history: History, epochs: int) -> str | None:
-        """What the last epoch tells, before the end: that it learns, or by half time that not.
+        """News from the last epoch, if any: that it is learning, or at half time that it is not.
 
         Args:
             history: the curves so far, with `knn_top1`.
@@ -151,7 +152,7 @@ class Baseline:
 
 
 def measure_baseline(config: PretrainConfig, dataset: ImageDataset, knn: OnlineKnn) -> Baseline:
-    """The baseline of a training, from the encoder that it begins with."""
+    """The baseline of a run, from its encoder before training."""
     with initial_weights(config.seed):
         untrained = encoder_of(config, dataset.image_size_px)
     with naming_lost_images(dataset.train, dataset.validation):

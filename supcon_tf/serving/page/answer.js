@@ -1,4 +1,4 @@
-// Asking again whenever the images change, one after the other.
+// Asks the server again whenever the images change, one request after another.
 
 let wanted = 0;
 let busy = false;
@@ -11,7 +11,7 @@ function changed() {
 
 function replaceSource(next) {
   source = next;
-  aborter.abort(); // What is asked about the images before is of no use.
+  aborter.abort(); // Answers about the previous images are of no use.
   aborter = new AbortController();
   showSource();
   changed();

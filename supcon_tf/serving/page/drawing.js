@@ -5,14 +5,14 @@ const pen = drawing.getContext("2d", { willReadFrequently: true });
 const strokes = new Map(); // Pointers that are down, and where each was last.
 const KEY_STEP = 8;
 const STEPS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
-let ink = null; // Left, top, right and bottom of what is drawn.
-let cursor = [160, 160]; // Of the keyboard.
+let ink = null; // Left, top, right and bottom of the drawing.
+let cursor = [160, 160]; // Where the keyboard draws.
 let keyboardDraws = false;
 
 function clear() {
   ink = [Infinity, Infinity, -Infinity, -Infinity];
   pen.clearRect(0, 0, drawing.width, drawing.height);
-  pen.fillRect(0, 0, drawing.width, drawing.height); // Black, so that the PNG has no holes.
+  pen.fillRect(0, 0, drawing.width, drawing.height); // Black, so that the PNG has no transparent parts.
   items = [];
   showError("");
   showTable();

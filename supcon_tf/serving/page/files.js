@@ -1,8 +1,8 @@
-// Files that are chosen, dropped, pasted or photographed; then the start.
+// Takes files that are chosen, dropped, pasted or photographed; then starts the page.
 
 function take(files) {
   const images = [...files];
-  if (!images.length) return showError("That holds no file. Drop or paste images.");
+  if (!images.length) return showError("There is no file in that. Drop or paste images.");
   dropped = Math.max(0, images.length - MOST_IMAGES);
   items = images
     .slice(0, MOST_IMAGES)

@@ -1,9 +1,9 @@
-// From what was chosen, pasted or drawn to the bytes that are sent.
+// Turns a chosen, pasted or drawn image into the bytes that are sent.
 
 const DRAWING = { title: "Drawing" };
 const LARGEST_SIDE = 2048; // Of an image that the page converts.
-let items = []; // The images that were chosen together: { file, title } and what is found of each.
-let source = null; // What is looked at: null, DRAWING, or one of the items.
+let items = []; // The images that were chosen together: { file, title } and the results for each.
+let source = null; // The image on view: null, DRAWING, or one of the items.
 
 function base64(blob) {
   return new Promise((resolve, reject) => {

@@ -1,5 +1,5 @@
 "use strict";
-// What is asked of the server, and what its refusals mean.
+// Requests to the server, and its refusals in words.
 
 const element = (id) => document.getElementById(id);
 let model = null; // { name, version, classNames, imageSize, hasNeighbors, draws }
@@ -15,7 +15,7 @@ async function ask(path, body, signal) {
     answer = await fetch(path, options);
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Error("The server is out of reach.");
+    throw new Error("The server cannot be reached.");
   }
   const content = await answer.json().catch(() => null);
   if (answer.ok && content) return { ...content, answeredBy: answer.headers.get("X-Model-Version") };
@@ -24,7 +24,7 @@ async function ask(path, body, signal) {
   throw Object.assign(refusal, { status: answer.status, reason });
 }
 
-// Why there is no answer for an image, for people: the server counts images and names settings.
+// Tells people why an image has no answer; the server's own words number images and name settings.
 function inWords(error, title) {
   const reason = (error.reason ?? "").replace(/^instance 0:? */, "").replace(/ \(max_\w+\)/, "");
   if (error.status === 400 && /not a whole|^is no /.test(reason)) {
@@ -82,10 +82,10 @@ async function classify(encoded, signal) {
     });
     const same = Array.isArray(answers) && answers.every((one) => !one || one.answeredBy === version);
     if (same) return { classes: answers[0], nearest: answers[1] };
-    await loadModel(name); // What is shown is of one version: the rows of another are other pictures.
+    await loadModel(name); // All that is shown is of one version: in another, a row is another picture.
     if (answers instanceof Error && model.version === version) throw answers;
   }
-  throw new Error("The versions of the model change at this moment. Try again.");
+  throw new Error("The model is changing versions. Try again in a moment.");
 }
 
 function bothAnswers(instances, signal) {

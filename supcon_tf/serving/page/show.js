@@ -1,4 +1,4 @@
-// What is shown of the image that is looked at.
+// Shows the image on view and its results.
 
 const SHOWN_CLASSES = 10;
 const percent = (share) => `${(100 * share).toFixed(1)} %`;
@@ -100,7 +100,7 @@ function showSent(item) {
   target.hidden = !seen;
   if (!seen) return;
   copyTo(target, seen);
-  target.title = `About what the model sees: the centre square, at ${seen.width} × ${seen.width} pixels`;
+  target.title = `Approximately what the model sees: the centre square, at ${seen.width} × ${seen.width} pixels`;
   target.setAttribute("aria-label", target.title);
 }
 
@@ -112,7 +112,7 @@ function copyTo(target, seen) {
 
 function showClasses({ probabilities, milliseconds }) {
   const ranked = probabilities.map((share, index) => ({ share, name: model.classNames[index] }));
-  ranked.sort((left, right) => right.share - left.share); // Stable: of equal ones the first class.
+  ranked.sort((left, right) => right.share - left.share); // Stable: on ties the first class wins.
   const [best] = ranked;
   element("answer").textContent = best.name;
   element("answer").classList.toggle("long", best.name.length > 18);
@@ -196,7 +196,7 @@ function showScore(score) {
     score <= 0.9
       ? ["familiar", "Familiar: it lies where the training images lie."]
       : score <= 0.99
-        ? ["unusual", "Unusual: few training images lie as far out."]
+        ? ["unusual", "Unusual: few training images lie this far out."]
         : ["unfamiliar", "Unfamiliar: unlike the training images, so the class may mean nothing."];
   element("verdict").className = `verdict ${word}`;
   element("verdict").textContent = text;

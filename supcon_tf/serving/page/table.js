@@ -1,9 +1,9 @@
 // The table of several images.
 
-const MOST_IMAGES = 100; // At once; each of them is decoded here too.
-let dropped = 0; // How many more were chosen.
+const MOST_IMAGES = 100; // At once; the browser decodes each of them too.
+let dropped = 0; // How many more were chosen, and are left out.
 
-// A table where there are several images; each row has a button that looks at its image.
+// Shows a table if there are several images; each row has a button that opens its image.
 function showTable() {
   element("table-card").hidden = items.length < 2;
   element("rows").replaceChildren(...(items.length < 2 ? [] : items.map(rowOf)));
