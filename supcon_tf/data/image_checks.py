@@ -91,7 +91,8 @@ def copies_lines(
     if not copies:
         return []
     count = sum(map(len, copies)) - len(copies)
-    lines = [f"exact copies: {count}, of {len(copies)} images; a split never separates them"]
+    found = f"exact copies: {count}, of {len(copies)} images"
+    lines = [f"{found}; a split made here never separates them"]
     doubted = [twins for group in copies if len(twins := _one_per_class(group, label_of)) > 1]
     if doubted:
         pairs = listed(" = ".join(twins) for twins in doubted)

@@ -104,7 +104,9 @@ def test_heic_images_of_a_folder_are_trained_on(image_folder, heic_pixels):
     write_heic(image_folder / "dark" / "one.HEIF", heic_pixels)
     shutil.copy(image_folder / "dark" / "000.png", image_folder / "dark" / "two.heic")
     dataset = open_dataset(f"folder:{image_folder}", image_size_px=8)
-    assert dataset.remarks == ("exact copies: 1, of 1 images; a split never separates them",)
+    assert dataset.remarks == (
+        "exact copies: 1, of 1 images; a split made here never separates them",
+    )
     names = [*dataset.train.names, *dataset.test.names]
     records = [*dataset.train.records(), *dataset.test.records()]
     assert len(names) == 42

@@ -123,7 +123,7 @@ def test_bad_images_copies_and_other_columns_are_told(image_folder, rows):
     assert dataset.remarks == (
         "columns not used: camera",
         "unreadable images left out: 1 (dark/nowhere.png (No such file or directory))",
-        "exact copies: 1, of 1 images; a split never separates them",
+        "exact copies: 1, of 1 images; a split made here never separates them",
         "one image under several classes: dark/000.png = light/000.png",
     )
 

@@ -59,7 +59,10 @@ def test_a_run_from_before_is_continued_with_its_own_split(config):
 def test_the_plan_says_what_was_found(config):
     found = plan(config.replace(batch_size=8, image_size_px=8))
     assert found.problems == ()
-    assert ("", "exact copies: 20, of 20 images; a split never separates them") in found.rows
+    assert (
+        "",
+        "exact copies: 20, of 20 images; a split made here never separates them",
+    ) in found.rows
 
 
 @pytest.mark.parametrize("has_splits", [True, False])
