@@ -104,13 +104,17 @@ def ours(task):
 
     names = "alone", "pipeline", "whole", "prefetched"
     parts = {name: lambda seconds, name=name: rate(name, float(seconds)) for name in names}
+    return step, {**parts, "product": _product, "profile": lambda: _profile(step)}, _sizes(model)
+
+
+def _sizes(model):
+    """Arithmetic of one image, parameters, and whether the step is compiled."""
     heads = [model.projection_head] if hasattr(model, "projection_head") else []
-    known = {
+    return {
         "forward_flops": forward_flops(model.encoder, *heads),
         "parameters": sum(int(np.prod(v.shape)) for v in model.trainable_variables),
         "xla": bool(model.jit_compile),
     }
-    return step, {**parts, "product": _product, "profile": lambda: _profile(step)}, known
 
 
 def _repeat(advance, seconds):
