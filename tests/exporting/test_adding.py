@@ -186,6 +186,7 @@ def test_a_class_that_is_not_recognized_is_not_published(model, tmp_path):
     assert not list(model.glob(".writing*"))
 
 
+@pytest.mark.slow
 def test_a_class_without_images_in_the_index_is_named(exported, tmp_path):
     saved_models_dir, formats = str(tmp_path / "models"), "saved_model"
     supcon_tf.export(

@@ -52,6 +52,7 @@ def test_a_training_with_a_memory_queue(dtype):
 
 @pytest.mark.multi_device
 @pytest.mark.parametrize("dtype", ["uint16", "uint64"])
+@pytest.mark.slow
 def test_two_replicas(dtype):
     expected = trained(with_queue, NUMBERS, "int32", "mirrored")
     assert_equal(trained(with_queue, NAMES[dtype], dtype, "mirrored"), expected)

@@ -95,6 +95,7 @@ def test_without_overlap_gradients_are_stopped_before_every_stage(blocks):
     check_equal(gradients(build(**settings)), expected)
 
 
+@pytest.mark.slow
 def test_with_overlap_a_stage_gets_the_sum_over_its_losses():
     settings = {"overlap": 1, "first_loss": 1, "encoder": "resnet18"}
     found, parts = gradients(build(**settings)), []
@@ -118,6 +119,7 @@ def test_a_loss_trains_its_own_stages_and_decoder_alone(overlap):
         assert any("stem" in path for path in paths) == (stage == overlap + 1)
 
 
+@pytest.mark.slow
 def test_the_last_stage_has_the_same_gradient_in_every_scheme():
     found = [
         gradients(same_weights(build(overlap=overlap), build(overlap=0))) for overlap in (0, 1, 2)

@@ -46,9 +46,8 @@ def test_grpc_gives_what_the_bundle_gives(stub, messages, expected):
     np.testing.assert_array_equal(ids, expected["neighbor_ids"][:-1])
 
 
-@pytest.mark.parametrize(
-    "runtime", ["saved_model", pytest.param("float32", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("runtime", ["saved_model", "float32"])
+@pytest.mark.slow
 def test_no_protocol_answers_nan(runtime, served_bundle, messages, tmp_path):
     write_fragile(served_bundle, tmp_path / "digits" / "1")
     white = np.full((4, 4, 3), 255, np.uint8)

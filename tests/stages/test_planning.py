@@ -247,6 +247,7 @@ def test_nothing_is_written_and_what_follows_is_as_before(small_config, tmp_path
     assert capsys.readouterr().out.count("would fail: ") == 2
 
 
+@pytest.mark.slow
 def test_the_script_prints_only_the_plan(scripts, data_dir, tmp_path):
     flags = ["--dry_run", f"--data_dir={data_dir}", f"--run_dir={tmp_path / 'run'}"]
     ready, failing = scripts(

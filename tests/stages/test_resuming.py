@@ -34,6 +34,7 @@ def test_signals_save_and_the_resumed_run_ends_like_an_uninterrupted_one(
     assert len(curves(config.run_dir)["learning_rate"]) == 10
 
 
+@pytest.mark.slow
 def test_a_training_stopped_at_an_epochs_end_continues_as_if_it_never_had(
     finished_run, small_config, tmp_path
 ):
