@@ -2,7 +2,7 @@
 
 import pytest
 
-from supcon_tf import PretrainConfig, pretrain
+from supcon_tf import PretrainConfig, UserError, pretrain
 from supcon_tf.engine import precision
 
 
@@ -38,9 +38,9 @@ def test_people_are_told_before_the_work(ratio, expected, small_config, capsys, 
     assert ("times as long" in shown) == bool(expected)
 
 
-def test_a_training_says_so_too(small_config, capsys, monkeypatch, tmp_path):
+def test_a_training_says_so_before_anything_else(finished_run, small_config, capsys, monkeypatch):
     monkeypatch.setattr(precision, "slowdown", lambda name: 7.0)
-    settings = {**small_config, "method": "cross_entropy", "epochs": 1, "warmup_epochs": 0.0}
-    run = str(tmp_path / "run")
-    pretrain(PretrainConfig(**settings, precision="mixed_float16", run_dir=run), maps=False)
+    config = PretrainConfig(**small_config, precision="mixed_float16", run_dir=str(finished_run))
+    with pytest.raises(UserError, match="--resume"):
+        pretrain(config)
     assert "warning: mixed_float16 takes 7 times as long" in capsys.readouterr().err
