@@ -109,7 +109,7 @@ class PretrainConfig(RunConfig):
     batch_size: int = setting(256, "Images per step, over all replicas.", at_least=2, at_most=2**20)
     classes_per_batch: int | None = setting(
         None,
-        "Class-balanced batches: classes of each (none: images are drawn alike).",
+        "Class-balanced batches: classes of each (none: batches are drawn at random).",
         kind=int,
         at_least=1,
     )

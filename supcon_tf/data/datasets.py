@@ -80,7 +80,7 @@ def open_dataset(
             smallest, in training; None for 100. Which images they are depends on the seed.
 
     Returns:
-        The data set; no image is in memory.
+        The data set; no image has been decoded for it yet.
 
     Raises:
         UserError: if it is unknown, cannot be read, or has no images and labels.

@@ -44,7 +44,15 @@ def test_a_start_within_an_epoch_continues_the_stream(digits):
 
 
 @pytest.mark.parametrize(
-    ("name", "of_one_size"), [("cifar", False), ("imagenet", False), ("strong", True)]
+    ("name", "of_one_size"),
+    [
+        ("cifar", False),
+        ("imagenet", False),
+        ("strong", True),
+        pytest.param("cifar", True, marks=pytest.mark.slow),
+        pytest.param("imagenet", True, marks=pytest.mark.slow),
+        pytest.param("strong", False, marks=pytest.mark.slow),
+    ],
 )
 def test_the_shares_of_workers_make_up_the_batch_of_one(digits, tmp_path, name, of_one_size):
     """Both ways of cropping: images of one size, and a folder."""
