@@ -38,6 +38,14 @@ class Study:
 _DIGITS = {"dataset": "digits", "encoder": "resnet8", "augmentation": "symbols"}
 # Folders that write_fashion_mnist.py writes, of 5,000 and, imbalanced exponentially, 800 images.
 _FASHION = {"dataset": "folder:runs/fashion", "image_size_px": 16, "augmentation": "symbols"}
+_SMALL_FASHION = {
+    **_FASHION,
+    "encoder": "resnet8",
+    "width_multiplier": 0.5,
+    "batch_size": 256,
+    "epochs": 20,
+    "learning_rate": 0.2,
+}
 _RARE = {"dataset": "folder:runs/fashion_rare"}
 _BALANCED = {"classes_per_batch": 10, "images_per_class": 12}
 _WEIGHTS = {
@@ -145,12 +153,7 @@ STUDIES = {
     "successors": Study(
         title="Fashion-MNIST, 500 images per class: SupCon, its successors, cross entropy",
         base={
-            **_FASHION,
-            "encoder": "resnet8",
-            "width_multiplier": 0.5,
-            "batch_size": 256,
-            "epochs": 20,
-            "learning_rate": 0.2,
+            **_SMALL_FASHION,
         },
         arms={
             "SupCon": {"method": "supcon_out", "temperature": 0.1},
@@ -206,12 +209,7 @@ STUDIES = {
     "fine_tuning": Study(
         title="Fashion-MNIST, 500 images per class: a linear head and fine-tuning",
         base={
-            **_FASHION,
-            "encoder": "resnet8",
-            "width_multiplier": 0.5,
-            "batch_size": 256,
-            "epochs": 20,
-            "learning_rate": 0.2,
+            **_SMALL_FASHION,
             "method": "supcon_out",
             "validation_fraction": 0.1,
         },
