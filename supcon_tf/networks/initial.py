@@ -2,6 +2,7 @@
 
 import contextlib
 import random
+import threading
 from pathlib import Path
 
 import keras
@@ -14,14 +15,21 @@ from supcon_tf.networks.kept import load_kept
 def initial_weights(seed: int):
     """Models built inside start from weights that depend on `seed` alone.
 
-    Keras draws the seeds of its initializers from Python's generator, which is left as it was.
+    Keras draws the seeds of its initializers with `random.randint`. Inside, this thread's are from
+    a generator of their own, as a draw by another thread would change every later weight.
     """
-    before = random.getstate()
-    random.seed(seed)
+    this_thread, of_everyone = threading.get_ident(), random.randint
+    own = random.Random(seed)
+
+    def randint(low, high):
+        is_ours = threading.get_ident() == this_thread
+        return own.randint(low, high) if is_ours else of_everyone(low, high)
+
+    random.randint = randint
     try:
         yield
     finally:
-        random.setstate(before)
+        random.randint = of_everyone
 
 
 def take_weights(encoder: keras.Model, file: Path) -> None:
