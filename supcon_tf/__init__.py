@@ -40,10 +40,10 @@ if TYPE_CHECKING:  # For editors and type checkers.
     from supcon_tf.data.streams import training_views as training_views
     from supcon_tf.engine.devices import make_strategy as make_strategy
     from supcon_tf.engine.method import ContrastiveModel as ContrastiveModel
+    from supcon_tf.engine.optimizer_factory import make_optimizer as make_optimizer
     from supcon_tf.engine.optimizers import LAMB as LAMB
     from supcon_tf.engine.optimizers import LARS as LARS
     from supcon_tf.engine.optimizers import MomentumSGD as MomentumSGD
-    from supcon_tf.engine.optimizers import make_optimizer as make_optimizer
     from supcon_tf.engine.schedules import make_schedule as make_schedule
     from supcon_tf.engine.schedules import warmup_cosine as warmup_cosine
     from supcon_tf.engine.workers import gather_batch as gather_batch
@@ -133,7 +133,7 @@ _PUBLIC = {
     "gather_batch": "engine.workers",
     "knn_predict": "stages.scores",
     "load_bundle": "exporting.bundle",
-    "make_optimizer": "engine.optimizers",
+    "make_optimizer": "engine.optimizer_factory",
     "make_schedule": "engine.schedules",
     "make_strategy": "engine.devices",
     "max_margin_loss": "losses.max_margin",

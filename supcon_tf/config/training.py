@@ -118,7 +118,7 @@ class PretrainConfig(RunConfig):
     )
     epochs: int = setting(80, "Passes over the training split.", at_least=1, at_most=10**6)
     optimizer: str = setting(
-        "sgd", "Optimizer.", choices=("sgd", "lars", "rmsprop", "adamw", "lamb")
+        "sgd", "Optimizer.", choices=("sgd", "lars", "rmsprop", "adamw", "lamb", "muon")
     )
     learning_rate: float = setting(0.2, "Peak learning rate.", above=0, at_most=1000)
     scale_learning_rate: bool = setting(False, "Multiply the rate by batch_size / 256.")

@@ -219,7 +219,9 @@ def _read_any(file):
     ending = tf.strings.lower(tf.strings.substr(file, -5, 5))
     return tf.cond(
         tf.reduce_any(ending == [extension.encode() for extension in HEIC_EXTENSIONS]),
-        lambda: tf.ensure_shape(tf.numpy_function(read_heic, [file], tf.string), []),
+        lambda: tf.ensure_shape(
+            tf.numpy_function(read_heic, [file], tf.string, stateful=False), []
+        ),
         lambda: tf.io.read_file(file),
     )
 

@@ -214,9 +214,10 @@ def shrink(image: tf.Tensor, image_size_px: int) -> tf.Tensor:
         image_size_px: side of the crops to be taken.
 
     Returns:
-        float32 [H', W', 3] in [0, 1], the aspect kept.
+        uint8 [H', W', 3], the aspect kept.
     """
     size = tf.cast(tf.shape(image)[:2], tf.float32)
     scale = tf.minimum(1.0, 2.0 * image_size_px / tf.reduce_min(size))
     target = tf.cast(tf.math.ceil(size * scale), tf.int32)
-    return to_unit(tf.image.resize(image, target, antialias=True))
+    resized = tf.image.resize(image, target, antialias=True)
+    return tf.cast(tf.round(tf.clip_by_value(resized, 0.0, 255.0)), tf.uint8)

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from supcon_tf.core.errors import UserError
 from supcon_tf.data.balance import places_by_class
+from supcon_tf.data.held_files import HeldFiles
 from supcon_tf.data.images import decode, preprocess
 
 # The label of an image whose class is not known.
@@ -70,6 +71,33 @@ class Split:
         with tf.device("CPU:0"):  # Streams are made there.
             return Held(*decoded.batch(self.num_examples).get_single_element())
 
+    @functools.cached_property
+    def held_files(self) -> HeldFiles:
+        """What has been made of the split's image files."""
+        return HeldFiles()
+
+    def image_of(
+        self, element, purpose: str, dtype: tf.DType, make: Callable
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """What `make` returns for the decoded image of an element, and the label, int64.
+
+        Of an image file it is held in memory.
+
+        Args:
+            element: an element of the split.
+            purpose: tells what is made from what else is made of the image.
+            dtype: of the result.
+            make: from uint8 [H, W, 3] to an image [H', W', 3].
+        """
+        _, label = self.load_record(*element)
+
+        def made():
+            return make(decode(self.load_record(*element)[0]))
+
+        if self.folder is None:
+            return made(), label
+        return self.held_files.get(element[0], purpose, dtype, made), label
+
     def ordered(
         self, shuffle_seed=None, skip=0, keep=None, *, places: bool = False
     ) -> tf.data.Dataset:
@@ -111,9 +139,13 @@ class Split:
 
     def sample(self, limit: int | None) -> tf.data.Dataset:
         """As `records`; at most `limit` of them, drawn over the whole split, always the same."""
+        return self._sampled(limit).map(self.load_record, num_parallel_calls=tf.data.AUTOTUNE)
+
+    def _sampled(self, limit):
+        """The elements of `sample`."""
         if limit is None or limit >= self.num_examples:
-            return self.records()
-        return self.records(shuffle_seed=0).take(limit)
+            return self.ordered()
+        return self.ordered(shuffle_seed=0).take(limit)
 
     def spread(self, limit: int) -> "Split":
         """A split of at most `limit` examples, evenly spread over the stored order, with names."""
@@ -162,10 +194,16 @@ class Split:
             Batches of `(float32 [b, S, S, 3] in [0, 1], int64 [b])`.
         """
 
-        def load(encoded, label):
-            return preprocess(decode(encoded), image_size_px), label
+        def load(*element):
+            image, label = self.image_of(
+                element,
+                f"evaluation at {image_size_px}",
+                tf.float32,
+                lambda image: preprocess(image, image_size_px),
+            )
+            return tf.ensure_shape(image, [image_size_px, image_size_px, 3]), label
 
-        images = self.sample(limit).map(load, num_parallel_calls=tf.data.AUTOTUNE)
+        images = self._sampled(limit).map(load, num_parallel_calls=tf.data.AUTOTUNE)
         # TensorFlow's work grows with the size that is asked for, not with what is there.
         batch_size = min(batch_size, self.num_examples, limit or self.num_examples)
         return images.batch(batch_size).prefetch(tf.data.AUTOTUNE)

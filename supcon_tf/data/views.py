@@ -86,10 +86,9 @@ def views_of_elements(
     """
     several = not isinstance(kinds, Views)
     kinds = tuple(kinds) if several else (kinds,)
-    maker = _ViewMaker(split.native_size_px, kinds, batch_size, position)
+    maker = _ViewMaker(split, kinds, batch_size, position)
     if split.held is None:
-        examples = elements.map(split.load_record, num_parallel_calls=tf.data.AUTOTUNE)
-        examples = examples.enumerate(position.first_step * maker.size).map(
+        examples = elements.enumerate(position.first_step * maker.size).map(
             maker.decoded if split.native_size_px else maker.crops_of_one,
             num_parallel_calls=tf.data.AUTOTUNE,
         )
@@ -108,16 +107,16 @@ def views_of_elements(
 
 @dataclasses.dataclass(frozen=True)
 class _ViewMaker:
-    """The steps from records to views.
+    """The steps from a split's elements to views.
 
     Attributes:
-        native_size_px: side of the square images; None where sizes differ.
+        split: where they come from.
         kinds: the kinds of views.
         batch_size: images of a whole batch.
         position: where the stream begins.
     """
 
-    native_size_px: int | None
+    split: Split
     kinds: tuple[Views, ...]
     batch_size: int
     position: Position
@@ -140,21 +139,23 @@ class _ViewMaker:
     def _numbers(self):
         return range(len(self.kinds))
 
-    def decoded(self, index, record):
+    def decoded(self, index, element):
         """An image of the split's own size, uint8 [S, S, 3]."""
-        encoded, label = record
-        return tf.ensure_shape(decode(encoded), [self.native_size_px] * 2 + [3]), label
+        encoded, label = self.split.load_record(*element)
+        return tf.ensure_shape(decode(encoded), [self.split.native_size_px] * 2 + [3]), label
 
-    def crops_of_one(self, index, record):
+    def crops_of_one(self, index, element):
         """The crops of an image of any size, for each kind float32 [V, S, S, 3]."""
-        encoded, label = record
-        image = decode(encoded)
-        crops = [
-            random_crops(
-                shrink(image, kind.size_px)[None], kind.count, kind.size_px, kind.augmentation, seed
+        crops = []
+        for kind, seed in zip(self.kinds, self._seeds(1, self._place_of(index)), strict=True):
+            side, how = kind.size_px, kind.augmentation
+            image, label = self.split.image_of(
+                element,
+                f"crops at {side}",
+                tf.uint8,
+                lambda image, side=side: shrink(image, side),
             )
-            for kind, seed in zip(self.kinds, self._seeds(1, self._place_of(index)), strict=True)
-        ]
+            crops.append(random_crops(to_unit(image)[None], kind.count, side, how, seed))
         return tuple(crops), label
 
     def views(self, step, batch):
@@ -164,7 +165,7 @@ class _ViewMaker:
         seeds = zip(self._seeds(1, step), self._seeds(2, step), strict=True)
         for number, (kind, (crop_seed, seed)) in enumerate(zip(self.kinds, seeds, strict=True)):
             side, how = kind.size_px, kind.augmentation
-            if self.native_size_px:
+            if self.split.native_size_px:
                 crops = random_crops(to_unit(images), kind.count, side, how, crop_seed, share)
             else:
                 crops = tf.reshape(images[number], [-1, side, side, 3])

@@ -4,13 +4,8 @@ Kernels are the variables with two axes or more. The others, biases and batch no
 decayed nor adapted: Keras tells them by name, which depends on who built the layer.
 """
 
-import math
-import numbers
-
 import keras
 from keras import ops
-
-OPTIMIZERS = ("sgd", "lars", "rmsprop", "adamw", "lamb")
 
 
 def _is_kernel(variable) -> bool:
@@ -37,7 +32,8 @@ def _trust(variable, update, coefficient=1.0):
     return ops.cast(ops.where(both, ratio, 1.0), variable.dtype)
 
 
-def _require(fits, name, rule, value):
+def require(fits: bool, name: str, rule: str, value) -> None:
+    """Raises `ValueError` unless an argument fits its rule."""
     if not fits:
         raise ValueError(f"{name} must be {rule}. Received: {value}.")
 
@@ -77,7 +73,7 @@ class MomentumSGD(_ClipsSum, keras.optimizers.SGD):
     """
 
     def __init__(self, learning_rate=0.01, momentum=0.9, l2=0.0, **kwargs):
-        _require(l2 >= 0, "l2", "at least 0", l2)
+        require(l2 >= 0, "l2", "at least 0", l2)
         super().__init__(learning_rate=learning_rate, momentum=momentum, **kwargs)
         self.l2 = l2
 
@@ -122,8 +118,8 @@ class LARS(_ClipsSum, keras.optimizers.SGD):
     """
 
     def __init__(self, learning_rate=0.1, momentum=0.9, l2=0.0, trust_coefficient=0.001, **kwargs):
-        _require(l2 >= 0, "l2", "at least 0", l2)
-        _require(trust_coefficient > 0, "trust_coefficient", "above 0", trust_coefficient)
+        require(l2 >= 0, "l2", "at least 0", l2)
+        require(trust_coefficient > 0, "trust_coefficient", "above 0", trust_coefficient)
         super().__init__(learning_rate=learning_rate, momentum=momentum, **kwargs)
         self.l2 = l2
         self.trust_coefficient = trust_coefficient
@@ -160,7 +156,7 @@ class L2RMSprop(_ClipsSum, keras.optimizers.RMSprop):
     """
 
     def __init__(self, learning_rate=0.001, l2=0.0, **kwargs):
-        _require(l2 >= 0, "l2", "at least 0", l2)
+        require(l2 >= 0, "l2", "at least 0", l2)
         super().__init__(learning_rate=learning_rate, **kwargs)
         self.l2 = l2
 
@@ -205,7 +201,7 @@ class LAMB(_ClipsSum, keras.optimizers.Lamb):
     """
 
     def __init__(self, learning_rate=0.001, decay=0.0, **kwargs):
-        _require(decay >= 0, "decay", "at least 0", decay)
+        require(decay >= 0, "decay", "at least 0", decay)
         super().__init__(learning_rate=learning_rate, **kwargs)
         self.decay = decay
 
@@ -229,70 +225,44 @@ class LAMB(_ClipsSum, keras.optimizers.Lamb):
         return {**super().get_config(), "decay": self.decay}
 
 
-def make_optimizer(
-    name: str,
-    learning_rate,
-    *,
-    momentum: float | None = None,
-    nesterov: bool = False,
-    weight_decay: float = 0.0,
-    clip_norm: float | None = None,
-) -> keras.optimizers.Optimizer:
-    """An optimizer of the recipes by name.
+@keras.saving.register_keras_serializable("supcon_tf")
+class KernelMuon(_ClipsSum, keras.optimizers.Muon):
+    """Muon for every kernel, those of convolutions too, and Adam for the other variables.
 
-    | name    | class         | weight decay of kernels                       | momentum   |
-    |---------|---------------|-----------------------------------------------|------------|
-    | sgd     | `MomentumSGD` | L2 term of the gradient                       | 0.9        |
-    | lars    | `LARS`        | L2 term of the gradient, inside the trust     | 0.9        |
-    | rmsprop | `L2RMSprop`   | L2 term of the gradient, inside its mean      | 0.9        |
-    | adamw   | `KernelAdamW` | decoupled: rate * weight_decay * w            | not taken  |
-    | lamb    | `LAMB`        | term of Adam's step, inside the ratio         | not taken  |
+        m <- momentum m + g;   u = orthogonal(g + momentum m)
+        w <- w - rate weight_decay w;   w <- w - rate 0.2 sqrt(max(n, k)) u
 
-    RMSprop has epsilon 1, as in the reference implementation: the published rates are for that, and
-    far too high for Keras's 1e-7.
+    A kernel [..., k] is taken as a matrix [n, k], n the product of its first axes, and orthogonal()
+    brings its singular values near 1 by five Newton-Schulz steps. Its update then has about the
+    size of Adam's, so that one rate serves both. Keras's own leaves convolutions to Adam.
 
     Args:
-        name: one of `OPTIMIZERS`.
-        learning_rate: number > 0, schedule or callable.
-        momentum: in [0, 1); None is the default above.
-        nesterov: Nesterov momentum, for sgd and lars with a momentum above 0.
-        weight_decay: at least 0, per step.
-        clip_norm: above 0: all gradients are scaled together so that the norm of their sum over
-            replicas, over all variables and without weight decay, is at most this. None: no limit.
-
-    Returns:
-        The optimizer. Its state is in its variables only.
-
-    Raises:
-        ValueError: if an argument is out of range, or would have no effect on this optimizer.
+        learning_rate: float, schedule or callable.
+        momentum: float in [0, 1).
+        weight_decay: float >= 0 or None, decoupled, of kernels only.
+        **kwargs: as `keras.optimizers.Muon`.
 
     Reference:
-        Khosla et al. 2020, section 4 (sgd, lars, rmsprop); Loshchilov and Hutter 2019 (adamw).
+        Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks"; Liu et al.
+        2025, "Muon is Scalable for LLM Training", section 2.2 (the factor).
     """
-    _check_arguments(name, learning_rate, momentum, nesterov, weight_decay, clip_norm)
-    if isinstance(learning_rate, numbers.Real):
-        learning_rate = float(learning_rate)
-    shared = {"learning_rate": learning_rate, "global_clipnorm": clip_norm}
-    if name == "adamw":
-        return KernelAdamW(weight_decay=weight_decay, **shared)
-    if name == "lamb":
-        return LAMB(decay=weight_decay, **shared)
-    shared |= {"l2": weight_decay, "momentum": 0.9 if momentum is None else float(momentum)}
-    if name == "rmsprop":
-        return L2RMSprop(epsilon=1.0, **shared)
-    return {"sgd": MomentumSGD, "lars": LARS}[name](nesterov=nesterov, **shared)
 
+    def __init__(self, learning_rate=0.001, momentum=0.95, weight_decay=0.0, **kwargs):
+        kwargs = {"adam_weight_decay": None, **kwargs}
+        super().__init__(learning_rate, momentum=momentum, weight_decay=weight_decay, **kwargs)
 
-def _check_arguments(name, learning_rate, momentum, nesterov, weight_decay, clip_norm):
-    _require(name in OPTIMIZERS, "name", "one of " + ", ".join(OPTIMIZERS), name)
-    if isinstance(learning_rate, numbers.Real):
-        _require(0 < learning_rate < math.inf, "learning_rate", "above 0", learning_rate)
-    if momentum is not None:
-        _require(name not in ("adamw", "lamb"), "momentum", f"left out, for {name}", momentum)
-        _require(0 <= momentum < 1, "momentum", "from 0 to below 1", momentum)
-    if nesterov:
-        _require(name in ("sgd", "lars"), "nesterov", f"left out, for {name}", nesterov)
-        _require(momentum != 0, "nesterov", "left out, for a momentum of 0", nesterov)
-    _require(0 <= weight_decay < math.inf, "weight_decay", "at least 0", weight_decay)
-    if clip_norm is not None:
-        _require(0 < clip_norm < math.inf, "clip_norm", "above 0", clip_norm)
+    def _should_use_adamw(self, variable):
+        return not _is_kernel(variable)
+
+    def _use_weight_decay(self, variable):
+        return _is_kernel(variable) and super()._use_weight_decay(variable)
+
+    def zeropower_via_newtonschulz5(self, x, steps):
+        """As Keras's, of a kernel with any number of axes, and scaled."""
+        matrix = ops.reshape(x, [-1, x.shape[-1]])
+        matrix = super().lr_adjust(super().zeropower_via_newtonschulz5(matrix, steps))
+        return ops.reshape(matrix, x.shape)
+
+    def lr_adjust(self, x):
+        """Leaves an update as it is: `zeropower_via_newtonschulz5` has scaled it."""
+        return x

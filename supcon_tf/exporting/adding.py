@@ -19,7 +19,7 @@ from supcon_tf.data.splits import Split
 from supcon_tf.exporting import added_scores, onnx_model, tflite
 from supcon_tf.exporting.bundle import Bundle, load_bundle
 from supcon_tf.exporting.calibration import fit_scale
-from supcon_tf.exporting.comparing import check_exports, compare_exports
+from supcon_tf.exporting.comparing import check_exports, compare_exports, start_reload
 from supcon_tf.exporting.export import finish_bundle
 from supcon_tf.exporting.index import index_scores, write_index_images
 from supcon_tf.exporting.layout import (
@@ -149,9 +149,11 @@ def _write(
     if onnx_model.FORMAT in formats:
         onnx_model.write(path, metadata)
     np.savez(path / HELD_OUT, features=features, labels=labels)
-    compared = compare_exports(
-        path, formats, new.held_out, len(unseen[1]), probabilities[len(old[1]) :], unseen[1]
-    )
+    expected = probabilities[len(old[1]) :]
+    with start_reload(path, formats) as reload:
+        compared = compare_exports(
+            path, formats, new.held_out, len(unseen[1]), expected, unseen[1], reload
+        )
     check_exports(path, compared, settings.max_difference, settings.max_tflite_loss)
     scores = {
         "learned_from": metadata["added"][-1]["images"],

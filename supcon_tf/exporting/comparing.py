@@ -21,6 +21,26 @@ _IN_FLOAT32 = ("tflite_float32", "onnx")
 _RELOAD = Path(__file__).with_name("reload_export.py")
 
 
+def start_reload(bundle: Path, formats: Sequence[str]) -> subprocess.Popen:
+    """Starts the process that `compare_exports` runs a bundle in, before the bundle is there.
+
+    It imports TensorFlow, which takes seconds, and waits. Use it as a context.
+
+    Args:
+        bundle: folder of the SavedModel, with tflite/ in it.
+        formats: those of its models, as `ExportConfig.format_names` gives them.
+    """
+    return subprocess.Popen(
+        [sys.executable, "-I", str(_RELOAD), str(bundle), *formats],
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+    )
+
+
 def compare_exports(
     bundle: Path,
     formats: Sequence[str],
@@ -28,23 +48,25 @@ def compare_exports(
     limit: int,
     expected: np.ndarray,
     labels: np.ndarray,
+    process: subprocess.Popen,
 ) -> dict:
     """Runs a bundle in a fresh process, and compares it with the model it was made of.
 
     Args:
-        bundle: folder of the SavedModel, with tflite/ in it.
-        formats: those of its models, as `ExportConfig.format_names` gives them.
+        bundle: as in `start_reload`.
+        formats: as in `start_reload`.
         split: images to compare on, as encoded bytes, so that preprocessing is compared too.
         limit: at most so many of them, as `Split.sample` draws them.
         expected: probabilities float [N, C] that the model gives them.
         labels: int [N].
+        process: what `start_reload` returned.
 
     Returns:
         By export: `top1`, `model_top1`, `max_difference` (of probabilities), `bytes` and `ms`, the
         median time of one image of the size that the encoder takes; `images` compared; and
         `failed`, by export why it could not be run.
     """
-    outputs, failed = _run_elsewhere(bundle, formats, split, limit)
+    outputs, failed = _run_elsewhere(bundle, formats, split, limit, process)
     files = {name: _files(bundle, name) for name in formats if name not in failed}
     scores = {
         name: {
@@ -67,38 +89,35 @@ def _files(bundle, name):
     return [tflite_file(bundle, name.removeprefix("tflite_"))]
 
 
-def _run_elsewhere(bundle, formats, split, limit):
+def _run_elsewhere(bundle, formats, split, limit, process):
     """The output of `reload_export.py`, and why some formats have none."""
     with tempfile.TemporaryDirectory() as folder:
         records = Path(folder) / "images.tfrecord"
         with tf.io.TFRecordWriter(str(records)) as writer:
             for encoded, _ in split.sample(limit).as_numpy_iterator():
                 writer.write(encoded)
-        outputs, fault = _run(bundle, formats, records)
+        outputs, fault = _outputs(process, records)
         if not fault:
             return outputs, {}
         failed = {}
         for name in formats:  # Each by itself, as one of them may end the process of all.
-            found, fault = _run(bundle, [name], records)
+            with start_reload(bundle, [name]) as alone:
+                found, fault = _outputs(alone, records)
             outputs.update(found)
             failed.update({name: fault} if fault else {})
         return outputs, failed
 
 
-def _run(bundle, formats, records):
+def _outputs(process, records):
     """The outputs of one process, none where it fails; and why it does."""
     output = records.with_name("found.npz")
-    command = [sys.executable, "-I", str(_RELOAD), str(bundle), str(records), str(output), *formats]
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}
-    finished = subprocess.run(
-        command, env=environment, capture_output=True, text=True, errors="replace"
-    )
-    if finished.returncode < 0:
-        number = -finished.returncode
+    _, said = process.communicate(f"{records}\n{output}\n")
+    if process.returncode < 0:
+        number = -process.returncode
         name = signal.strsignal(number)
         return {}, f"the process that ran it was ended by signal {number} ({name})"
-    if finished.returncode:
-        return {}, f"running it fails ({''.join(finished.stderr.strip().splitlines()[-1:])})"
+    if process.returncode:
+        return {}, f"running it fails ({''.join(said.strip().splitlines()[-1:])})"
     with np.load(output) as arrays:
         outputs = dict(arrays)
     if not all(np.isfinite(values).all() for values in outputs.values()):

@@ -17,7 +17,7 @@ from supcon_tf.data.splits import ImageDataset
 from supcon_tf.exporting import onnx_model, tflite
 from supcon_tf.exporting.calibration import calibration_scores, fit_temperature
 from supcon_tf.exporting.card import model_card
-from supcon_tf.exporting.comparing import check_exports, compare_exports
+from supcon_tf.exporting.comparing import check_exports, compare_exports, start_reload
 from supcon_tf.exporting.finite import check_finite
 from supcon_tf.exporting.graphs import check_graph
 from supcon_tf.exporting.index import build_index, index_scores, write_index_images
@@ -71,14 +71,15 @@ def export(config: ExportConfig) -> dict:
     with writing(target) as temporary:
         print(f"exporting to {target}", file=sys.stderr)
         temporary.mkdir(parents=True)
-        with naming_lost_images(dataset.train, dataset.test):
-            scores = _write_bundle(temporary, target, run, dataset, model, config)
+        reload = start_reload(temporary, config.format_names())
+        with reload, naming_lost_images(dataset.train, dataset.test):
+            scores = _write_bundle(temporary, target, run, dataset, model, config, reload)
     scores = {"path": str(target), **scores}
     run.record("export", scores)
     return scores
 
 
-def _write_bundle(bundle, target, run, dataset, model, config):
+def _write_bundle(bundle, target, run, dataset, model, config, reload):
     encoder = features_of(model)
     features = _Features(encoder, model.get_layer("logits"), config.batch_size)
     held_out, labels = features(dataset.test, config.verify_images)
@@ -95,7 +96,7 @@ def _write_bundle(bundle, target, run, dataset, model, config):
     logits = features.logits(held_out)
     expected = softmax(logits / head.temperature, axis=1)
     compared = compare_exports(
-        bundle, config.format_names(), dataset.test, config.verify_images, expected, labels
+        bundle, config.format_names(), dataset.test, config.verify_images, expected, labels, reload
     )
     check_exports(bundle, compared, config.max_difference, config.max_tflite_loss)
     if compared["failed"]:

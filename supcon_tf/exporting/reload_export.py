@@ -1,11 +1,12 @@
 """An exported bundle, run as a stranger would run it: TensorFlow, LiteRT and ONNX Runtime alone.
 
-    python -I reload_export.py BUNDLE IMAGES_TFRECORD OUTPUT_NPZ FORMAT ...
+    python -I reload_export.py BUNDLE FORMAT ...
 
-The TFRecord holds encoded images. Writes, for each format (`saved_model`, `tflite_<precision>`,
-`onnx`), the probabilities float32 [N, C] and the median time for one image in milliseconds. The
-package may import this file; this file may not import the package, and in the process above it
-cannot.
+Reads two lines from the standard input, the names of a TFRecord file of encoded images and of the
+NPZ file to write, so that it can be started before they exist. Writes, for each format
+(`saved_model`, `tflite_<precision>`, `onnx`), the probabilities float32 [N, C] and the median time
+for one image in milliseconds. The package may import this file; this file may not import the
+package, and in the process above it cannot.
 """
 
 import functools
@@ -91,9 +92,10 @@ def median_ms(function, argument):
     return 1000 * statistics.median(seconds[1:])
 
 
-def main(bundle, records, output, *formats):
+def main(bundle, *formats):
     """Runs the exports on every image."""
     sys.modules["supcon_tf"] = None  # Importing it now fails.
+    records, output = sys.stdin.read().splitlines()
     signatures = tf.saved_model.load(bundle).signatures
     models = open_models(Path(bundle), formats)
     found = {name: [] for name in formats}

@@ -13,7 +13,7 @@ from supcon_tf.data.augment import Share
 from supcon_tf.data.splits import ImageDataset
 from supcon_tf.engine.loss_scaling import SharedLossScale
 from supcon_tf.engine.method import Method
-from supcon_tf.engine.optimizers import make_optimizer
+from supcon_tf.engine.optimizer_factory import make_optimizer
 from supcon_tf.engine.schedules import make_schedule, scaled_rate
 from supcon_tf.methods import METHODS
 from supcon_tf.methods.spec import Parts, given_settings

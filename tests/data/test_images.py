@@ -127,7 +127,15 @@ def test_preprocessing_a_batch_equals_one_by_one():
 def test_shrink_stops_at_twice_the_crop_and_never_enlarges():
     large = np.zeros((100, 150, 3), np.uint8)
     assert shrink(large, 16).shape == (32, 48, 3)
-    np.testing.assert_allclose(shrink(PIXELS, 16), PIXELS / np.float32(255), rtol=1e-6)
+    np.testing.assert_array_equal(shrink(PIXELS, 16), PIXELS)
+
+
+def test_shrink_rounds_to_whole_levels():
+    columns = np.array([[0, 1, 3, 4, 254, 255, 255, 255]] * 4, np.uint8)
+    shrunk = shrink(np.repeat(columns[..., None], 3, axis=2), 1).numpy()
+    exact = tf.image.resize(columns[..., None], [2, 4], antialias=True).numpy()
+    assert shrunk.dtype == np.uint8
+    np.testing.assert_array_equal(shrunk, np.repeat(np.rint(exact), 3, axis=2))
 
 
 def jpeg(orientation=None, little=True, **options):

@@ -7,7 +7,7 @@ import tensorflow as tf
 from supcon_tf import MomentumSGD, PretrainConfig, build_encoder, make_strategy
 from supcon_tf.data.views import sharding_off
 from supcon_tf.engine.loss_scaling import SharedLossScale
-from supcon_tf.engine.optimizers import make_optimizer
+from supcon_tf.engine.optimizer_factory import make_optimizer
 from supcon_tf.engine.schedules import make_schedule
 from supcon_tf.methods import METHODS
 from supcon_tf.methods.spec import Parts

@@ -7,7 +7,7 @@ import tensorflow as tf
 STEPS = 4
 # A convolution's kernel, a dense one, one that starts at 0, a bias that starts at 0, a scale.
 SHAPES = ((2, 2, 3, 2), (3, 4), (4, 2), (4,), (3,))
-RATES = {"sgd": 0.1, "lars": 5.0, "rmsprop": 0.1, "adamw": 0.01, "lamb": 0.01}
+RATES = {"sgd": 0.1, "lars": 5.0, "rmsprop": 0.1, "adamw": 0.01, "lamb": 0.01, "muon": 0.1}
 SETTINGS = [
     ("sgd", {}),
     ("sgd", {"momentum": 0.5, "nesterov": True, "weight_decay": 0.3}),
@@ -21,6 +21,8 @@ SETTINGS = [
     ("adamw", {"weight_decay": 3.0, "clip_norm": 1.0}),
     ("lamb", {}),
     ("lamb", {"weight_decay": 0.3, "clip_norm": 1.0}),
+    ("muon", {}),
+    ("muon", {"momentum": 0.5, "weight_decay": 0.3, "clip_norm": 1.0}),
 ]
 
 
@@ -44,18 +46,35 @@ def adapted(weight, update, coefficient=1.0):
     return coefficient * norm(weight) / norm(update) if norm(weight) and norm(update) else 1.0
 
 
+def orthogonal(kernel):
+    """Five Newton-Schulz steps from the kernel as a matrix [n, k], divided by its norm."""
+    matrix = kernel.reshape(-1, kernel.shape[-1])
+    matrix = matrix / (norm(matrix) + 1e-7)
+    for _ in range(5):
+        gram = matrix @ matrix.T
+        matrix = 3.4445 * matrix - 4.775 * gram @ matrix + 2.0315 * gram @ gram @ matrix
+    return matrix.reshape(kernel.shape)
+
+
 def one_update(name, weight, gradient, state, rate, time, momentum, nesterov, decay):
     """The documented formulas, for one variable; `state` is its dict of accumulators."""
     kernel = weight.ndim > 1
     decay = decay if kernel else 0.0
     get = lambda key: state.get(key, np.zeros_like(weight))  # noqa: E731
-    if name in ("adamw", "lamb"):
+    if name == "muon" and kernel:
+        momentum = 0.95 if momentum is None else momentum
+        state["m"] = momentum * get("m") + gradient
+        update = orthogonal(gradient + momentum * state["m"])
+        columns = weight.shape[-1]
+        size = 0.2 * np.sqrt(max(weight.size // columns, columns))
+        return weight - rate * decay * weight - rate * size * update
+    if name in ("adamw", "lamb", "muon"):
         if name == "adamw":
             weight = weight - rate * decay * weight
         state["m"] = 0.9 * get("m") + 0.1 * gradient
         state["s"] = 0.999 * get("s") + 0.001 * gradient**2
         left = 1 - 0.999**time
-        epsilon = 1e-7 / np.sqrt(left) if name == "adamw" else 1e-7  # Keras's Adam: "epsilon hat".
+        epsilon = 1e-7 if name == "lamb" else 1e-7 / np.sqrt(left)  # Keras's Adam: "epsilon hat".
         update = state["m"] / (1 - 0.9**time) / (np.sqrt(state["s"] / left) + epsilon)
         if name == "lamb" and kernel:
             update = update + decay * weight

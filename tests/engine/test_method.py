@@ -15,7 +15,7 @@ from supcon_tf import (
 )
 from supcon_tf.engine.loss_scaling import SharedLossScale
 from supcon_tf.engine.method import Method
-from supcon_tf.engine.optimizers import make_optimizer
+from supcon_tf.engine.optimizer_factory import make_optimizer
 from supcon_tf.networks.heads import build_classifier
 
 

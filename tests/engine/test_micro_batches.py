@@ -8,7 +8,7 @@ from engine.models import BATCH, batches, build
 
 from supcon_tf import PairwiseModel, ProjectionHead, SupConLoss, make_strategy
 from supcon_tf.engine.micro_batches import micro_batch_count, micro_batch_gradients
-from supcon_tf.engine.optimizers import make_optimizer
+from supcon_tf.engine.optimizer_factory import make_optimizer
 from supcon_tf.networks.copies import training_copy
 
 SIZE = 4

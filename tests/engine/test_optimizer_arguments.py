@@ -4,7 +4,8 @@ import keras
 import pytest
 
 from supcon_tf import MomentumSGD
-from supcon_tf.engine.optimizers import LAMB, LARS, KernelAdamW, L2RMSprop, make_optimizer
+from supcon_tf.engine.optimizer_factory import make_optimizer
+from supcon_tf.engine.optimizers import LAMB, LARS, KernelAdamW, KernelMuon, L2RMSprop
 
 
 def test_round_trip_of_arguments_that_are_not_the_factorys():
@@ -14,6 +15,7 @@ def test_round_trip_of_arguments_that_are_not_the_factorys():
         L2RMSprop(0.3, l2=0.01, rho=0.8),
         KernelAdamW(0.3, weight_decay=0.01, beta_1=0.8),
         LAMB(0.3, decay=0.01, beta_1=0.8),
+        KernelMuon(0.3, momentum=0.8, weight_decay=0.01, ns_steps=3),
     ):
         again = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
         assert type(again) is type(optimizer)
@@ -38,7 +40,7 @@ def test_classes_refuse_what_is_out_of_range(build, message):
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
-        ("adam", {}, "name must be one of sgd, lars, rmsprop, adamw, lamb. Received: adam"),
+        ("adam", {}, "name must be one of sgd, lars, rmsprop, adamw, lamb, muon. Rec.*adam"),
         ("sgd", {"learning_rate": 0}, "learning_rate must be above 0. Received: 0"),
         ("sgd", {"momentum": 1}, "momentum must be from 0 to below 1. Received: 1"),
         ("lars", {"momentum": -0.1}, "momentum must be from 0 to below 1. Received: -0.1"),
@@ -47,6 +49,7 @@ def test_classes_refuse_what_is_out_of_range(build, message):
         ("rmsprop", {"nesterov": True}, "nesterov must be left out, for rmsprop. Received: True"),
         ("adamw", {"nesterov": True}, "nesterov must be left out, for adamw. Received: True"),
         ("lamb", {"nesterov": True}, "nesterov must be left out, for lamb. Received: True"),
+        ("muon", {"nesterov": True}, "nesterov must be left out, for muon. Received: True"),
         ("sgd", {"momentum": 0, "nesterov": True}, "nesterov must be .* a momentum of 0"),
         ("sgd", {"weight_decay": -1}, "weight_decay must be at least 0. Received: -1"),
         ("adamw", {"weight_decay": float("nan")}, "weight_decay must be.* Received: nan"),

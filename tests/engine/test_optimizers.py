@@ -16,13 +16,8 @@ from engine.optimizer_formulas import (
 )
 
 from supcon_tf import MomentumSGD, make_strategy, warmup_cosine
-from supcon_tf.engine.optimizers import (
-    LAMB,
-    LARS,
-    OPTIMIZERS,
-    KernelAdamW,
-    make_optimizer,
-)
+from supcon_tf.engine.optimizer_factory import OPTIMIZERS, make_optimizer
+from supcon_tf.engine.optimizers import LAMB, LARS, KernelAdamW
 
 
 @pytest.mark.parametrize("compiled", [False, True])

@@ -1,0 +1,52 @@
+"""What is made of image files, held in memory: they are decoded once and not every epoch."""
+
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+_MOST_BYTES = 2**29
+
+
+class HeldFiles:
+    """What was made of image files, by file: at most 512 MiB; the rest is made again.
+
+    It fills as files are first asked for.
+    """
+
+    def __init__(self):
+        self._made: dict[tuple, np.ndarray] = {}
+        self._free = _MOST_BYTES
+
+    def get(
+        self, file: tf.Tensor, purpose: str, dtype: tf.DType, make: Callable[[], tf.Tensor]
+    ) -> tf.Tensor:
+        """What `make` returns for a file, made now or before.
+
+        Args:
+            file: scalar string.
+            purpose: what is made of it.
+            dtype: of the result.
+            make: returns an image [H, W, 3].
+
+        Returns:
+            An image [H, W, 3] of that dtype.
+        """
+        missing = np.zeros((0, 0, 3), dtype.as_numpy_dtype)
+
+        def look_up(file):
+            return self._made.get((file, purpose), missing)
+
+        def keep(file, image):
+            if (file, purpose) not in self._made and image.nbytes <= self._free:
+                self._free -= image.nbytes
+                self._made[file, purpose] = image.copy()
+            return image
+
+        found = tf.ensure_shape(tf.numpy_function(look_up, [file], dtype), [None, None, 3])
+        image = tf.cond(
+            tf.size(found) > 0,
+            lambda: found,
+            lambda: tf.numpy_function(keep, [file, make()], dtype),
+        )
+        return tf.ensure_shape(image, [None, None, 3])
