@@ -9,7 +9,7 @@ def are_several(labels) -> bool:
     Args:
         labels: a tensor or an array; None is neither.
     """
-    return labels is not None and labels.dtype == bool and len(labels.shape) == 2
+    return labels is not None and labels.dtype == bool and list(labels.shape[1:]) not in ([], [1])
 
 
 def jaccard_overlap(labels):

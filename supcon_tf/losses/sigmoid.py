@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from supcon_tf.losses.class_balance import BalancedCrossEntropy
+
 
 @keras.saving.register_keras_serializable("supcon_tf")
 class SigmoidCrossEntropy(keras.losses.Loss):
@@ -46,3 +48,27 @@ class SigmoidCrossEntropy(keras.losses.Loss):
         """The constructor's arguments."""
         own = {"label_smoothing": self.label_smoothing, "weights": self.weights}
         return {**super().get_config(), **own}
+
+
+def classification_loss(
+    multi_label: bool, label_smoothing: float = 0.0, weights=None, offsets=None
+) -> keras.losses.Loss:
+    """The cross entropy of logits [B, C]: of one class per image, or of any number of classes.
+
+    Args:
+        multi_label: whether images have any number of classes, bool [B, C], not one, int [B].
+        label_smoothing: in [0, 1).
+        weights: of the classes, as `loss_balance` gives them.
+        offsets: of the logits, as `loss_balance` gives them; for one class per image.
+
+    Raises:
+        ValueError: if there are offsets for several classes.
+    """
+    if not multi_label:
+        return BalancedCrossEntropy(label_smoothing, weights, offsets)
+    if offsets is not None:
+        raise ValueError(
+            "logit_adjustment is for images of one class each; several have no common softmax. "
+            "Received: images with several classes. Leave it out."
+        )
+    return SigmoidCrossEntropy(label_smoothing, weights)
