@@ -263,7 +263,7 @@ STUDIES = {
             "width_multiplier": 0.5,
             "augmentation": "symbols",
             "batch_size": 128,
-            "epochs": 20,
+            "epochs": 30,
             "learning_rate": 0.1,
         },
         arms={

@@ -4,10 +4,10 @@ r"""Writes collages of Fashion-MNIST, images that show several classes each, wit
         --output_dir=runs/collages
 
 A collage of 56 x 56 pixels has one to three garments in the quarters of its area, drawn at random;
-its classes are theirs. The images of the splits test and train, of which validation is a part, are
-made of the images of those splits of Fashion-MNIST, so that no garment is in two of them. labels.csv
-lists path, label (with | between) and split. The IDX files (gzip) are those of Debian's package
-dataset-fashion-mnist.
+its classes are theirs. Those of the splits train and validation are made of different training
+images of Fashion-MNIST, those of the split test of its test images: no garment is used twice.
+labels.csv lists path, label (with | between) and split. The IDX files (gzip) are those of Debian's
+package dataset-fashion-mnist.
 """
 
 import dataclasses
@@ -20,8 +20,7 @@ from supcon_tf.core.errors import UserError
 
 NAMES = "T-shirt trouser pullover dress coat sandal shirt sneaker bag boot".split()  # noqa: SIM905
 _SIDE, _MOST = 28, 3
-# Collages are made of as many garments of the training split for training, and of the others after
-# them for validation.
+# The split of Fashion-MNIST, by its files' names, that each split of collages is made of.
 _PARTS = {"train": "train", "validation": "train", "test": "t10k"}
 
 
