@@ -172,10 +172,10 @@ def write_several(folder: Path, count=96, seed=0):
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
     for number in range(count):
-        pixels = rng.integers(0, 60, (12, 12, 3))
+        pixels = rng.integers(0, 130, (12, 12, 3))
         shown = [name for bit, name in enumerate(COLORS) if number >> bit & 1]
         for channel, place in (COLORS[name] for name in shown):
-            pixels[2:10, 4 * place : 4 * place + 4, channel] += 180
+            pixels[2:10, 4 * place : 4 * place + 4, channel] += 100
         Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number:03d}.png")
         rows.append({"path": f"{number:03d}.png", "label": shown})
     (folder / "labels.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
