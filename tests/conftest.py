@@ -163,6 +163,62 @@ def write_images(root: Path, classes, per_class, mode="RGB", size=(12, 12), seed
     return root
 
 
+COLORS = {"blue": (2, 0), "green": (1, 1), "red": (0, 2)}  # Channel, and place, of each class.
+
+
+def write_several(folder: Path, count=96, seed=0):
+    """Writes images that show any of three coloured squares, and a table; returns its name."""
+    rng = np.random.default_rng(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for number in range(count):
+        pixels = rng.integers(0, 130, (12, 12, 3))
+        shown = [name for bit, name in enumerate(COLORS) if number >> bit & 1]
+        for channel, place in (COLORS[name] for name in shown):
+            pixels[2:10, 4 * place : 4 * place + 4, channel] += 100
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number:03d}.png")
+        rows.append({"path": f"{number:03d}.png", "label": shown})
+    (folder / "labels.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return f"jsonl:{folder}/labels.jsonl"
+
+
+@pytest.fixture(scope="session")
+def several_run(built_once):
+    """A run on images with several classes each: pretraining, classifier, evaluation."""
+
+    def build(folder):
+        run_dir = str(folder / "run")
+        config = supcon_tf.PretrainConfig(
+            dataset=write_several(folder.with_name("several_images")),
+            run_dir=run_dir,
+            image_size_px=12,
+            width_multiplier=0.5,
+            augmentation="weak_symbols",
+            batch_size=16,
+            epochs=8,
+            validation_fraction=0.25,
+        )
+        supcon_tf.pretrain(config)
+        supcon_tf.train_classifier(supcon_tf.ClassifierConfig(run_dir=run_dir, epochs=40))
+        supcon_tf.evaluate(supcon_tf.EvaluateConfig(run_dir=run_dir, bootstrap=50))
+
+    return built_once("several", build) / "run"
+
+
+@pytest.fixture(scope="session")
+def several_exported(several_run, built_once):
+    """The bundle of that run."""
+
+    def build(folder):
+        supcon_tf.export(
+            supcon_tf.ExportConfig(
+                run_dir=str(several_run), saved_models_dir=str(folder), name="colors"
+            )
+        )
+
+    return built_once("several_exported", build) / "colors"
+
+
 def forbid(monkeypatch, path: Path):
     """Refuses a file or a folder to this process, which may be root's, as the system would."""
     for module, name in ((builtins, "open"), (io, "open"), (os, "scandir")):

@@ -254,4 +254,24 @@ STUDIES = {
             "SupCon, balanced batches, logit adjustment": {"logit_adjustment": 1.0},
         },
     ),
+    "several_classes": Study(
+        title="Collages of Fashion-MNIST, one to three garments in each of 2,000",
+        base={
+            "dataset": "csv:runs/collages/labels.csv",
+            "image_size_px": 32,
+            "encoder": "resnet8",
+            "width_multiplier": 0.5,
+            "augmentation": "symbols",
+            "batch_size": 128,
+            "epochs": 30,
+            "learning_rate": 0.1,
+        },
+        arms={
+            "SupCon, weighed by overlap": {"method": "supcon_out"},
+            "SimCLR": {"method": "simclr"},
+            "cross entropy (sigmoid)": {"method": "cross_entropy"},
+        },
+        scores=("mean_average_precision", "micro_f1", "macro_f1", "exact_match", "knn_map"),
+        curves=("knn_map",),
+    ),
 }

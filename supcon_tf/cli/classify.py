@@ -13,10 +13,12 @@ def main(config):
     from supcon_tf.stages.classification import train_classifier
 
     metrics = train_classifier(config)
-    print(f"loss {metrics['loss']:.4f}, training top-1 {100 * metrics['train_top1']:.1f} %")
+    several = "train_map" in metrics
+    key, name = ("map", "average precision") if several else ("top1", "top-1")
+    print(f"loss {metrics['loss']:.4f}, training {name} {100 * metrics[f'train_{key}']:.1f} %")
     if "best_epoch" in metrics:
-        score = 100 * metrics["validation_top1"]
-        print(f"kept: epoch {metrics['best_epoch']}, validation top-1 {score:.1f} %")
+        score = 100 * metrics[f"validation_{key}"]
+        print(f"kept: epoch {metrics['best_epoch']}, validation {name} {score:.1f} %")
     print(f"next: supcon-tf evaluate --run_dir={config.run_dir}")
 
 

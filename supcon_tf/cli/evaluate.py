@@ -15,11 +15,15 @@ _SHARES = (
     "top1",
     "top5",
     "balanced_accuracy",
+    "exact_match",
+    "micro_f1",
     "macro_f1",
+    "macro_recall",
     "macro_roc_auc",
     "mean_average_precision",
     "ece",
     "knn_top1",
+    "knn_map",
     "soft_neighbors_top1",
 )
 

@@ -8,7 +8,9 @@ standard error with its reason, the others are answered, and the exit status is 
 tsv: path, class, probability, class, ... of the top_k. csv: the same under a header. jsonl: image,
 classes and probabilities as JSON, one line an image. In tsv a tab, a line's end or a backslash
 within a cell is written as \t, \n or \\; a byte that is not UTF-8 is always written as \xff.
-An image that cannot be classified has no line in tsv and csv, and image and error in jsonl.
+An image that cannot be classified has no line in tsv and csv, and image and error in jsonl. A model
+of several classes per image gives all classes of a probability of 0.5 or more, and top_k at least;
+in csv these are two cells, with | between the classes and between the probabilities.
 """
 
 import contextlib
@@ -49,6 +51,13 @@ def tsv_line(result):
     return "\t".join(_utf8(_CONTROL.sub(_code, cell)) for cell in _cells(result, 4))
 
 
+def _csv_cells(result):
+    if not result.get("multi_label"):
+        return _cells(result, 6)
+    shares = "|".join(f"{share:.6f}" for share in result["probabilities"])
+    return [result["image"], "|".join(result["classes"]), shares]
+
+
 def csv_line(cells):
     """Cells as RFC 4180 wants them, without the line's end."""
     line = io.StringIO()
@@ -58,6 +67,8 @@ def csv_line(cells):
 
 def csv_header(result):
     """The names of the columns."""
+    if result.get("multi_label"):  # As many classes as each image has.
+        return ["image", "classes", "probabilities"]
     ranks = range(1, len(result["classes"]) + 1)
     return ["image", *(f"{what}_{rank}" for rank in ranks for what in ("class", "probability"))]
 
@@ -88,7 +99,7 @@ def lines(results, kind):
         if not has_header:
             yield csv_line(csv_header(result))
             has_header = True
-        yield tsv_line(result) if kind == "tsv" else csv_line(_cells(result, 6))
+        yield tsv_line(result) if kind == "tsv" else csv_line(_csv_cells(result))
 
 
 def reporting(results, failed):

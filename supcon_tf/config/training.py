@@ -30,7 +30,8 @@ class PretrainConfig(RunConfig):
 
     dataset: str = setting(
         "digits",
-        "TensorFlow Datasets name, folder:PATH (one folder per class), csv:FILE or jsonl:FILE.",
+        "TensorFlow Datasets name, folder:PATH (one folder per class), csv:FILE or jsonl:FILE "
+        "(tables of images and labels; a|b, or a list, gives an image several).",
         any_bytes=True,
     )
     data_dir: str = setting("", "Where TensorFlow Datasets keeps data ('': its own default).")
@@ -183,7 +184,7 @@ class PretrainConfig(RunConfig):
         2, "Newest checkpoints to keep.", at_least=1, at_most=10**6, identity=False
     )
     best_metric: str = setting(
-        "", "Keep the encoder of the epoch that is best in this, such as knn_top1 ('': the last)."
+        "", "Keep the encoder of the epoch best in this: knn_top1, knn_map, loss ('': the last)."
     )
     seed: int = setting(0, "Seed of weights, order and augmentation.", at_least=0, below=2**31)
     strategy: str = setting(

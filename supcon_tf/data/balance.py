@@ -18,6 +18,18 @@ def places_by_class(labels: np.ndarray) -> dict[int, np.ndarray]:
     return {int(classes[at]): places[at] for at in np.argsort(first)}
 
 
+def class_counts(labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """The images of each class, int64 [C]; those without a known class count nowhere.
+
+    Args:
+        labels: int [N], or bool [N, C] of images with several classes, which count in each.
+        num_classes: C.
+    """
+    if labels.ndim == 2:
+        return labels.sum(axis=0)
+    return np.bincount(labels[labels >= 0], minlength=num_classes)
+
+
 def balanced_order(
     labels: np.ndarray, classes_per_batch: int, images_per_class: int, seed: int
 ) -> Callable[[int], np.ndarray]:

@@ -16,6 +16,7 @@ from supcon_tf.config import PretrainConfig
 from supcon_tf.config.dataset_names import own_data
 from supcon_tf.core.errors import StorageError, UserError
 from supcon_tf.data.folder import list_folder
+from supcon_tf.data.hidden_labels import hide_labels
 from supcon_tf.data.holding_out import Example
 from supcon_tf.data.image_checks import Copies, check_images, faults_line
 from supcon_tf.data.image_files import HEIC_EXTENSIONS, decodable, is_heic
@@ -26,12 +27,12 @@ from supcon_tf.data.own_images import (
     Splitting,
     check_and_split,
 )
+from supcon_tf.data.several_labels import classes_of, multi_hot
 from supcon_tf.data.splits import (
     DEFAULT_IMAGE_SIZE_PX,
     UNLABELED,
     ImageDataset,
     Split,
-    hide_labels,
 )
 from supcon_tf.data.table import read_table
 from supcon_tf.data.tfds import LONG_TAILED, open_tfds
@@ -58,7 +59,7 @@ def open_dataset(
     Args:
         name: "digits", a name that TensorFlow Datasets knows (prepared, or downloaded now),
             "cifar10_lt" or "cifar100_lt" (of them a long-tailed part), "folder:PATH", or
-            "csv:FILE" or "jsonl:FILE", tables with a path and a label a row.
+            "csv:FILE" or "jsonl:FILE", tables with a path and a label, or several, a row.
         data_dir: where TensorFlow Datasets keeps its files; '' for its default.
         image_size_px: side of the square images to make; None for the data set's own, or 64.
         holdout_fraction: for a folder without train/ and test/ (here and below: or a table without
@@ -180,6 +181,7 @@ def _of_own_images(name: str, image_size_px: int | None, own: OwnImages) -> Imag
         validation=split(validation) if validation else None,
         unlabelled=split(unlabelled) if unlabelled else None,
         with_unlabelled=split([*own.splits["train"], *unlabelled]) if unlabelled else None,
+        multi_label=own.listing.multi_label,
     )
 
 
@@ -190,13 +192,17 @@ def image_split(
 
     Args:
         root: the folder that the files' names are relative to.
-        examples: file name and class name of each; '' for a class that is not known.
+        examples: file name and class name of each, '' for a class that is not known; or a tuple of
+            names, where images have several classes.
         class_names: name of each label.
         labels_too: whether the fingerprint depends on the classes, not on the files alone.
     """
-    index_of = {"": UNLABELED, **{label: index for index, label in enumerate(class_names)}}
     paths = [os.fsencode(root / file) for file, _ in examples]  # Names may be any bytes.
-    labels = [index_of[label] for _, label in examples]
+    if isinstance(examples[0][1], str):
+        index_of = {"": UNLABELED, **{label: index for index, label in enumerate(class_names)}}
+        labels = [index_of[label] for _, label in examples]
+    else:
+        labels = multi_hot(examples, class_names)
     read = _read_any if any(is_heic(Path(file)) for file, _ in examples) else tf.io.read_file
     return Split(
         num_examples=len(examples),
@@ -237,7 +243,7 @@ def _fingerprint(root, examples, labels_too):
                 f"cannot read image {root / name}: {error.strerror}. It could be read before. "
                 "Restore it."
             ) from error
-        line = f"{name}\0{size}" + f"\0{label}" * labels_too + "\n"
+        line = f"{name}\0{size}" + f"\0{'|'.join(classes_of(label))}" * labels_too + "\n"
         digest.update(line.encode(errors="surrogateescape"))
     return digest.hexdigest()
 

@@ -14,7 +14,9 @@ from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
 from supcon_tf.core.errors import UserError
 
-Example = tuple[str, str]  # File name relative to the root, class name.
+# File name relative to the root, and its class name: '' for none that is known, or a tuple of names
+# where images have several.
+Example = tuple[str, str | tuple[str, ...]]
 # Where whole groups are held out, shares are rounded to those of at most this many folds.
 _MOST_FOLDS = 10
 
@@ -63,26 +65,40 @@ def hold_out(
     Raises:
         UserError: if a class has too few images to be on both sides.
     """
-    units = _units(examples, unit_of)
+    units = units_of(examples, unit_of)
     labels = [unit[0][1] for unit in units]
     counts = {label: 0 for _, label in examples} | Counter(labels)
-    rarest, count = min(counts.items(), key=lambda item: item[1])
-    # At least one image of each class on either side.
-    needed = math.ceil(1 / min(fraction, 1 - fraction))
-    if count < needed:
-        once = ", copies counted once" * (len(units) < len(examples))
-        raise UserError(
-            f"class {rarest!r} of {what} has {count} images{once}; {setting}={fraction} needs "
-            f"{needed} or more in each class. Add images, or change --{setting}."
-        )
+    check_rarest(what, counts, fraction, setting, len(units) < len(examples))
     sides = train_test_split(
         range(len(units)), test_size=fraction, stratify=labels, random_state=seed
     )
     return tuple(sorted(itertools.chain.from_iterable(units[at] for at in side)) for side in sides)
 
 
-def _units(examples, unit_of):
-    """The examples grouped by number, in the order of first appearance."""
+def check_rarest(
+    what: str, counts: Mapping[str, int], fraction: float, setting: str, has_copies: bool
+) -> None:
+    """Refuses a share that would leave a class without an image on one side.
+
+    Args:
+        what: name of the images, for the error.
+        counts: images of each class.
+        fraction: share in (0, 1).
+        setting: the setting to name in the error.
+        has_copies: whether several files were counted once.
+    """
+    rarest, count = min(counts.items(), key=lambda item: item[1])
+    needed = math.ceil(1 / min(fraction, 1 - fraction))
+    if count < needed:
+        once = ", copies counted once" * has_copies
+        raise UserError(
+            f"class {rarest!r} of {what} has {count} images{once}; {setting}={fraction} needs "
+            f"{needed} or more in each class. Add images, or change --{setting}."
+        )
+
+
+def units_of(examples: Sequence[Example], unit_of: Mapping[str, int]) -> list[list[Example]]:
+    """The examples grouped by their files' numbers, in the order of first appearance."""
     units: dict[int, list[Example]] = {}
     for example in examples:
         units.setdefault(unit_of[example[0]], []).append(example)

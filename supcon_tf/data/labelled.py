@@ -5,10 +5,11 @@ from collections.abc import Iterable, Sequence
 
 import tensorflow as tf
 
-from supcon_tf.config.dataset_names import own_data
+from supcon_tf.config.dataset_names import is_table, own_data
 from supcon_tf.core.errors import StorageError, UserError
 from supcon_tf.data.datasets import image_split, list_own, open_dataset
 from supcon_tf.data.image_checks import check_images, faults_line
+from supcon_tf.data.several_labels import classes_of
 from supcon_tf.data.splits import Split
 
 
@@ -17,6 +18,7 @@ def open_labelled(
     class_names: Sequence[str],
     data_dir: str = "",
     *,
+    multi_label: bool = False,
     skip_bad_images: bool = False,
     trained_on: str = "",
 ) -> tuple[Split, int]:
@@ -29,16 +31,25 @@ def open_labelled(
         name: as for `open_dataset`.
         class_names: the model's classes; the data set may lack some of them.
         data_dir: as for `open_dataset`.
+        multi_label: whether the model knows any number of classes of an image; then only a table
+            can say which ones.
         skip_bad_images: leave unreadable images of a folder out rather than stop.
         trained_on: name of the data set that the model was trained on.
 
     Returns:
-        A split whose labels are places in `class_names`, and the number of images left out.
+        A split whose labels are places in `class_names`, or bool [C] with `multi_label`; and the
+        number of images left out.
 
     Raises:
         UserError: if it cannot be read, has a class that the model does not know, or holds the
-            images that the model was trained on.
+            images that the model was trained on, or tells one class of each image where the model
+            knows several, or the reverse.
     """
+    if multi_label and not is_table(name):
+        raise UserError(
+            "the model knows several classes of an image; give a table that lists them, csv:FILE "
+            f"or jsonl:FILE. Received: {name}."
+        )
     if not own_data(name):
         dataset = open_dataset(name, data_dir, skip_bad_images=skip_bad_images)
         _check_known(name, dataset.class_names, class_names)
@@ -51,7 +62,14 @@ def open_labelled(
             "held-out ones, or give another."
         )
     examples = listing.splits.get("all") or listing.splits["test"]
-    _check_known(name, sorted({label for _, label in examples}), class_names)
+    if listing.multi_label and not multi_label:
+        raise UserError(
+            f"the images of {name} have several classes, and the model knows one class of each. "
+            "Give images of one class each."
+        )
+    _check_known(name, sorted({c for _, label in examples for c in classes_of(label)}), class_names)
+    if multi_label:  # Also where each row of this table has one class.
+        examples = [(image, classes_of(label)) for image, label in examples]
     readable = _readable(listing.root, examples, skip_bad_images)
     split = image_split(listing.root, readable, class_names, not listing.labels_in_names)
     return split, len(examples) - len(readable)

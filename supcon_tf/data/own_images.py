@@ -13,6 +13,7 @@ from supcon_tf.data.image_checks import (
     faults_line,
     list_faults,
 )
+from supcon_tf.data.several_labels import classes_of, hold_out_several
 
 DEFAULT_HOLDOUT = 0.2
 UNLABELED_FOLDER = "unlabeled"
@@ -33,6 +34,8 @@ class Listing:
         undivided: description of such a listing without train and test, for an error.
         remarks: lines about the listing itself.
         labels_in_names: whether the name of a file depends on its class.
+        multi_label: whether an image has any number of classes; the label of an example is then a
+            tuple of their names.
     """
 
     what: str
@@ -43,6 +46,7 @@ class Listing:
     undivided: str
     remarks: tuple[str, ...] = ()
     labels_in_names: bool = True
+    multi_label: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,7 +149,10 @@ def check_classes(what: str, splits: Mapping[str, Sequence[Example]]) -> list[st
     Raises:
         UserError: if a split lacks a class, or the classes cannot be used.
     """
-    names = {split: {label for _, label in examples} for split, examples in splits.items()}
+    names = {
+        split: {name for _, label in examples for name in classes_of(label)}
+        for split, examples in splits.items()
+    }
     every = sorted(set().union(*names.values()))
     unprintable = [name for name in every if not name.isprintable()]
     if unprintable:
@@ -201,6 +208,7 @@ def _split(listing, how, splits, copies):
 
     def divide(source, target, fraction, setting):
         cut = hold_out_groups if groups else hold_out
+        cut = hold_out_several if listing.multi_label else cut
         parts = cut(listing.what, splits.pop(source), fraction, how.seed, setting, unit_of)
         splits["train"], splits[target] = parts
         held.update(unit_of[name] for name, _ in parts[1])

@@ -9,8 +9,6 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from supcon_tf.core.errors import UserError
-from supcon_tf.data.balance import places_by_class
 from supcon_tf.data.held_files import HeldFiles
 from supcon_tf.data.images import decode, preprocess
 
@@ -18,6 +16,7 @@ from supcon_tf.data.images import decode, preprocess
 UNLABELED = -1
 # Images of one size are decoded once and held in memory while they take at most so many bytes.
 _HELD_BYTES = 2**28
+_LABELS_AT_ONCE = 4096
 DEFAULT_IMAGE_SIZE_PX = 64
 
 
@@ -26,7 +25,7 @@ class Held(NamedTuple):
 
     Attributes:
         images: uint8 [N, S, S, 3], in the stored order.
-        labels: int64 [N].
+        labels: int64 [N], or bool [N, C].
     """
 
     images: tf.Tensor
@@ -41,7 +40,8 @@ class Split:
         num_examples: how many examples it has.
         elements: makes a dataset of small elements (paths, or encoded images) in a fixed order,
             or with their files in the order of a seed.
-        load: turns an element into `(encoded scalar string, label int64 scalar)`.
+        load: turns an element into `(encoded scalar string, label)`; the label is an int64 scalar,
+            or bool [C] where images have several classes.
         shuffle_buffer: elements held while shuffling.
         fingerprint: changes when examples are added, removed or resized.
         native_size_px: side of its square images; None where sizes differ.
@@ -123,19 +123,20 @@ class Split:
         return numbered.map(lambda index, element: element)
 
     def records(self, shuffle_seed=None) -> tf.data.Dataset:
-        """`(encoded, label int64)` of every example, once, in the order of `ordered`."""
+        """`(encoded, label)` of every example, once, in the order of `ordered`."""
         elements = self.ordered(shuffle_seed)
         return elements.map(self.load_record, num_parallel_calls=tf.data.AUTOTUNE)
 
     def load_record(self, *element):
-        """An element as `(encoded scalar string, label int64 scalar)`."""
+        """An element as `(encoded scalar string, label)`, int64 scalar or bool [C]."""
         encoded, label = self.load(*element)
-        return encoded, tf.cast(label, tf.int64)
+        return encoded, label if label.dtype == tf.bool else tf.cast(label, tf.int64)
 
     def labels(self) -> np.ndarray:
-        """The label of every example, int64 [N], in the stored order; no image is read."""
-        labels = self.elements(None).map(lambda element, label: label)
-        return np.fromiter(labels.as_numpy_iterator(), np.int64, self.num_examples)
+        """The label of every example, int64 [N] or bool [N, C]; no image is read."""
+        labels = self.elements(None).map(lambda element, label: label).batch(_LABELS_AT_ONCE)
+        found = np.concatenate(list(labels.as_numpy_iterator()))
+        return found if found.dtype == bool else found.astype(np.int64)
 
     def sample(self, limit: int | None) -> tf.data.Dataset:
         """As `records`; at most `limit` of them, drawn over the whole split, always the same."""
@@ -191,7 +192,7 @@ class Split:
             limit: as in `sample`.
 
         Returns:
-            Batches of `(float32 [b, S, S, 3] in [0, 1], int64 [b])`.
+            Batches of `(float32 [b, S, S, 3] in [0, 1], int64 [b] or bool [b, C])`.
         """
 
         def load(*element):
@@ -227,6 +228,8 @@ class ImageDataset:
         unlabelled: training images whose labels are not to be used; None for none. The label of
             such an image is its class where that is known, for monitors, else `UNLABELED`.
         with_unlabelled: all training images; None where there are no others than `train`.
+        multi_label: whether an image has any number of classes, so that its label is bool [C];
+            otherwise it is the number of its class.
     """
 
     name: str
@@ -241,6 +244,7 @@ class ImageDataset:
     validation: Split | None = None
     unlabelled: Split | None = None
     with_unlabelled: Split | None = None
+    multi_label: bool = False
 
     @property
     def all_images(self) -> Split:
@@ -261,62 +265,5 @@ class ImageDataset:
             "bad_images": list(self.bad_images),
             # Without copies, as before there was this key.
             **({"copies": [list(group) for group in self.copies]} if self.copies else {}),
+            **({"multi_label": True} if self.multi_label else {}),
         }
-
-
-def hide_labels(
-    dataset: ImageDataset, labels_per_class: int | None, labelled_fraction: float | None, seed: int
-) -> ImageDataset:
-    """Keeps the labels of some images of each class; the other training images become unlabelled.
-
-    Args:
-        dataset: the data.
-        labels_per_class: images of each class that keep their label; None for no such number.
-        labelled_fraction: share in (0, 1] of each class, rounded, at least one image; or None.
-        seed: which images they are.
-
-    Raises:
-        UserError: if both are given, the fraction is out of range, or a class has fewer images.
-    """
-    if labels_per_class is None and labelled_fraction is None:
-        return dataset
-    _check_amount(labels_per_class, labelled_fraction)
-    labels = dataset.train.labels()
-    found = places_by_class(labels)
-    members = [found.get(label, []) for label in range(len(dataset.class_names))]
-    if labels_per_class is None:
-        counts = [min(len(own), max(1, round(labelled_fraction * len(own)))) for own in members]
-    else:
-        counts = [labels_per_class] * len(members)
-    for name, own, count in zip(dataset.class_names, members, counts, strict=True):
-        if count > len(own):
-            raise UserError(
-                f"class {name!r} has {len(own)} training images, fewer than are to be labelled. "
-                f"Received: labels_per_class={count}. Lower it."
-            )
-    rng = np.random.default_rng(seed)
-    drawn = [rng.permutation(own)[: counts[label]] for label, own in found.items() if label >= 0]
-    taken = np.sort(np.concatenate(drawn))
-    whole = dataset.all_images
-    rest = np.setdiff1d(np.arange(whole.num_examples), taken)
-    key = f"{labels_per_class} {labelled_fraction} {seed}"
-    return dataclasses.replace(
-        dataset,
-        train=dataset.train.subset(taken, f"{dataset.train.fingerprint} {key} labelled"),
-        unlabelled=whole.subset(rest, f"{whole.fingerprint} {key} rest") if len(rest) else None,
-        with_unlabelled=whole,
-    )
-
-
-def _check_amount(labels_per_class, labelled_fraction):
-    if labels_per_class is not None and labelled_fraction is not None:
-        raise UserError(
-            "labels_per_class and labelled_fraction exclude each other. Received: "
-            f"{labels_per_class} and {labelled_fraction}. Give one of them."
-        )
-    if labels_per_class is not None and labels_per_class < 1:
-        raise UserError(f"labels_per_class must be at least 1. Received: {labels_per_class}.")
-    if labelled_fraction is not None and not 0 < labelled_fraction <= 1:
-        raise UserError(
-            f"labelled_fraction must be above 0 and at most 1. Received: {labelled_fraction}."
-        )

@@ -2,6 +2,9 @@
 
 Columns or keys: path (relative to the table's folder, or absolute), label, and optionally split
 (train, validation, test) and group (images that holdout_by=folder keeps together).
+
+A label is a class, or several: with | between in CSV, a list in JSON. Where a row has several, the
+images of the whole table have any number of classes, none included.
 """
 
 import csv
@@ -17,6 +20,7 @@ from supcon_tf.data.own_images import Listing
 
 SPLITS = ("train", "validation", "test")
 _NEEDED, _OPTIONAL = ("path", "label"), ("split", "group")
+_BETWEEN_LABELS = "|"
 
 
 class _WrongRowError(UserError):
@@ -29,7 +33,7 @@ class Row:
 
     Attributes:
         path: path of the image, as written.
-        labels: class names; exactly one, until training supports several.
+        labels: class names, ascending; exactly one unless the table's images have several.
         split: one of `SPLITS`, or '' for none.
         group: name of its group, or '' if it forms a group by itself.
     """
@@ -69,15 +73,17 @@ def read_table(kind: str, path: str) -> Listing:
         raise StorageError(f"cannot read table {path}: {error.strerror}.") from error
     if not rows:
         raise UserError(f"table {path} has no images. Give it a row for each.")
+    several = _has_several(path, rows, lines)
     return Listing(
         what=f"table {path}",
         root=file.parent,
-        splits=_splits(path, rows, lines),
+        splits=_splits(path, rows, lines, several),
         group_of={name: row.group for name, row in rows.items() if row.group},
         group_source="a column group",
         undivided="a table without a column split",
         remarks=(f"columns not used: {', '.join(sorted(unused))}",) if unused else (),
         labels_in_names=False,
+        multi_label=several,
     )
 
 
@@ -114,7 +120,9 @@ def _csv_rows(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
                     f"{file}, line {reader.line_num}: the row must have as many cells as the "
                     "header. Put cells that contain commas in double quotes."
                 )
-            yield reader.line_num, {**cells, "label": cells["label"].split("|")}
+            names = cells["label"].split(_BETWEEN_LABELS)
+            several = [name.strip() for name in names] if len(names) > 1 else names
+            yield reader.line_num, {**cells, "label": several if cells["label"] else []}
 
 
 def _json_rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -143,14 +151,10 @@ def _row(cells: dict[str, Any]) -> Row:
     labels = cells["label"] if isinstance(cells["label"], list) else [cells["label"]]
     row = Row(
         path=_text("path", cells["path"]),
-        labels=tuple(_text("label", label) for label in labels),
+        labels=tuple(sorted({_text("label", label) for label in labels})),
         split=_text("split", cells.get("split"), optional=True),
         group=_text("group", cells.get("group"), optional=True),
     )
-    if len(row.labels) != 1:
-        raise _WrongRowError(
-            f"one label per image is taken so far. Received: {', '.join(row.labels) or 'none'}."
-        )
     if row.split not in ("", *SPLITS):
         raise _WrongRowError(f"split must be one of {', '.join(SPLITS)}. Received: {row.split!r}.")
     return row
@@ -173,11 +177,29 @@ def _name(root: Path, path: str) -> str:
     return whole.relative_to(root).as_posix() if whole.is_relative_to(root) else str(whole)
 
 
-def _splits(path, rows, lines):
+def _has_several(path, rows, lines):
+    """Whether the table's images have several classes: as soon as one of them has."""
+    several = any(len(row.labels) > 1 for row in rows.values())
+    for name, row in rows.items():
+        if not row.labels and not several:
+            raise UserError(
+                f"{path}, line {lines[name]}: label must be text that is not empty. Received: none."
+            )
+        joined = [label for label in row.labels if _BETWEEN_LABELS in label]
+        if several and joined:  # Where several classes are written as one text, it would be two.
+            raise UserError(
+                f"{path}, line {lines[name]}: a label must have no {_BETWEEN_LABELS} in a table "
+                f"whose images have several. Received: {joined[0]!r}."
+            )
+    return several
+
+
+def _splits(path, rows, lines, several):
     """The examples by split, sorted by name; under "all" if the table has no splits."""
     given = {row.split for row in rows.values()}
+    label_of = {name: row.labels if several else row.labels[0] for name, row in rows.items()}
     if given == {""}:
-        return {"all": sorted((name, row.labels[0]) for name, row in rows.items())}
+        return {"all": sorted(label_of.items())}
     for name, row in rows.items():
         if not row.split:
             raise UserError(
@@ -191,7 +213,7 @@ def _splits(path, rows, lines):
             f"{', '.join(sorted(given))}. Add some, or leave the column split out."
         )
     return {
-        split: sorted((name, row.labels[0]) for name, row in rows.items() if row.split == split)
+        split: sorted((name, label_of[name]) for name, row in rows.items() if row.split == split)
         for split in SPLITS
         if split in given
     }

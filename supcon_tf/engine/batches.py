@@ -7,6 +7,7 @@ import keras
 import tensorflow as tf
 
 from supcon_tf.engine.workers import num_replicas
+from supcon_tf.losses.label_overlap import are_several
 
 
 def unpack_views(batch):
@@ -15,8 +16,8 @@ def unpack_views(batch):
     Its last parts may be missing.
 
     Args:
-        batch: views [b, ...], or a tuple of such of several sizes; labels int [b] or [b, 1];
-            weights float [b] or [b, 1].
+        batch: views [b, ...], or a tuple of such of several sizes; labels int [b] or [b, 1], or
+            bool [b, C] of several classes; weights float [b] or [b, 1].
 
     Returns:
         The views, and a dict of what there is of `labels` and `sample_weight`, as they are.
@@ -31,7 +32,7 @@ def unpack_views(batch):
     for name, values in given.items():
         size, *further = values.shape
         other = None not in (size, images) and size != images
-        if other or further not in ([], [1]):
+        if other or (further not in ([], [1]) and not are_several(values)):
             raise ValueError(
                 f"{name} must be one for each image, of shape [{images}] or [{images}, 1]. "
                 f"Received: {values.shape}."

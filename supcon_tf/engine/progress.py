@@ -12,7 +12,16 @@ _BAR_SECONDS, _LINE_SECONDS = 0.5, 30.0
 # Lines of epochs that end sooner after the last one are left out, but for the last.
 _LEAST_SECONDS = 1.0
 # The values that people watch; TensorBoard has all of them.
-_WATCHED = ("loss", "accuracy", "knn_top1", "validation_top1", "pseudo_label_top1")
+_WATCHED = (
+    "loss",
+    "accuracy",
+    "label_accuracy",
+    "knn_top1",
+    "knn_map",
+    "validation_top1",
+    "validation_map",
+    "pseudo_label_top1",
+)
 
 
 class Progress:

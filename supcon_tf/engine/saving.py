@@ -9,10 +9,11 @@ import keras
 from supcon_tf.engine import checkpoints
 
 # What the best epoch of pretraining is chosen by, and whether more is better.
-BEST_METRICS = {"knn_top1": True, "loss": False}
-# Of fine-tuning: the share of validation images that are classified correctly.
-VALIDATION_TOP1 = "validation_top1"
-_MORE_IS_BETTER = {**BEST_METRICS, VALIDATION_TOP1: True}
+BEST_METRICS = {"knn_top1": True, "knn_map": True, "loss": False}
+# Of fine-tuning, on validation images: the share that is classified correctly, or the mean average
+# precision where they have several classes.
+_OF_FINE_TUNING = ("validation_top1", "validation_map")
+_MORE_IS_BETTER = {**BEST_METRICS, **dict.fromkeys(_OF_FINE_TUNING, True)}
 
 History = dict[str, list[float | None]]
 
@@ -41,7 +42,7 @@ def best_epoch(history: History, metric: str) -> int | None:
 
     Args:
         history: one value, or None, per epoch for each metric.
-        metric: a key of `BEST_METRICS`, or `VALIDATION_TOP1`.
+        metric: a key of `BEST_METRICS`, or `validation_top1` or `validation_map`.
     """
     sign = 1 if _MORE_IS_BETTER[metric] else -1
     scored = [(sign * v, -e) for e, v in enumerate(history.get(metric, ())) if v is not None]

@@ -208,8 +208,8 @@ def gather_batch(tensor: tf.Tensor) -> tf.Tensor:
     # The copy has a device, which what comes from outside the replica's function lacks; several
     # workers cannot gather without.
     context, own = tf.distribute.get_replica_context(), tf.identity(tensor)
-    # Of integers, only the signed ones of 32 and 64 bits can be gathered.
-    own = tf.cast(own, tf.int64) if own.dtype.is_integer else own
+    # Beside floats, only signed integers of 32 and 64 bits can be gathered.
+    own = own if own.dtype.is_floating else tf.cast(own, tf.int64)
     gathered = tf.cast(context.all_gather(own, axis=0), tensor.dtype)
     batch = tensor.shape[0]
     # all_gather forgets the static batch size.

@@ -55,9 +55,15 @@ def add_class(config: AddClassConfig) -> dict:
 
     Raises:
         UserError: if the bundle is unsound or has no index, the folder's images or class names
-            cannot be used, or a new class scores less than `config.min_top1`.
+            cannot be used, its images have several classes, or a new class scores less than
+            `config.min_top1`.
     """
     bundle = load_bundle(newest_bundle(config.model).resolve())
+    if bundle.multi_label:
+        raise UserError(
+            f"classes are added to models of one class per image. Received: {bundle.path}, whose "
+            "images have several. Train it again with the new classes."
+        )
     settings = bundle.export_settings()
     onnx_model.check_formats(settings.format_names())
     index, old = _read_index(bundle), _read_held_out(bundle)

@@ -24,6 +24,7 @@ from supcon_tf.exporting.layout import (
     tflite_file,
 )
 from supcon_tf.exporting.tflite import TfliteModel
+from supcon_tf.stages.label_scores import class_texts
 
 _NEEDED = {"name", "version", "class_names", "settings", "training", "preprocessing", "export"}
 _MAX_THUMBNAIL_BYTES, _MAX_SYMBOL_PX = 2**20, 32
@@ -68,6 +69,7 @@ class Bundle:
         path: version directory.
         name, version: as in its metadata.
         class_names: C names.
+        multi_label: whether an image has any number of them.
         image_size_px: side S of the images that the encoder takes.
         num_neighbors: k of `nearest`; 0 without an index.
         metadata, metrics: content of the JSON files.
@@ -87,6 +89,8 @@ class Bundle:
         images = self._signatures["classify"].structured_input_signature[1]["images"]
         self.image_size_px = int(images.shape[1])
         self.class_names = self._read_class_names()
+        self.multi_label = self.metadata.get("multi_label") is True
+        self._index_names = self.metadata.get("label_sets") or self.class_names
         self.num_neighbors = 0
         if "nearest" in self._signatures:
             found = self._signatures["nearest"].structured_outputs
@@ -182,15 +186,15 @@ class Bundle:
             images: float32 [B, S, S, 3] in [0, 1].
 
         Returns:
-            `class_id` int32 [B], `class_name` (B names), `probabilities` float32 [B, C] and
-            `embeddings` float32 [B, F], unit norm.
+            `class_id` int32 [B], `class_name` (B names), as in `servable.Servable.outputs`,
+            `probabilities` float32 [B, C] and `embeddings` float32 [B, F], unit norm.
 
         Raises:
             NotFiniteError: if the model gives NaN or an infinity for some of them.
         """
         found = self._tflite(images) if self._tflite else self._call("classify", images=images)
         class_id = found["probabilities"].argmax(axis=1).astype(np.int32)
-        names = [self.class_names[index] for index in class_id]
+        names = class_texts(found["probabilities"], self.class_names, self.multi_label)
         return {"class_id": class_id, "class_name": names, **found}
 
     def nearest(self, embeddings: np.ndarray) -> dict[str, Any]:
@@ -209,7 +213,7 @@ class Bundle:
             raise UserError(f"model {self.name} has no index of neighbours.")
         found = self._call("nearest", embeddings=embeddings)
         labels = found["neighbor_labels"]
-        found["neighbor_class_names"] = [[self.class_names[at] for at in row] for row in labels]
+        found["neighbor_class_names"] = [[self._index_names[at] for at in row] for row in labels]
         return found
 
     def thumbnail(self, row: int) -> bytes | None:

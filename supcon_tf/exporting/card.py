@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from supcon_tf.config.dataset_names import without_place
-from supcon_tf.stages.tables import format_table, percent
+from supcon_tf.stages.tables import class_table, format_table, percent
 
 _WORST_CLASSES = 5
 # Settings that say where something lay on somebody's machine.
@@ -25,7 +25,7 @@ def model_card(metadata: Mapping, metrics: Mapping) -> str:
         ("What it does", _purpose(metadata)),
         ("Data", _data(metadata)),
         ("Recipe", _recipe(metadata)),
-        ("Scores", _scores(metrics)),
+        ("Scores", _scores(metadata, metrics)),
         ("Calibration", _calibration(metrics)),
         ("Limits", _limits(metadata, metrics)),
     ]
@@ -40,8 +40,15 @@ def _purpose(metadata):
     shown = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
     steps = "; ".join(metadata["preprocessing"].values())
     side = metadata["image_size_px"]
+    what = f"Classifies an image as one of {len(names)} classes: {shown}."
+    if metadata.get("multi_label"):
+        what = (
+            f"Names the classes that an image shows, any number of {len(names)}: {shown}. Each has "
+            "a probability by itself (a sigmoid); they do not sum to 1, and those of 0.5 or more "
+            "count as shown."
+        )
     return (
-        f"Classifies an image as one of {len(names)} classes: {shown}.\n\n"
+        f"{what}\n\n"
         f"Images are seen as {side} x {side} pixels: {steps}. All of it is part of the SavedModel; "
         "a TFLite or ONNX model takes what is cropped and resized, from 0 to 1, the int8 one uint8 "
         "from 0 to 255."
@@ -76,10 +83,12 @@ def _recipe(metadata):
     )
 
 
-def _scores(metrics):
+def _scores(metadata, metrics):
     parts = [export_table(metrics["export"]) + _failed(metrics["export"])]
     test = metrics.get("test")
-    if test:
+    if test and metadata.get("multi_label"):
+        parts.append(_of_several(test))
+    elif test:
         tuned = "fine_tuned" in metrics.get("classifier", {})
         whose = " (features of the encoder before it was fine-tuned)" * tuned
         top1 = percent(test["knn_top1"])
@@ -103,6 +112,20 @@ def _scores(metrics):
         exports = export_table(added) + _failed(added)
         parts.append(f"Its exports on the added classes' images:\n\n{exports}")
     return "\n\n".join(parts)
+
+
+def _of_several(test):
+    """The held-out scores where images have several classes."""
+    names = {
+        "mean average precision": "mean_average_precision",
+        "micro F1 at 0.5": "micro_f1",
+        "macro F1 at 0.5": "macro_f1",
+        "all classes of an image right": "exact_match",
+        "mean average precision of k-NN": "knn_map",
+    }
+    rows = [[name, percent(test[key])] for name, key in names.items() if key in test]
+    scores = format_table([f"{test['images']:,} held-out images", "score"], rows)
+    return f"{scores}\n\n{class_table(test.get('classes', {}))}"
 
 
 def _failed(scores):
@@ -134,7 +157,10 @@ def _limits(metadata, metrics):
     lines = [
         "Every image is given one of the classes above, also one that shows none of them; the "
         "out-of-distribution score of `neighbors` tells how unusual it is, and not whether the "
-        "class is right.",
+        "class is right."
+        if not metadata.get("multi_label")
+        else "Every image is given at least one class, the most probable one, even if it shows "
+        "none of them; the probability is then below 0.5.",
         "The scores hold for images like the held-out ones. Other cameras, countries, seasons or "
         "crops were not tried, and neither was fairness between groups of people.",
         "The bundle holds names"
@@ -171,13 +197,15 @@ def export_table(scores: Mapping) -> str:
     compared = {
         name: found
         for name, found in scores.items()
-        if isinstance(found, Mapping) and "top1" in found
+        if isinstance(found, Mapping) and "max_difference" in found
     }
+    several = any("map" in found for found in compared.values())
+    key, title = ("map", "average precision") if several else ("top1", "top-1")
     rows = [
         [
             name.replace("_", " ") + " (left out)" * found.get("left_out", False),
-            percent(found["top1"]),
-            percent(found["model_top1"]),
+            percent(found[key]),
+            percent(found[f"model_{key}"]),
             f"{found['max_difference']:.1e}",
             f"{found['bytes'] / 1024:,.0f} KiB",
             f"{found['ms']:.2f} ms",
@@ -185,12 +213,12 @@ def export_table(scores: Mapping) -> str:
         for name, found in compared.items()
     ]
     if "keras_ms" in scores:
-        top1 = percent(next(iter(compared.values()))["model_top1"])
-        rows.insert(0, ["Keras", top1, top1, "", "", f"{scores['keras_ms']:.2f} ms"])
+        own = percent(next(iter(compared.values()))[f"model_{key}"])
+        rows.insert(0, ["Keras", own, own, "", "", f"{scores['keras_ms']:.2f} ms"])
     header = [
         "exported",
-        "top-1",
-        "top-1 of the model",
+        title,
+        f"{title} of the model",
         "largest probability difference",
         "size",
         "one image",

@@ -15,6 +15,7 @@ from supcon_tf.config import FORMATS, OPTIONAL_FORMATS
 from supcon_tf.core.errors import UserError
 from supcon_tf.data.splits import Split
 from supcon_tf.exporting.layout import ONNX, tflite_file
+from supcon_tf.stages.label_scores import headline, headline_score
 from supcon_tf.stages.scores import top_k_accuracy
 
 _IN_FLOAT32 = ("tflite_float32", "onnx")
@@ -58,20 +59,22 @@ def compare_exports(
         split: images to compare on, as encoded bytes, so that preprocessing is compared too.
         limit: at most so many of them, as `Split.sample` draws them.
         expected: probabilities float [N, C] that the model gives them.
-        labels: int [N].
+        labels: int [N], or bool [N, C] of several classes per image.
         process: what `start_reload` returned.
 
     Returns:
-        By export: `top1`, `model_top1`, `max_difference` (of probabilities), `bytes` and `ms`, the
+        By export: `top1`, `model_top1` (of several classes per image the mean average precisions,
+        `map` and `model_map`), `max_difference` (of probabilities), `bytes` and `ms`, the
         median time of one image of the size that the encoder takes; `images` compared; and
         `failed`, by export why it could not be run.
     """
     outputs, failed = _run_elsewhere(bundle, formats, split, limit, process)
+    score, of_model = headline(labels.ndim == 2), _model_score(expected, labels)
     files = {name: _files(bundle, name) for name in formats if name not in failed}
     scores = {
         name: {
-            "top1": float(np.mean(outputs[name].argmax(axis=1) == labels)),
-            "model_top1": top_k_accuracy(expected, labels, 1),
+            score: headline_score(outputs[name], labels),
+            f"model_{score}": of_model,
             "max_difference": float(np.abs(outputs[name] - expected).max()),
             "bytes": sum(path.stat().st_size for path in paths),
             "ms": float(outputs[f"ms/{name}"]),
@@ -79,6 +82,13 @@ def compare_exports(
         for name, paths in files.items()
     }
     return {"images": len(labels), **scores, "failed": failed}
+
+
+def _model_score(expected, labels):
+    """Of one class per image, a label that ties with another class counts as wrong."""
+    if labels.ndim == 2:
+        return headline_score(expected, labels)
+    return top_k_accuracy(expected, labels, 1)
 
 
 def _files(bundle, name):
@@ -170,10 +180,11 @@ def _difference(found, largest):
 
 
 def _loss(found, largest):
-    loss = found["model_top1"] - found["top1"]
+    score, name = ("map", "average precision") if "map" in found else ("top1", "top-1")
+    loss = found[f"model_{score}"] - found[score]
     if loss <= largest:
         return ""
     return (
-        f"it loses {loss:.3f} of top-1, above max_tflite_loss={largest}. Train longer, calibrate "
+        f"it loses {loss:.3f} of {name}, above max_tflite_loss={largest}. Train longer, calibrate "
         "it on more --representative_images, or allow it."
     )

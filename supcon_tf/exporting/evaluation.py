@@ -18,15 +18,12 @@ from supcon_tf.data.images import InvalidImage
 from supcon_tf.data.splits import Split
 from supcon_tf.exporting.bundle import Bundle, load_bundle
 from supcon_tf.exporting.layout import newest_bundle
-from supcon_tf.stages.evaluation import (
-    classifier_scores,
-    evaluate_run,
-    intervals,
-    other_images,
-    remark,
-    write_report,
-)
+from supcon_tf.stages.evaluation import evaluate_run, other_images
+from supcon_tf.stages.reports import classifier_scores, intervals, remark, write_report
 from supcon_tf.stages.scores import neighbor_vote
+
+# So that no logarithm is infinite.
+_LEAST = np.finfo(np.float32).tiny
 
 
 def evaluate(config: EvaluateConfig) -> dict:
@@ -43,8 +40,9 @@ def evaluate(config: EvaluateConfig) -> dict:
         `soft_neighbors_temperature`; with a classifier `top1`, `top5` (from ten classes on),
         `balanced_accuracy`, `macro_f1`, `macro_roc_auc`, `mean_average_precision`, `ece`, `nll`,
         `confusion_matrix`, `per_class` (recalls), and `classes`, the scores of each class; with
-        `dataset` also `dataset`, `fingerprint` and `bad_images`; `intervals`. Shares in [0, 1];
-        nats; None where a score is undefined.
+        `dataset` also `dataset`, `fingerprint` and `bad_images`; `intervals`. Where images have
+        several classes, `knn_map` and the scores of `label_scores` instead. Shares in [0, 1]; nats;
+        None where a score is undefined.
 
     Raises:
         UserError: if the model or the data cannot be used.
@@ -64,7 +62,7 @@ def evaluate_bundle(config: EvaluateConfig) -> dict:
 
     Returns:
         As `evaluate_run` on another data set, and `model`: name and version. At most as many
-        neighbours vote as the index gives.
+        neighbours vote as the index gives; none where images have several classes.
 
     Raises:
         UserError: if the bundle is damaged, or the data cannot be used.
@@ -74,13 +72,13 @@ def evaluate_bundle(config: EvaluateConfig) -> dict:
         raise UserError(f"output_dir is a file. Received: {output}. Give another directory.")
     bundle = load_bundle(newest_bundle(config.model))
     trained_on = bundle.metadata["settings"].get("pretrain", {}).get("dataset", "")
-    scored = other_images(config, bundle.class_names, output, trained_on)
+    scored = other_images(config, bundle.class_names, output, trained_on, bundle.multi_label)
     found = {"probabilities": [], "labels": [], "voted": []}
     for images, labels in _batches(bundle, scored.split, config.batch_size):
         classified = bundle.classify(images)
         found["probabilities"].append(classified["probabilities"])
         found["labels"].append(labels)
-        if bundle.num_neighbors:
+        if bundle.num_neighbors and not bundle.multi_label:
             found["voted"].append(_vote(bundle, classified["embeddings"], config.knn_neighbors))
     probabilities, labels = (np.concatenate(found[name]) for name in ("probabilities", "labels"))
     metrics = {"model": f"{bundle.name}/{bundle.version}", **scored.described}
@@ -88,13 +86,15 @@ def evaluate_bundle(config: EvaluateConfig) -> dict:
     if found["voted"]:
         metrics["knn_top1"] = float(np.mean(np.concatenate(found["voted"]) == labels))
         metrics["knn_neighbors"] = min(config.knn_neighbors, bundle.num_neighbors)
-    logits = np.log(np.maximum(probabilities, np.finfo(np.float32).tiny))
+    logits = np.log(np.maximum(probabilities, _LEAST))
+    if bundle.multi_label:
+        logits -= np.log(np.maximum(1 - probabilities, _LEAST))
     metrics |= classifier_scores(logits, labels, bundle.class_names)
-    metrics |= intervals(config, metrics)
+    metrics |= intervals(config, metrics, logits, labels)
     if config.output_dir:
         write_report(scored, logits, labels, metrics, bundle.class_names)
         write_json(scored.folder / "metrics.json", metrics)
-    remark(metrics["classes"])
+    remark(metrics["classes"], bundle.multi_label)
     return metrics
 
 

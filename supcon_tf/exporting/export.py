@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-from scipy.special import softmax
 
 from supcon_tf.config import ExportConfig
 from supcon_tf.core.errors import UserError
@@ -26,6 +25,7 @@ from supcon_tf.exporting.reload_export import median_ms
 from supcon_tf.exporting.servable import Head, Index, of_keras
 from supcon_tf.networks.heads import features_of
 from supcon_tf.stages.features import encode_split, inference_function
+from supcon_tf.stages.label_scores import class_probabilities, for_calibration
 from supcon_tf.stages.run_directory import RunDirectory
 
 PREPROCESSING = {
@@ -84,7 +84,7 @@ def _write_bundle(bundle, target, run, dataset, model, config, reload):
     features = _Features(encoder, model.get_layer("logits"), config.batch_size)
     held_out, labels = features(dataset.test, config.verify_images)
     unseen = features(dataset.validation) if dataset.validation is not None else None
-    head = _head(features, unseen)
+    head = _head(features, unseen, dataset.multi_label)
     index = _write_index(bundle, features, dataset, config, unseen)
     of_keras(encoder, head, index, dataset.class_names).save(bundle)
     check_graph(bundle)
@@ -94,7 +94,7 @@ def _write_bundle(bundle, target, run, dataset, model, config, reload):
         onnx_model.write(bundle, metadata)
     check_interrupts()
     logits = features.logits(held_out)
-    expected = softmax(logits / head.temperature, axis=1)
+    expected = class_probabilities(logits / head.temperature, dataset.multi_label)
     compared = compare_exports(
         bundle, config.format_names(), dataset.test, config.verify_images, expected, labels, reload
     )
@@ -105,7 +105,7 @@ def _write_bundle(bundle, target, run, dataset, model, config, reload):
     scores = {
         "keras_ms": features.milliseconds(),
         "calibration": {
-            **calibration_scores(logits, labels, head.temperature),
+            **calibration_scores(*for_calibration(logits, labels), head.temperature),
             "fitted_on": "validation" if dataset.validation else None,
         },
         "index": index_scores(index, held_out) if index is not None else None,
@@ -150,11 +150,13 @@ class _Features:
             return median_ms(lambda one: self.logits(self._encode(one)), image)
 
 
-def _head(features: _Features, unseen) -> Head:
+def _head(features: _Features, unseen, multi_label) -> Head:
     """The classifier, its temperature fitted on validation features where there are any."""
     kernel, bias = features.weights()
-    temperature = 1.0 if unseen is None else fit_temperature(features.logits(unseen[0]), unseen[1])
-    return Head(kernel, bias, temperature)
+    temperature = 1.0
+    if unseen is not None:
+        temperature = fit_temperature(*for_calibration(features.logits(unseen[0]), unseen[1]))
+    return Head(kernel, bias, temperature, multi_label=multi_label)
 
 
 def _write_index(bundle, features: _Features, dataset, config, unseen) -> Index | None:
@@ -166,7 +168,8 @@ def _write_index(bundle, features: _Features, dataset, config, unseen) -> Index 
         bundle, indexed, dataset.class_names, dataset.image_size_px, config.thumbnails
     )
     gallery, labels = features(indexed, progress="index")
-    return build_index(gallery, labels, config.neighbors, None if unseen is None else unseen[0])
+    unseen = None if unseen is None else unseen[0]
+    return build_index(gallery, labels, config.neighbors, unseen, dataset.class_names)
 
 
 def _write_tflite(bundle, dataset, config, metadata):
@@ -187,10 +190,14 @@ def _write_tflite(bundle, dataset, config, metadata):
 
 
 def _metadata(run, dataset: ImageDataset, config, target, head: Head, index) -> dict:
+    several = {"multi_label": True} if dataset.multi_label else {}
+    if dataset.multi_label and index:
+        several["label_sets"] = list(index.names)  # Names of the labels of the index.
     return {
         "name": target.parent.name,
         "version": int(target.name),
         "class_names": list(dataset.class_names),
+        **several,
         "image_size_px": dataset.image_size_px,
         "neighbors": index.neighbors if index else 0,
         "temperature": head.temperature,

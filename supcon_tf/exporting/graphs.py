@@ -31,7 +31,7 @@ _ALLOWED = set(
     AdjustContrastv2 AdjustHue AdjustSaturation CropAndResize DecodeBmp DecodeGif DecodeImage
     DecodeJpeg DecodePng DecodeRaw HSVToRGB RGBToHSV ResizeArea ResizeBicubic ResizeBilinear
     ResizeNearestNeighbor ScaleAndTranslate
-    StaticRegexFullMatch StringJoin StringLength Substr
+    ReduceJoin StaticRegexFullMatch StringJoin StringLength Substr
     TensorListFromTensor TensorListGetItem TensorListReserve TensorListSetItem TensorListStack
     """.split()  # noqa: SIM905
 )

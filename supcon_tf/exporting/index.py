@@ -3,6 +3,7 @@
 import csv
 import sys
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from supcon_tf.data.images import decode, preprocess
 from supcon_tf.data.splits import Split
 from supcon_tf.exporting.layout import INDEX_IMAGES, THUMBNAILS
 from supcon_tf.exporting.servable import Index
+from supcon_tf.stages.label_scores import joined
 from supcon_tf.stages.scores import unit_rows
 
 MAX_THUMBNAIL_PX = 64
@@ -21,17 +23,27 @@ _REFERENCE_IMAGES, _BLOCK = 2000, 256
 
 
 def build_index(
-    features: np.ndarray, labels: np.ndarray, neighbors: int, unseen: np.ndarray | None = None
+    features: np.ndarray,
+    labels: np.ndarray,
+    neighbors: int,
+    unseen: np.ndarray | None = None,
+    class_names: Sequence[str] = (),
 ) -> Index:
     """An index over training images.
 
     Args:
         features: float [N, F].
-        labels: int [N].
+        labels: int [N]; or bool [N, C] of several classes per image: then the index has a label for
+            each set of classes.
         neighbors: k of the queries to come; N where there are fewer images.
         unseen: features float [M, F] of images of the same distribution that were not trained on;
             None takes the training images, each against the others.
+        class_names: C names, for the sets of classes.
     """
+    names = None
+    if labels.ndim == 2:
+        sets, labels = np.unique(labels, axis=0, return_inverse=True)
+        labels, names = labels.reshape(-1), [joined(class_names, shown) for shown in sets]
     gallery = unit_rows(features)
     k = min(neighbors, len(gallery) - (unseen is None)) or 1
     own = None
@@ -40,7 +52,7 @@ def build_index(
         unseen = features[own]
     distances = _kth_distances(unit_rows(unseen), gallery, k, own)
     neighbors = min(neighbors, len(gallery))
-    return Index(gallery, labels.astype(np.int32), np.sort(distances), neighbors)
+    return Index(gallery, labels.astype(np.int32), np.sort(distances), neighbors, names)
 
 
 def index_scores(index: Index, features: np.ndarray) -> dict:
@@ -95,7 +107,8 @@ def write_index_images(
             writer.writerow(["row", "id", "class"])
         for row, (name, label) in enumerate(zip(split.names, split.labels(), strict=True)):
             printable = name.encode("utf-8", "backslashreplace").decode()
-            writer.writerow([first_row + row, printable, class_names[label]])
+            of_image = joined(class_names, label) if label.ndim else class_names[label]
+            writer.writerow([first_row + row, printable, of_image])
     if thumbnails:
         _write_thumbnails(bundle, split, min(image_size_px, MAX_THUMBNAIL_PX), first_row)
 

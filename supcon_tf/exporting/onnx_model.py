@@ -14,7 +14,7 @@ from supcon_tf.core.files import parse_json
 from supcon_tf.exporting.finite import ANOTHER_FORMAT, check_finite
 from supcon_tf.exporting.layout import ONNX
 from supcon_tf.exporting.reload_export import run_onnx
-from supcon_tf.exporting.tflite import FLOAT_INPUT, KEPT, SIGNATURE
+from supcon_tf.exporting.tflite import FLOAT_INPUT, SIGNATURE, kept
 
 # The newest that tf2onnx is tested with.
 _OPSET = 18
@@ -79,7 +79,7 @@ def write(bundle: Path, metadata: Mapping) -> None:
             f"the encoder cannot be converted to ONNX ({type(error).__name__}: {error}). Leave "
             "onnx out of --formats, or choose another encoder."
         ) from error
-    described = {**{name: metadata[name] for name in KEPT}, "input": FLOAT_INPUT}
+    described = {**kept(metadata), "input": FLOAT_INPUT}
     texts = {
         name: value if isinstance(value, str) else json.dumps(value)
         for name, value in described.items()
@@ -97,6 +97,7 @@ class OnnxModel:
 
     Attributes:
         class_names: C names.
+        multi_label: whether an image has any number of them.
         image_size_px: side of the images that it takes.
 
     Raises:
@@ -112,6 +113,7 @@ class OnnxModel:
             described = self._session.get_modelmeta().custom_metadata_map
             self.class_names = parse_json(described["class_names"].encode())
             self.image_size_px = parse_json(described["image_size_px"].encode())
+            self.multi_label = described.get("multi_label") == "true"
             nothing = np.zeros((1, self.image_size_px, self.image_size_px, 3), np.float32)
             if self(nothing)["probabilities"].shape != (1, len(self.class_names)):
                 raise ValueError("class_names")

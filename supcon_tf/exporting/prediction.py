@@ -1,7 +1,8 @@
 """Classes of image files, from an exported bundle, a TFLite or ONNX file or a server.
 
-Here a model is its class names and a function from the files of a batch to their answers: the
-probabilities of each, or the reason why it has none. Batches are read one after the other.
+Here a model is its class names, whether an image has any number of them, and a function from the
+files of a batch to their answers: the probabilities of each, or the reason why it has none. Batches
+are read one after the other.
 """
 
 import functools
@@ -35,9 +36,10 @@ from supcon_tf.exporting.layout import ONNX, SUMS, check_sums
 from supcon_tf.exporting.onnx_model import OnnxModel
 from supcon_tf.exporting.remote import RemoteModel
 from supcon_tf.exporting.tflite import TfliteModel, check_digest, read_metadata
+from supcon_tf.stages.class_scores import THRESHOLD
 
 Answers = list[np.ndarray | str]  # Of each image: float32 [C], or why there are none, a sentence.
-Model = tuple[Sequence[str], Callable[[list[bytes]], Answers]]
+Model = tuple[Sequence[str], bool, Callable[[list[bytes]], Answers]]
 
 # A batch ends early where its files are larger together; in base64 they fit a server's request.
 _MAX_BATCH_BYTES = 8_000_000
@@ -53,7 +55,8 @@ def predict(config: PredictConfig, images: Sequence[str]) -> Iterator[dict]:
     Returns:
         An iterator of `{"image": path, "classes": [name, ...], "probabilities": [float, ...]}`, the
         most probable class first; `{"image": path, "error": reason}` for what cannot be classified,
-        such as a file that is missing or no image.
+        such as a file that is missing or no image. There are `top_k` classes; where images have
+        several, all of a probability of 0.5 or more, at least `top_k`, and `"multi_label": True`.
 
     Raises:
         UserError: if the model cannot be read, the server does not answer, or there is no image.
@@ -121,7 +124,7 @@ def _images_among(paths: Iterable[Path]) -> list[Path]:
 
 
 def _results(model: Model, found, config):
-    class_names, classify = model
+    class_names, multi_label, classify = model
     for batch in _batches(found, config.batch_size):
         readable = [content for _, content in batch if isinstance(content, bytes)]
         answers = iter(classify(readable) if readable else [])
@@ -132,9 +135,12 @@ def _results(model: Model, found, config):
                 yield {"image": path, "error": answer}
                 continue
             # A stable order: of equal ones the first class.
-            top = np.argsort(-answer, kind="stable")[: config.top_k]
+            several = {"multi_label": True} if multi_label else {}
+            wanted = max(config.top_k, np.sum(answer >= THRESHOLD)) if several else config.top_k
+            top = np.argsort(-answer, kind="stable")[:wanted]
             classes = [class_names[index] for index in top]
-            yield {"image": path, "classes": classes, "probabilities": answer[top].tolist()}
+            shares = answer[top].tolist()
+            yield {"image": path, "classes": classes, "probabilities": shares, **several}
 
 
 def _batches(found, batch_size) -> Iterator[list[tuple[str, bytes | str]]]:
@@ -163,13 +169,13 @@ def _read(path: str) -> bytes | str:
 def _open_model(model: str) -> Model:
     if re.match("https?://", model):
         remote = RemoteModel(model)
-        return remote.class_names, remote
+        return remote.class_names, remote.multi_label, remote
     if model.endswith(".tflite"):
         return _open_tflite(Path(model))
     if model.endswith(".onnx"):
         return _open_onnx(Path(model))
     bundle = load_bundle(model)
-    return bundle.class_names, _local(bundle.decode, bundle.classify)
+    return bundle.class_names, bundle.multi_label, _local(bundle.decode, bundle.classify)
 
 
 def _read_model(path: Path) -> bytes:
@@ -185,7 +191,7 @@ def _open_onnx(path: Path) -> Model:
     if path.name == ONNX and (folder / SUMS).exists():
         check_sums(folder)
     model = OnnxModel(path, content)
-    return model.class_names, _preprocessing(model.image_size_px, model)
+    return model.class_names, model.multi_label, _preprocessing(model.image_size_px, model)
 
 
 def _open_tflite(path: Path) -> Model:
@@ -200,7 +206,7 @@ def _open_tflite(path: Path) -> Model:
     model = TfliteModel(path, content)
     if (model.image_size_px, model.num_classes) != (size, len(names)):
         raise UserError(f"{path} is damaged: its metadata does not fit. Export it again.")
-    return names, _preprocessing(size, model)
+    return names, metadata.get("multi_label") is True, _preprocessing(size, model)
 
 
 def _preprocessing(size: int, classify):

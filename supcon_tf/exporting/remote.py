@@ -9,6 +9,7 @@ import numpy as np
 import requests
 
 from supcon_tf.core.errors import UserError
+from supcon_tf.stages.label_scores import class_texts
 
 _CONNECT_SECONDS, _ANSWER_SECONDS = 10, 120
 # Waits before asking again, in seconds: short for a wrong address, half a minute for a server that
@@ -45,6 +46,7 @@ class RemoteModel:
 
     Attributes:
         class_names: C names.
+        multi_label: whether an image has any number of them.
 
     Raises:
         UserError: if there is no such server, or it has several models.
@@ -54,7 +56,7 @@ class RemoteModel:
         self._address, self._waits = address.rstrip("/"), _FIRST_WAITS
         self._session = requests.Session()
         self._url = self._model_url()
-        self.class_names = self._class_names()
+        self.class_names, self.multi_label = self._classes()
         self._waits = _LATER_WAITS
 
     def _model_url(self) -> str:
@@ -71,12 +73,13 @@ class RemoteModel:
             )
         return f"{self._address}/v1/models/{models[0]}"
 
-    def _class_names(self) -> list[str]:
+    def _classes(self) -> tuple[list[str], bool]:
         try:
-            return _texts(self._ask(f"{self._url}/metadata")["metadata"]["class_names"])
+            metadata = self._ask(f"{self._url}/metadata")["metadata"]
+            return _texts(metadata["class_names"]), metadata.get("multi_label") is True
         except RefusedError as error:
             raise UserError(f"{error} Received: --model={self._address}.") from error
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             raise self._foreign("its metadata names no classes") from error
 
     def _foreign(self, what: str) -> UserError:
@@ -157,7 +160,7 @@ class RemoteModel:
             raise self._foreign(f"probabilities {list(found.shape)} instead of {list(shape)}")
         if not ((found >= 0) & (found <= 1)).all():
             raise self._foreign("its probabilities are not between 0 and 1")
-        if best != [self.class_names[index] for index in found.argmax(axis=1)]:
+        if best != class_texts(found, self.class_names, self.multi_label):
             raise UserError(f"the model of {self._address} has changed meanwhile. Start again.")
         return found
 

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from supcon_tf.data.images import decode, preprocess
+from supcon_tf.stages.class_scores import THRESHOLD
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Head:
         prototypes: float32 [C + A, F], unit norm: the mean direction of each class, the A added
             ones last; None while nothing was added.
         prototype_scale: factor on their cosines.
+        multi_label: whether an image has any number of classes: each has a probability by itself.
     """
 
     kernel: np.ndarray
@@ -30,6 +32,7 @@ class Head:
     temperature: float = 1.0
     prototypes: np.ndarray | None = None
     prototype_scale: float = 1.0
+    multi_label: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,12 +45,14 @@ class Index:
         distances: float32 [M], ascending: the distance (1 - cosine) to the k-th neighbour of
             images of the training distribution.
         neighbors: k; at most N.
+        names: of each label; None where they are those of the classes.
     """
 
     embeddings: np.ndarray
     labels: np.ndarray
     distances: np.ndarray
     neighbors: int
+    names: Sequence[str] | None = None
 
 
 def read_head(model: Any) -> Head:
@@ -84,6 +89,7 @@ class Servable(tf.Module):
         self.encode, self.encoder_variables = encode, list(variables)
         self.kernel, self.bias = _constant(head.kernel), _constant(head.bias)
         self.temperature = _constant(np.float32(head.temperature))
+        self.multi_label = head.multi_label
         self.has_prototypes, self.has_index = head.prototypes is not None, index is not None
         if self.has_prototypes:
             self.prototypes = _constant(head.prototypes)
@@ -93,6 +99,7 @@ class Servable(tf.Module):
             self.index_labels = _constant(index.labels.astype(np.int32))
             self.index_distances = _constant(index.distances)
             self.neighbors = index.neighbors
+            self.index_names = list(index.names or class_names)
         self.class_names = list(class_names)
         self.image_size_px = image_size_px
         # `preprocess` for one image, without the cost of its loop.
@@ -107,9 +114,13 @@ class Servable(tf.Module):
         """Probabilities float32 [B, C + A] for features [B, F].
 
         A softmax over the cosines to all prototypes gives each added class its share; the trained
-        classes divide what is left as the trained classifier does.
+        classes divide what is left as the trained classifier does. Where images have several
+        classes, sigmoids.
         """
-        trained = tf.nn.softmax((features @ self.kernel + self.bias) / self.temperature)
+        logits = (features @ self.kernel + self.bias) / self.temperature
+        if self.multi_label:
+            return tf.nn.sigmoid(logits)
+        trained = tf.nn.softmax(logits)
         if not self.has_prototypes:
             return trained
         embeddings = tf.math.l2_normalize(features, axis=1)
@@ -130,11 +141,24 @@ class Servable(tf.Module):
         return {"probabilities": self.probabilities(features), "embeddings": embeddings}
 
     def outputs(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
-        """As `classify`, with `class_id` int32 [B] and `class_name` string [B]."""
+        """As `classify`, with `class_id` int32 [B] and `class_name` string [B].
+
+        They are of the most probable class. Where images have several, the name is those of all
+        classes of a probability of 0.5 or more, if there are some, with | between.
+        """
         found = self.classify(images)
         class_id = tf.argmax(found["probabilities"], axis=1, output_type=tf.int32)
         name = tf.gather(tf.constant(self.class_names), class_id)
+        if self.multi_label:
+            name = self._joined_names(found["probabilities"], class_id)
         return {"class_id": class_id, "class_name": name, **found}
+
+    def _joined_names(self, probabilities, class_id):
+        """The names of the classes that are predicted, string [B], with | between."""
+        best = tf.range(len(self.class_names)) == class_id[:, None]
+        shown = (probabilities >= THRESHOLD) | best  # [B, C]
+        texts = tf.where(shown, tf.constant([f"|{name}" for name in self.class_names]), "")
+        return tf.strings.substr(tf.strings.reduce_join(texts, axis=1), 1, 2**30)
 
     def nearest(self, embeddings: tf.Tensor) -> dict[str, tf.Tensor]:
         """The nearest images of the index.
@@ -161,7 +185,7 @@ class Servable(tf.Module):
         return {
             "neighbor_ids": found.indices,
             "neighbor_labels": labels,
-            "neighbor_class_names": tf.gather(tf.constant(self.class_names), labels),
+            "neighbor_class_names": tf.gather(tf.constant(self.index_names), labels),
             "similarities": found.values,
             "out_of_distribution": tf.cast(rank / count, tf.float32),
         }

@@ -30,7 +30,20 @@ FLOAT_INPUT = "cropped and resized, float32 from 0 to 1: pixels divided by 255"
 _INT8_INPUT = "cropped and resized, uint8 from 0 to 255: pixels as they are, not divided"
 _MAX_METADATA_BYTES = 2**24
 # What a file says of itself, from its bundle's metadata.
-KEPT = ("name", "version", "class_names", "image_size_px", "preprocessing", "temperature")
+_KEPT = (
+    "name",
+    "version",
+    "class_names",
+    "multi_label",
+    "image_size_px",
+    "preprocessing",
+    "temperature",
+)
+
+
+def kept(metadata: Mapping) -> dict:
+    """The entries of a bundle's metadata that describe a model by itself."""
+    return {name: metadata[name] for name in _KEPT if name in metadata}
 
 
 def convert(
@@ -114,11 +127,10 @@ def write_all(
     precisions = [name.removeprefix(_PREFIX) for name in formats if name.startswith(_PREFIX)]
     if precisions:
         (bundle / "tflite").mkdir()
-    kept = {name: metadata[name] for name in KEPT}
     for precision in precisions:
         model = convert(bundle, precision, representative, select_ops=select_ops)
         prepared = _INT8_INPUT if precision == "int8" else FLOAT_INPUT
-        described = {**kept, "precision": precision, "input": prepared}
+        described = {**kept(metadata), "precision": precision, "input": prepared}
         described["model_sha256"] = hashlib.sha256(model).hexdigest()
         associated = {
             _METADATA: json.dumps(described, indent=2),

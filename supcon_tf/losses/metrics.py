@@ -4,6 +4,7 @@ import keras
 import tensorflow as tf
 
 from supcon_tf.losses.distances import log_near_one, squared_distances
+from supcon_tf.losses.label_overlap import are_several, jaccard_overlap
 from supcon_tf.losses.labels import class_ids, class_segments, static_or_dynamic
 from supcon_tf.losses.pairs import num_views, unit_norm
 
@@ -12,16 +13,20 @@ _UNIFORMITY_ROWS = 256
 
 
 def positives_per_anchor(labels, embeddings):
-    """How many positives each anchor has: the other rows of its class.
+    """How many positives each anchor has: the other rows of its class, or with a class in common.
 
     Args:
-        labels: int [B], class ids; None makes every image a class of its own.
+        labels: int [B], class ids; bool [B, C] of several classes; None makes every image a class
+            of its own.
         embeddings: [B, V, D] or [B, D]; only the shape is used.
 
     Returns:
         float32 [B], alike for all views of an image.
     """
     views = num_views(embeddings)
+    if are_several(labels):
+        images = tf.reduce_sum(tf.cast(jaccard_overlap(labels) > 0, tf.float32), axis=1)
+        return views * images - 1.0
     others = class_segments(class_ids(labels, static_or_dynamic(embeddings)))[1]
     return views * (others + 1.0) - 1.0
 
@@ -36,8 +41,11 @@ def alignment(labels, embeddings):
 
         mean_{i, p in P(i)} |z_i - z_p|^2
 
+    With several classes per image, pairs are weighed by `jaccard_overlap`.
+
     Args:
-        labels: int [B], class ids; None makes every image a class of its own.
+        labels: int [B], class ids; bool [B, C] of several classes; None makes every image a class
+            of its own.
         embeddings: float [B, V, D] or [B, D].
 
     Returns:
@@ -48,6 +56,8 @@ def alignment(labels, embeddings):
         and Uniformity on the Hypersphere", section 4 (alpha = 2), with all positives.
     """
     rows, views = _rows(embeddings)
+    if are_several(labels):
+        return _weighted_alignment(rows, views, jaccard_overlap(labels))
     labels = class_ids(labels, static_or_dynamic(embeddings))
     segments, others = class_segments(tf.repeat(labels, views))
     sizes = others + 1.0
@@ -58,6 +68,19 @@ def alignment(labels, embeddings):
     # The pairs of a class of n rows: 2n times the squared distances from its mean, in sum.
     total = 2.0 * tf.reduce_sum(sizes * tf.reduce_sum(tf.square(rows), axis=1))
     return total / tf.maximum(tf.reduce_sum(others), 1.0)
+
+
+def _weighted_alignment(rows, views, weights):
+    """The mean squared distance of rows [B * V, D] of images whose pairs have weights [B, B]."""
+    rows = tf.reshape(rows, [-1, views, rows.shape[-1]])
+    sums = tf.reduce_sum(rows, axis=1)
+    squares = tf.reduce_sum(tf.square(rows), axis=[1, 2])  # 0 for rows of zeros.
+    # Of all V x V pairs of views of two images; a row and itself add 0.
+    distances = views * (squares[:, None] + squares[None, :])
+    distances -= 2.0 * tf.matmul(sums, sums, transpose_b=True)
+    pairs = views**2 * tf.reduce_sum(weights) - views * tf.linalg.trace(weights)
+    total = tf.reduce_sum(weights * distances)
+    return tf.maximum(tf.where(pairs > 0, total / tf.maximum(pairs, 1e-12), 0.0), 0.0)
 
 
 def uniformity(embeddings):

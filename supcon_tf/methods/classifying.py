@@ -5,8 +5,8 @@ import abc
 import tensorflow as tf
 
 from supcon_tf.engine.method import Method
-from supcon_tf.losses.class_balance import BalancedCrossEntropy
 from supcon_tf.losses.labels import class_ids, static_or_dynamic
+from supcon_tf.losses.sigmoid import classification_loss
 from supcon_tf.networks.copies import frozen_copy
 from supcon_tf.networks.heads import build_classifier, classification_head
 
@@ -14,32 +14,37 @@ from supcon_tf.networks.heads import build_classifier, classification_head
 class ClassifyingMethod(Method, abc.ABC):
     """A `Method` with a linear classifier of the encoder's features, which the run keeps.
 
-    Its subclasses return `logits` [b, V, C], `labels` [b] and perhaps `sample_weight` [b] from
-    `forward`, among others, and `cross_entropy_of_views` from `compute_losses`.
+    Its subclasses return `logits` [b, V, C], `labels` [b] (with `multi_label` bool [b, C]) and
+    perhaps `sample_weight` [b] from `forward`, among others, and `cross_entropy_of_views` from
+    `compute_losses`.
 
     Args:
         encoder: a built model from images [N, H, W, C] to features [N, F].
         loss_names: as `Method`.
         num_classes: int >= 2.
         label_smoothing: float in [0, 1).
+        multi_label: whether an image has any number of classes: sigmoid cross entropy.
         **kwargs: as `Method`.
 
     Raises:
         ValueError: if an argument is out of range.
     """
 
-    def __init__(self, encoder, loss_names, num_classes, label_smoothing, **kwargs):
+    def __init__(
+        self, encoder, loss_names, num_classes, label_smoothing, *, multi_label=False, **kwargs
+    ):
         super().__init__(encoder, loss_names, **kwargs)
         if not isinstance(label_smoothing, int | float) or not 0 <= label_smoothing < 1:
             raise ValueError(f"label_smoothing must be in [0, 1). Received: {label_smoothing!r}.")
         if num_classes < 2:
             raise ValueError(f"num_classes must be at least 2. Received: {num_classes}.")
         self.num_classes, self.label_smoothing = num_classes, label_smoothing
+        self.multi_label = multi_label
         self.classification_head = classification_head(num_classes)
         self.classification_head.build(encoder.output_shape)
         if self.ema_momentum is not None:
             self.ema_head = frozen_copy(self.classification_head, encoder.output_shape)
-        self.cross_entropy = BalancedCrossEntropy(label_smoothing)
+        self.cross_entropy = classification_loss(multi_label, label_smoothing)
 
     def averaged_networks(self):
         """As the base's, and the classifier."""
@@ -55,8 +60,10 @@ class ClassifyingMethod(Method, abc.ABC):
         """The reduced cross entropy of every view's logits."""
         logits, weights = outputs["logits"], outputs.get("sample_weight")
         _, num_views, num_classes = logits.shape
-        labels = class_ids(outputs["labels"], static_or_dynamic(logits))
-        labels = tf.repeat(labels, num_views)
+        labels = outputs["labels"]
+        if not self.multi_label:
+            labels = class_ids(labels, static_or_dynamic(logits))
+        labels = tf.repeat(labels, num_views, axis=0)
         weights = None if weights is None else tf.repeat(tf.reshape(weights, [-1]), num_views)
         return self.cross_entropy(labels, tf.reshape(logits, [-1, num_classes]), weights)
 
@@ -68,5 +75,9 @@ class ClassifyingMethod(Method, abc.ABC):
 
     def get_config(self):
         """The constructor's arguments."""
-        own = {"num_classes": self.num_classes, "label_smoothing": self.label_smoothing}
-        return {**super().get_config(), **own}
+        return {
+            **super().get_config(),
+            "num_classes": self.num_classes,
+            "label_smoothing": self.label_smoothing,
+            "multi_label": self.multi_label,
+        }

@@ -3,7 +3,8 @@
 import keras
 
 from supcon_tf.engine.batches import encode_views, unpack_views
-from supcon_tf.losses.class_balance import BalancedCrossEntropy, loss_balance
+from supcon_tf.losses.class_balance import loss_balance
+from supcon_tf.losses.sigmoid import classification_loss
 from supcon_tf.methods.classifying import ClassifyingMethod
 from supcon_tf.methods.spec import MethodSpec, Parts
 from supcon_tf.networks.heads import project_views
@@ -13,7 +14,8 @@ from supcon_tf.networks.heads import project_views
 class CrossEntropyModel(ClassifyingMethod):
     """The baseline: the same encoder and views, a linear classifier, cross entropy.
 
-    Batches are `(views [B, V, H, W, C], labels [B])`, or `(views, labels, sample_weight [B])`.
+    Batches are `(views [B, V, H, W, C], labels [B])`, or `(views, labels, sample_weight [B])`; with
+    `multi_label`, labels are bool [B, num_classes] and the cross entropy is the sigmoid one.
 
     Args:
         encoder: a built model from images [N, H, W, C] to features [N, F].
@@ -21,6 +23,7 @@ class CrossEntropyModel(ClassifyingMethod):
         label_smoothing: float in [0, 1).
         class_weights: float [C], of each class in the loss; None for 1.
         logit_offsets: float [C], added to the logits in the loss alone; None for 0.
+        multi_label: whether an image has any number of classes.
         **kwargs: as `Method`.
 
     Raises:
@@ -34,10 +37,15 @@ class CrossEntropyModel(ClassifyingMethod):
         label_smoothing=0.0,
         class_weights=None,
         logit_offsets=None,
+        multi_label=False,
         **kwargs,
     ):
-        super().__init__(encoder, ("cross_entropy",), num_classes, label_smoothing, **kwargs)
-        self.cross_entropy = BalancedCrossEntropy(label_smoothing, class_weights, logit_offsets)
+        names, kwargs = ("cross_entropy",), {**kwargs, "multi_label": multi_label}
+        super().__init__(encoder, names, num_classes, label_smoothing, **kwargs)
+        self.class_weights, self.logit_offsets = class_weights, logit_offsets
+        self.cross_entropy = classification_loss(
+            multi_label, label_smoothing, class_weights, logit_offsets
+        )
 
     def forward(self, batch, training=True):
         """Logits [b, V, C] and labels [b]."""
@@ -51,8 +59,7 @@ class CrossEntropyModel(ClassifyingMethod):
 
     def get_config(self):
         """The constructor's arguments."""
-        loss = self.cross_entropy
-        own = {"class_weights": loss.weights, "logit_offsets": loss.offsets}
+        own = {"class_weights": self.class_weights, "logit_offsets": self.logit_offsets}
         return {**super().get_config(), **own}
 
 
@@ -71,8 +78,9 @@ def _build(
         label_smoothing,
         balance["weights"],
         balance["offsets"],
+        multi_label=parts.multi_label,
         **parts.engine,
     )
 
 
-SPEC = MethodSpec(_build)
+SPEC = MethodSpec(_build, takes_several_classes=lambda config: True)

@@ -4,6 +4,7 @@ import keras
 
 from supcon_tf.engine.batches import encode_views, unpack_views
 from supcon_tf.losses import metrics
+from supcon_tf.losses.label_overlap import jaccard_overlap
 from supcon_tf.losses.supcon import SupConLoss
 from supcon_tf.methods.classifying import ClassifyingMethod
 from supcon_tf.methods.spec import MethodSpec, Parts
@@ -28,6 +29,8 @@ class JointModel(ClassifyingMethod):
         cross_entropy_weight: float >= 0; 0 leaves the encoder to SupCon alone, and the classifier
             as it was at first.
         label_smoothing: float in [0, 1), of the cross entropy.
+        multi_label: whether an image has any number of classes: positives are weighed by their
+            overlap (`jaccard_overlap`), and the cross entropy is the sigmoid one.
         **kwargs: as `Method`.
 
     Raises:
@@ -76,9 +79,11 @@ class JointModel(ClassifyingMethod):
     def compute_losses(self, outputs):
         """SupCon, and the weighted cross entropy of every view."""
         weights = outputs.get("sample_weight")
-        labels, embeddings = outputs["labels"], outputs["embeddings"]
+        labels, embeddings, pairs = outputs["labels"], outputs["embeddings"], {}
+        if self.multi_label:
+            labels, pairs = None, {"positive_weights": jaccard_overlap(labels)}
         return {
-            "supcon": self.pairwise_loss(labels, embeddings, sample_weight=weights),
+            "supcon": self.pairwise_loss(labels, embeddings, sample_weight=weights, **pairs),
             "cross_entropy": self.cross_entropy_weight * self.cross_entropy_of_views(outputs),
         }
 
@@ -110,8 +115,9 @@ def _build(parts: Parts, *, temperature=0.1, cross_entropy_weight=1.0, label_smo
         temperature=temperature,
         cross_entropy_weight=cross_entropy_weight,
         label_smoothing=label_smoothing,
+        multi_label=parts.multi_label,
         **parts.engine,
     )
 
 
-SPEC = MethodSpec(_build)
+SPEC = MethodSpec(_build, takes_several_classes=lambda config: True)

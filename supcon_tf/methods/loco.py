@@ -239,4 +239,8 @@ def _uses_labels(config):
     return given_settings(config).get("local_loss") == "supcon"
 
 
-SPEC = MethodSpec(_build, *views_where(_uses_labels))
+SPEC = MethodSpec(
+    _build,
+    *views_where(_uses_labels),
+    takes_several_classes=lambda config: not _uses_labels(config),
+)

@@ -9,6 +9,7 @@ import tensorflow as tf
 from supcon_tf.engine.batches import encode_views, unpack_views
 from supcon_tf.engine.method import Method
 from supcon_tf.losses import metrics
+from supcon_tf.losses.label_overlap import are_several, jaccard_overlap
 from supcon_tf.losses.labels import class_ids, static_or_dynamic
 from supcon_tf.methods.spec import (
     MethodSpec,
@@ -27,6 +28,8 @@ class PairwiseModel(Method):
 
     Batches are `(views [B, V, H, W, C], labels [B])`, or `(views, labels, sample_weight [B])`;
     labels may be missing where the loss does not use them. Views of several sizes come as a tuple.
+    With labels bool [B, C], of several classes per image, the positives are weighed by the overlap
+    of their classes (`jaccard_overlap`); the loss has to take `positive_weights`.
 
     With a queue, earlier embeddings are further contrasts; with `ema_momentum` as well, what is
     queued are the embeddings of the averaged networks (a momentum encoder). A loss whose `call` has
@@ -86,14 +89,27 @@ class PairwiseModel(Method):
             raise ValueError(
                 f"{self.pairwise_loss.name} needs two views of an image or more. Received: 1."
             )
-        contrasts = {} if self.queue is None else {"queue": self.queue.contents()}
+        labels, contrasts = self._pairs(outputs.get("labels"))
+        if self.queue is not None:
+            contrasts["queue"] = self.queue.contents()
         if "keys" in outputs and _takes(self.pairwise_loss, "keys"):
             contrasts["keys"] = outputs["keys"]
         weights = outputs.get("sample_weight")
-        loss = self.pairwise_loss(
-            outputs.get("labels"), embeddings, sample_weight=weights, **contrasts
-        )
+        loss = self.pairwise_loss(labels, embeddings, sample_weight=weights, **contrasts)
         return {self.pairwise_loss.name: loss}
+
+    def _pairs(self, labels):
+        """The class ids int [B] or None, and where images have several classes, the weights."""
+        if not are_several(labels):
+            return labels, {}
+        if not self._uses_labels():
+            return None, {}
+        if not _takes(self.pairwise_loss, "positive_weights") or self.queue is not None:
+            raise ValueError(
+                f"{self.pairwise_loss.name}{' with a queue' * (self.queue is not None)} needs one "
+                f"class per image. Received: labels of several classes, shape {labels.shape}."
+            )
+        return None, {"positive_weights": jaccard_overlap(labels)}
 
     def after_step(self, outputs):
         """Puts the embeddings, or those of the averaged networks, into the queue."""
@@ -101,7 +117,8 @@ class PairwiseModel(Method):
             return
         keys = outputs.get("keys", outputs["embeddings"])
         _, num_views, dim = keys.shape
-        labels = class_ids(outputs.get("labels"), static_or_dynamic(keys))
+        labels, _ = self._pairs(outputs.get("labels"))
+        labels = class_ids(labels, static_or_dynamic(keys))
         self.queue.push(tf.repeat(labels, num_views), tf.reshape(keys, [-1, dim]))
 
     def measure(self, outputs):
@@ -156,7 +173,15 @@ def pairwise(loss: Callable[..., keras.losses.Loss], **defaults) -> MethodSpec:
         queue_size = parts.queue_size() if _takes(made, "queue") else 0
         return PairwiseModel(parts.encoder, head, made, queue_size=queue_size, **parts.engine)
 
-    def uses_labels(config):
-        return getattr(loss(**{**defaults, **given_settings(config)}), "uses_labels", True)
+    def made_of(config):
+        return loss(**{**defaults, **given_settings(config)})
 
-    return MethodSpec(build, *views_where(uses_labels), settings=(loss,))
+    def uses_labels(config):
+        return getattr(made_of(config), "uses_labels", True)
+
+    def takes_several(config):
+        return not uses_labels(config) or _takes(made_of(config), "positive_weights")
+
+    return MethodSpec(
+        build, *views_where(uses_labels), settings=(loss,), takes_several_classes=takes_several
+    )

@@ -12,6 +12,7 @@ import tensorflow as tf
 from supcon_tf.config import PretrainConfig
 from supcon_tf.core.errors import UserError
 from supcon_tf.data.augment import AUGMENTATIONS, WHOLE, Share
+from supcon_tf.data.balance import class_counts
 from supcon_tf.data.splits import ImageDataset
 from supcon_tf.data.streams import balanced, views
 from supcon_tf.data.views import Position, Views
@@ -31,10 +32,12 @@ class Parts:
         num_classes: classes of the data set.
         steps_per_epoch: steps per epoch.
         dtype: dtype policy of the heads.
-        labels: gives the labels int [N] of the training split; None where a method is only checked.
+        labels: gives the labels int [N] of the training split, or bool [N, C]; None where a method
+            is only checked.
+        multi_label: whether the images have any number of classes.
 
     Attributes:
-        encoder, num_classes, steps_per_epoch, dtype: the arguments.
+        encoder, num_classes, steps_per_epoch, dtype, multi_label: the arguments.
         batch_size: images per step, as configured.
         engine: what every `Method` takes: `name`, `micro_batch_size` and `ema_momentum`.
     """
@@ -47,6 +50,7 @@ class Parts:
         steps_per_epoch: int,
         dtype: str = "float32",
         labels: Callable[[], np.ndarray] | None = None,
+        multi_label: bool = False,
     ):
         self.encoder, self.num_classes, self.steps_per_epoch = encoder, num_classes, steps_per_epoch
         self.batch_size = config.batch_size
@@ -56,13 +60,13 @@ class Parts:
             "ema_momentum": config.ema_momentum,
         }
         self._config, self.dtype, self._asked = config, dtype, set()
-        self._labels = labels
+        self._labels, self.multi_label = labels, multi_label
 
     def class_counts(self) -> np.ndarray:
         """The labelled training images of each class, int64 [C]; 1 where there are no data."""
         if self._labels is None:
             return np.ones(self.num_classes, np.int64)
-        return np.bincount(self._labels(), minlength=self.num_classes)
+        return class_counts(self._labels(), self.num_classes)
 
     def stages(self) -> Stages:
         """The stages of the encoder.
@@ -203,6 +207,8 @@ class MethodSpec:
             `classes_per_batch` are not for it.
         settings: callables whose keyword arguments are the method's settings beside those of
             `build` and `stream`; `build` then takes any.
+        takes_several_classes: from the configuration to whether the images may have several classes
+            each.
     """
 
     build: Callable[..., Method]
@@ -211,6 +217,7 @@ class MethodSpec:
     settings: tuple[Callable, ...] = ()
     comparable_loss: bool = True
     own_batches: bool = False
+    takes_several_classes: Callable[[PretrainConfig], bool] = lambda config: False
 
     def defaults(self) -> dict[str, Any]:
         """The settings that the method takes, and their defaults."""

@@ -77,6 +77,11 @@ def open_first(base: PretrainConfig, space: SearchSpace) -> ImageDataset:
         ) from error
     dataset = from_config(config)
     _check_scored(dataset.validation is not None)
+    if dataset.multi_label:
+        raise UserError(
+            f"a search is for images of one class each. Received: {dataset.name}, whose images "
+            "have several. Give other data."
+        )
     check_data(config, dataset)
     return dataset
 

@@ -86,6 +86,7 @@ class Routes:
                 "model_spec": {"name": bundle.name, "version": str(bundle.version)},
                 "metadata": {
                     "class_names": bundle.class_names,
+                    "multi_label": getattr(bundle, "multi_label", False),
                     "image_size_px": bundle.image_size_px,
                     "neighbors": bundle.num_neighbors,
                     "symbols": bundle.of_symbols,

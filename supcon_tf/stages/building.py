@@ -99,6 +99,7 @@ def method_of(
     num_classes: int,
     steps_per_epoch: int,
     labels: Callable[[], np.ndarray] | None = None,
+    multi_label: bool = False,
 ) -> Method:
     """The method of a configuration around an encoder.
 
@@ -108,6 +109,7 @@ def method_of(
         num_classes: classes of the data set.
         steps_per_epoch: steps per epoch.
         labels: as `Parts` takes them.
+        multi_label: as `Parts` takes it.
 
     Raises:
         UserError: if the method is unknown, or a setting is wrong or has no effect on it.
@@ -122,7 +124,8 @@ def method_of(
                 f"method {config.method} has no argument {name!r}; it takes "
                 f"{', '.join(allowed) or 'none'}. Received: {name}={given[name]!r}."
             )
-    parts = Parts(config, encoder, num_classes, steps_per_epoch, config.precision, labels)
+    data = labels, multi_label
+    parts = Parts(config, encoder, num_classes, steps_per_epoch, config.precision, *data)
     try:
         spec.check_kinds(given)
         method = spec.build_with(parts, given)
@@ -176,7 +179,7 @@ def compiled_model(
     with initial_weights(config.seed):
         encoder = encoder_of(config, dataset.image_size_px, config.precision)
         classes, labels = len(dataset.class_names), dataset.train.labels
-        model = method_of(config, encoder, classes, steps, labels)
+        model = method_of(config, encoder, classes, steps, labels, dataset.multi_label)
     optimizer = optimizer_of(config, steps)
     if config.precision == "mixed_float16":
         optimizer = SharedLossScale(optimizer)

@@ -24,6 +24,7 @@ from supcon_tf.stages.building import (
     steps_per_epoch_of,
     stream_of,
 )
+from supcon_tf.stages.label_scores import headline
 
 
 def settings_checks(config: PretrainConfig) -> list[Callable[[], None]]:
@@ -63,7 +64,7 @@ def _check_initial_run(config: PretrainConfig) -> None:
         )
 
 
-def _small_method(config, num_classes):
+def _small_method(config, num_classes, multi_label=False):
     """The method around an encoder as small as can be, of images of any size."""
     with initial_weights(config.seed):  # Leaves Python's random numbers as they are.
         images = x = keras.Input((None, None, 3))
@@ -71,7 +72,8 @@ def _small_method(config, num_classes):
         for number in range(1, num_stages(config.encoder) + 1):
             x = keras.layers.ReLU(name=f"stage{number}_block1_relu")(x)
         encoder = keras.Model(images, keras.layers.GlobalAveragePooling2D()(x))
-        return method_of(config, encoder, num_classes, steps_per_epoch=1)
+        steps = 1
+        return method_of(config, encoder, num_classes, steps, multi_label=multi_label)
 
 
 def checked_batch(config: PretrainConfig, dataset: ImageDataset, replicas: int):
@@ -80,7 +82,8 @@ def checked_batch(config: PretrainConfig, dataset: ImageDataset, replicas: int):
     Raises:
         UserError: if there is no such batch.
     """
-    model = _small_method(config, len(dataset.class_names))
+    _check_several_classes(config, dataset)
+    model = _small_method(config, len(dataset.class_names), dataset.multi_label)
     try:
         _check_steps(config, dataset)
         if config.batch_size % replicas:
@@ -99,6 +102,35 @@ def checked_batch(config: PretrainConfig, dataset: ImageDataset, replicas: int):
     except (ValueError, TypeError) as error:
         raise UserError(f"method {config.method}: {error}") from error
     return batch
+
+
+def _check_several_classes(config, dataset):
+    """Refuses what needs one class per image, where images have several, and the reverse."""
+    other = f"knn_{headline(not dataset.multi_label)}"
+    if config.best_metric == other:
+        kind = "several classes" if dataset.multi_label else "one class"
+        raise UserError(
+            f"best_metric must be knn_{headline(dataset.multi_label)} or loss where images have "
+            f"{kind} each. Received: best_metric={other!r}."
+        )
+    if not dataset.multi_label:
+        return
+    received = f"dataset={dataset.name}, whose images have several classes"
+    if not METHODS[config.method].takes_several_classes(config):
+        plain = config.replace(method_args={}, temperature=None)
+        fit = [
+            name
+            for name, spec in METHODS.items()
+            if spec.takes_several_classes(plain.replace(method=name))
+        ]
+        raise UserError(
+            f"method {config.method} needs one class per image. Received: {received}. Use one of "
+            f"{', '.join(fit)}."
+        )
+    if config.classes_per_batch is not None:
+        raise UserError(
+            f"classes_per_batch is for one class per image. Received: {received}. Leave it out."
+        )
 
 
 def _check_steps(config, dataset):
@@ -196,10 +228,10 @@ def _check_validation(config: PretrainConfig, is_there: bool) -> None:
             "validation_epochs needs a validation set. Received: validation_epochs="
             f"{config.validation_epochs} and validation_fraction=0. Pass --validation_fraction=0.1."
         )
-    if config.best_metric == "knn_top1" and not is_there:
+    if config.best_metric.startswith("knn_") and not is_there:
         raise UserError(
-            "best_metric knn_top1 needs a validation set. Received: validation_fraction=0. Pass "
-            "--validation_fraction=0.1."
+            f"best_metric {config.best_metric} needs a validation set. Received: "
+            "validation_fraction=0. Pass --validation_fraction=0.1."
         )
 
 

@@ -9,6 +9,9 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
+# A class of an image with several counts as predicted from this probability on.
+THRESHOLD = 0.5
+
 
 def class_scores(probabilities: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> dict:
     """Precision, recall, F1 and ranking scores of each class, as scikit-learn computes them.
@@ -19,7 +22,8 @@ def class_scores(probabilities: np.ndarray, labels: np.ndarray, class_names: Seq
 
     Args:
         probabilities: float [N, C].
-        labels: int [N].
+        labels: int [N]; or bool [N, C] of several classes per image, of which those are predicted
+            whose probability is at least 0.5.
         class_names: C names.
 
     Returns:
@@ -30,11 +34,16 @@ def class_scores(probabilities: np.ndarray, labels: np.ndarray, class_names: Seq
         class without images, the ROC AUC if all images or none are of the class.
     """
     numbers = np.arange(len(class_names))
+    if labels.ndim == 2:
+        shown, predicted = labels, probabilities >= THRESHOLD
+    else:
+        shown = labels[:, None] == numbers
+        predicted = probabilities.argmax(axis=1)[:, None] == numbers
     *counted, support = precision_recall_fscore_support(
-        labels, probabilities.argmax(axis=1), labels=numbers, zero_division=np.nan
+        shown, predicted, average=None, zero_division=np.nan
     )
     ranked = zip(
-        *(_ranking_scores(labels == number, probabilities[:, number]) for number in numbers),
+        *(_ranking_scores(shown[:, number], probabilities[:, number]) for number in numbers),
         strict=True,
     )
     names = ("precision", "recall", "f1", "roc_auc", "average_precision")

@@ -7,17 +7,21 @@ import numpy as np
 import tensorflow as tf
 
 from supcon_tf.config import ClassifierConfig
+from supcon_tf.core.errors import UserError
+from supcon_tf.data.balance import class_counts
 from supcon_tf.data.streams import chain_epochs
 from supcon_tf.data.views import sharding_off
 from supcon_tf.engine.loop import fit
 from supcon_tf.engine.optimizers import MomentumSGD
 from supcon_tf.engine.schedules import warmup_cosine
-from supcon_tf.losses.class_balance import BalancedCrossEntropy, loss_balance
+from supcon_tf.losses.class_balance import loss_balance
+from supcon_tf.losses.sigmoid import classification_loss
 from supcon_tf.networks.heads import build_classifier, classification_head
 from supcon_tf.networks.initial import initial_weights
 from supcon_tf.stages import pictures
 from supcon_tf.stages.features import extract_features
 from supcon_tf.stages.fine_tuning import fine_tune
+from supcon_tf.stages.label_scores import mean_average_precision
 from supcon_tf.stages.removal import check_there
 from supcon_tf.stages.run_directory import RunDirectory
 
@@ -34,9 +38,10 @@ def train_classifier(config: ClassifierConfig) -> dict:
         config: the settings; `config.run_dir` holds the pretrained encoder.
 
     Returns:
-        The stage's scores, as in metrics.json: loss and training accuracy of the epoch that is
-        kept; for a fine-tuned one also `fine_tuned` and, with validation images, `best_epoch` and
-        `validation_top1`.
+        The stage's scores, as in metrics.json: loss and training accuracy (`train_top1`) of the
+        epoch that is kept; for a fine-tuned one also `fine_tuned` and, with validation images,
+        `best_epoch` and `validation_top1`. Where images have several classes, mean average
+        precisions, `train_map` and `validation_map`, take the place of the accuracies.
 
     Raises:
         UserError: if the run has no encoder, its data changed, or a setting cannot be used.
@@ -57,15 +62,21 @@ def train_classifier(config: ClassifierConfig) -> dict:
 
 def _train_linear(config, run, dataset):
     """As `fine_tune`, on the frozen encoder."""
+    if dataset.multi_label and config.logit_adjustment:
+        raise UserError(
+            "logit_adjustment is for images of one class each. Received: "
+            f"{config.logit_adjustment:g}, and {dataset.name}, whose images have several. Leave it "
+            "out."
+        )
     encoder = run.load_model("encoder")
     features, labels = extract_features(encoder, dataset.train, progress="features")
     run.begin("classifier", config, dataset.describe())
     head, history = train_head(config, features, labels, len(dataset.class_names), run.path)
-    metrics = {
-        "loss": history["loss"][-1],
-        "train_top1": history["accuracy"][-1],
-        "seconds": sum(history["seconds"]),
-    }
+    metrics = {"loss": history["loss"][-1], "seconds": sum(history["seconds"])}
+    if dataset.multi_label:
+        metrics["train_map"] = mean_average_precision(head(features).numpy(), labels)
+    else:
+        metrics["train_top1"] = history["accuracy"][-1]
     return build_classifier(encoder, head), metrics, history
 
 
@@ -81,7 +92,7 @@ def train_head(
     Args:
         config: the settings.
         features: float32 [N, F].
-        labels: int [N].
+        labels: int [N], or bool [N, C] of several classes per image.
         num_classes: classes of the data set.
         folder: where checkpoints/classifier and logs/classifier go.
 
@@ -90,16 +101,14 @@ def train_head(
     """
     mean, scale = features.mean(axis=0), np.maximum(features.std(axis=0), 1e-3)
     steps = -(-len(labels) // config.batch_size)
-    loss = BalancedCrossEntropy(
-        config.label_smoothing,
-        **loss_balance(
-            lambda: np.bincount(labels, minlength=num_classes),
-            config.class_weights,
-            config.class_weights_beta,
-            config.logit_adjustment,
-        ),
+    balance = loss_balance(
+        lambda: class_counts(labels, num_classes),
+        config.class_weights,
+        config.class_weights_beta,
+        config.logit_adjustment,
     )
-    model = _compiled_head(config, features.shape[1], num_classes, steps, loss)
+    loss = classification_loss(labels.ndim == 2, config.label_smoothing, **balance)
+    model = _compiled_head(config, features.shape[1], num_classes, steps, loss, labels[:1])
     standardized = (features - mean) / scale
     history = fit(
         model,
@@ -116,11 +125,16 @@ def train_head(
     return head, history
 
 
-def _compiled_head(config, num_features, num_classes, steps, loss):
+def _compiled_head(config, num_features, num_classes, steps, loss, label):
+    """The model and its metrics; `label` is one of the labels, [1] or [1, C]."""
     total, warmup = config.epochs * steps, round(config.warmup_epochs * steps)
     with initial_weights(config.seed):
         head = classification_head(num_classes)
         model = keras.Sequential([keras.Input((num_features,)), head])
+    if label.ndim == 2:
+        metric = keras.metrics.BinaryAccuracy("label_accuracy", threshold=0.0)  # Of logits.
+    else:
+        metric = keras.metrics.SparseCategoricalAccuracy("accuracy")
     model.compile(
         optimizer=MomentumSGD(
             warmup_cosine(config.learning_rate, total, min(warmup, total - 1)),
@@ -128,11 +142,11 @@ def _compiled_head(config, num_features, num_classes, steps, loss):
             l2=config.weight_decay,
         ),
         loss=loss,
-        metrics=[keras.metrics.SparseCategoricalAccuracy("accuracy")],
+        metrics=[metric],
         jit_compile=False,
     )
     # Builds the metrics, which are part of the checkpoints.
-    model.test_on_batch(np.zeros((1, num_features), np.float32), np.zeros(1, np.int32))
+    model.test_on_batch(np.zeros((1, num_features), np.float32), label)
     model.reset_metrics()
     return model
 

@@ -14,6 +14,8 @@ from supcon_tf.networks.queue import MemoryQueue
 
 # Arrays of the size of a block that a loss holds at a time, about.
 _ARRAYS_OF_A_BLOCK = 4
+# Images whose pairs are looked at.
+_PAIRED_IMAGES = 2000
 
 
 def expected_positives(counts: Sequence[int], batch_size: int, num_views: int) -> np.ndarray:
@@ -43,6 +45,21 @@ def expected_positives(counts: Sequence[int], batch_size: int, num_views: int) -
         raise ValueError(f"num_views must be at least 1. Received: {num_views}.")
     chance = (counts - 1) / max(1, counts.sum() - 1)
     return num_views - 1 + num_views * (batch_size - 1) * chance
+
+
+def share_of_pairs_in_common(labels: np.ndarray) -> float:
+    """The share of the pairs of different images that have a class in common, in [0, 1].
+
+    Of more than 2,000 images, so many are looked at, evenly spread.
+
+    Args:
+        labels: bool [N, C].
+    """
+    count = min(len(labels), _PAIRED_IMAGES)
+    shown = labels[np.arange(count) * len(labels) // count].astype(np.float32)
+    common = shown @ shown.T > 0
+    np.fill_diagonal(common, False)
+    return float(common.sum() / max(1, count * (count - 1)))
 
 
 def chance_alone(counts: Sequence[int], batch_size: int) -> np.ndarray:

@@ -1,56 +1,30 @@
 """Scores of a run on its held-out split, its validation set, or other labelled images."""
 
-import dataclasses
 import hashlib
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from scipy.special import softmax
 
 from supcon_tf.config import EvaluateConfig
 from supcon_tf.core.errors import UserError
 from supcon_tf.core.interrupts import noting_interrupts
 from supcon_tf.data.labelled import open_labelled
-from supcon_tf.data.splits import ImageDataset, Split
+from supcon_tf.data.splits import ImageDataset
 from supcon_tf.networks.heads import features_of
-from supcon_tf.stages import pictures
-from supcon_tf.stages.class_scores import below_chance, class_scores
 from supcon_tf.stages.features import extract_features
 from supcon_tf.stages.fine_tuning import is_fine_tuned
-from supcon_tf.stages.intervals import classification_intervals, share_interval
+from supcon_tf.stages.label_scores import (
+    mean_average_precision,
+    neighbor_label_scores,
+)
 from supcon_tf.stages.removal import check_there
+from supcon_tf.stages.reports import Scored, classifier_scores, intervals, remark, write_report
 from supcon_tf.stages.run_directory import RunDirectory
-from supcon_tf.stages.score_files import write_score_files
 from supcon_tf.stages.scores import (
-    classification_scores,
-    expected_calibration_error,
     knn_predict,
-    negative_log_likelihood,
     soft_neighbor_predict,
 )
-
-_NAMED_CLASSES = 5
-
-
-@dataclasses.dataclass(frozen=True)
-class Scored:
-    """The images that are scored.
-
-    Attributes:
-        name: key of the scores in metrics.json: "test", "validation", or a data set's name.
-        split: the images, labelled with the model's classes.
-        folder: name of the folder of the CSV files.
-        picture: the picture of the confusion matrix.
-        described: what the scores say of the images, but for their number.
-    """
-
-    name: str
-    split: Split
-    folder: Path
-    picture: Path
-    described: dict
 
 
 @noting_interrupts()
@@ -81,6 +55,11 @@ def evaluate_run(config: EvaluateConfig) -> dict:
             f"labels. Received: {config.knn_neighbors}. Pass --knn_neighbors="
             f"{dataset.train.num_examples}."
         )
+    if dataset.multi_label and config.soft_neighbors_temperature is not None:
+        raise UserError(
+            "soft_neighbors_temperature is for images of one class each. Received: "
+            f"{config.soft_neighbors_temperature:g}, and {dataset.name}. Leave it out."
+        )
     has_classifier = (run.path / "classifier.keras").exists()
     encoder = run.load_model("encoder")
     model = run.load_model("classifier") if has_classifier else None
@@ -97,10 +76,10 @@ def evaluate_run(config: EvaluateConfig) -> dict:
     else:
         logits = _logits(config, run, model, scored.split, split_features)
         metrics |= classifier_scores(logits, labels, dataset.class_names)
-        metrics |= intervals(config, metrics)
+        metrics |= intervals(config, metrics, logits, labels)
         check_there(run.path)
         write_report(scored, logits, labels, metrics, dataset.class_names)
-        remark(metrics["classes"])
+        remark(metrics["classes"], dataset.multi_label)
     run.record(scored.name, metrics)
     return metrics
 
@@ -116,7 +95,8 @@ def _logits(config, run, model, split, features):
 def _scored(config: EvaluateConfig, run: RunDirectory, dataset: ImageDataset) -> Scored:
     """The images of the run, or of another data set, that are to be scored."""
     if config.dataset:
-        return other_images(config, dataset.class_names, run.path / "evaluation", dataset.name)
+        data = dataset.class_names, run.path / "evaluation", dataset.name
+        return other_images(config, *data, dataset.multi_label)
     split = getattr(dataset, config.split)
     if split is None:
         raise UserError(
@@ -134,7 +114,11 @@ def _scored(config: EvaluateConfig, run: RunDirectory, dataset: ImageDataset) ->
 
 
 def other_images(
-    config: EvaluateConfig, class_names: Sequence[str], folder: Path, trained_on: str
+    config: EvaluateConfig,
+    class_names: Sequence[str],
+    folder: Path,
+    trained_on: str,
+    multi_label: bool,
 ) -> Scored:
     """The images of `config.dataset`.
 
@@ -143,6 +127,7 @@ def other_images(
         class_names: the model's classes.
         folder: where the data set gets a folder of its own.
         trained_on: name of the data set that the model was trained on.
+        multi_label: whether the model knows several classes of an image.
 
     Raises:
         UserError: as `open_labelled`.
@@ -151,6 +136,7 @@ def other_images(
         config.dataset,
         class_names,
         config.data_dir,
+        multi_label=multi_label,
         skip_bad_images=config.skip_bad_images,
         trained_on=trained_on,
     )
@@ -162,7 +148,11 @@ def other_images(
 
 
 def _neighbor_scores(config, gallery, known, features, labels):
-    """Top-1 of the votes of the gallery, whose labels are known, and the settings of each vote."""
+    """Scores of the votes of the gallery, whose labels are known, and the settings of each vote."""
+    if known.ndim == 2:
+        votes = neighbor_label_scores(gallery, known, features, config.knn_neighbors)
+        score = mean_average_precision(votes, labels)
+        return {"knn_map": score, "knn_neighbors": config.knn_neighbors}
     voted = knn_predict(gallery, known, features, config.knn_neighbors)
     scores = {
         "knn_top1": float(np.mean(voted == labels)),
@@ -174,80 +164,3 @@ def _neighbor_scores(config, gallery, known, features, labels):
         scores["soft_neighbors_top1"] = float(np.mean(voted == labels))
         scores["soft_neighbors_temperature"] = temperature
     return scores
-
-
-def classifier_scores(logits: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> dict:
-    """All scores of a classifier.
-
-    Args:
-        logits: float [N, C].
-        labels: int [N].
-        class_names: C names.
-
-    Returns:
-        Those of `classification_scores` and `class_scores`, `nll` (nats) and `ece`.
-    """
-    probabilities = softmax(np.asarray(logits, np.float64), axis=1)
-    return {
-        **classification_scores(logits, labels, class_names),
-        **class_scores(probabilities, labels, class_names),
-        "nll": negative_log_likelihood(logits, labels),
-        "ece": expected_calibration_error(probabilities, labels),
-    }
-
-
-def intervals(config: EvaluateConfig, metrics: dict) -> dict:
-    """95 % intervals of the scores of N images.
-
-    Args:
-        config: its `bootstrap` and `seed`.
-        metrics: `images`, perhaps `knn_top1` and `confusion_matrix`.
-
-    Returns:
-        `intervals`: by score its lower and upper end, with `resamples` and `seed`; nothing where
-        `bootstrap` is 0.
-    """
-    how = {"resamples": config.bootstrap, "seed": config.seed}
-    if not config.bootstrap:
-        return {}
-    found = {}
-    if "confusion_matrix" in metrics:
-        found |= classification_intervals(np.array(metrics["confusion_matrix"]), **how)
-    if "knn_top1" in metrics:
-        found["knn_top1"] = share_interval(metrics["knn_top1"], metrics["images"], **how)
-    return {"intervals": {**found, **how}}
-
-
-def write_report(
-    scored: Scored, logits: np.ndarray, labels: np.ndarray, metrics: dict, class_names
-) -> None:
-    """Writes the picture of the confusion matrix and the CSV files.
-
-    Args:
-        scored: the images.
-        logits: float [N, C].
-        labels: int [N].
-        metrics: as from `classifier_scores`.
-        class_names: C names.
-    """
-    counts = metrics["confusion_matrix"]
-    pictures.confusion(np.array(counts), class_names, scored.picture)
-    probabilities = softmax(np.asarray(logits, np.float64), axis=1)
-    write_score_files(scored.folder, scored.split, probabilities, labels, counts, class_names)
-
-
-def remark(scores: dict) -> None:
-    """Prints one line on the classes that are recognized less often than by guessing, if any."""
-    worst = below_chance(scores)
-    if not worst:
-        return
-    shown = [
-        f"{name!r} {100 * score['recall']:.0f} % of {score['support']:,}"
-        for name, score in list(worst.items())[:_NAMED_CLASSES]
-    ]
-    more = f" and {len(worst) - len(shown)} more" * (len(worst) > len(shown))
-    print(
-        f"warning: {len(worst)} of {len(scores)} classes recognized less often than by guessing "
-        f"({100 / len(scores):.1f} %): {', '.join(shown)} images{more}",
-        file=sys.stderr,
-    )

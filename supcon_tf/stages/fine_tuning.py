@@ -21,7 +21,7 @@ from supcon_tf.engine.devices import make_strategy
 from supcon_tf.engine.loop import Watching, fit
 from supcon_tf.engine.loss_scaling import SharedLossScale
 from supcon_tf.engine.rate_factors import FactoredSGD
-from supcon_tf.engine.saving import VALIDATION_TOP1, Saving, best_epoch, restore_best
+from supcon_tf.engine.saving import Saving, best_epoch, restore_best
 from supcon_tf.methods.classifying import ClassifyingMethod
 from supcon_tf.networks.heads import features_of
 from supcon_tf.networks.initial import initial_weights
@@ -29,9 +29,14 @@ from supcon_tf.networks.stages import split_into_stages
 from supcon_tf.stages import building
 from supcon_tf.stages.checks import data_checks
 from supcon_tf.stages.features import encode_batches, extract_features, inference_function
+from supcon_tf.stages.label_scores import headline, headline_score
 from supcon_tf.stages.run_directory import RunDirectory
 
 _RATE_FACTOR, _PATIENCE = 1.0, 10
+_IN_WORDS = {
+    "validation_top1": "validation top-1",
+    "validation_map": "validation average precision",
+}
 
 
 def fine_tune(
@@ -65,10 +70,10 @@ def fine_tune(
     run.begin("classifier", config, dataset.describe())
     history = _fit(config, run, dataset, model, building.stream_of(training, dataset), steps)
     # If the run directory is gone, only the last epoch's weights are left.
-    metric = VALIDATION_TOP1 if dataset.validation and not has_lost_lock(run.path) else ""
+    metric = _metric(dataset) if dataset.validation and not has_lost_lock(run.path) else ""
     best = restore_best(model, history, metric, run.checkpoints("classifier"), steps)
     if best is not None and len(history["loss"]) < config.epochs:
-        why = f"no better validation top-1 after epoch {best + 1}, which is kept"
+        why = f"no better {_IN_WORDS[metric]} after epoch {best + 1}, which is kept"
         print(f"stopped after epoch {len(history['loss'])}: {why}", file=sys.stderr)
     classifier = model.kept()["classifier"]
     return classifier, _scores(config, history, best, classifier, dataset), history
@@ -121,7 +126,8 @@ def _compiled(config, training, dataset, steps, replicas) -> ClassifyingMethod:
         encoder = building.encoder_of(training, dataset.image_size_px, training.precision)
         freeze_first_stages(encoder, config.fine_tune)
         classes, labels = len(dataset.class_names), dataset.train.labels
-        model = building.method_of(training, encoder, classes, steps, labels)
+        data = labels, dataset.multi_label
+        model = building.method_of(training, encoder, classes, steps, *data)
     own = {id(variable) for variable in encoder.trainable_variables}
     factor = config.encoder_rate_factor or _RATE_FACTOR
     optimizer = FactoredSGD(
@@ -163,11 +169,17 @@ def freeze_first_stages(encoder: keras.Model, fine_tune: str) -> None:
         layer.trainable = False
 
 
+def _metric(dataset):
+    """The name of the score on validation images."""
+    return f"validation_{headline(dataset.multi_label)}"
+
+
 def _fit(config, run, dataset, model, stream, steps):
     patience, watched = config.patience or _PATIENCE, dataset.validation is not None
+    metric = _metric(dataset)
 
     def stop_when(history):
-        best = best_epoch(history, VALIDATION_TOP1)
+        best = best_epoch(history, metric)
         return best is not None and len(history["loss"]) - 1 - best >= patience
 
     with naming_lost_images(dataset.train, dataset.validation):
@@ -178,7 +190,7 @@ def _fit(config, run, dataset, model, stream, steps):
             steps_per_epoch=steps,
             folder=run.path,
             stage="classifier",
-            saving=Saving(best_metric=VALIDATION_TOP1 if watched else ""),
+            saving=Saving(best_metric=metric if watched else ""),
             watching=Watching(
                 _validation(model, dataset) if watched else lambda epoch: {},
                 stop_when=stop_when if watched else None,
@@ -194,8 +206,8 @@ def _validation(model, dataset):
 
     def measure(epoch):
         features, labels = encode_batches(encode, images)
-        predicted = np.argmax(model.evaluation_head(features), axis=1)
-        return {VALIDATION_TOP1: float(np.mean(predicted == labels))}
+        logits = np.asarray(model.evaluation_head(features))
+        return {_metric(dataset): headline_score(logits, labels)}
 
     return measure
 
@@ -203,13 +215,14 @@ def _validation(model, dataset):
 def _scores(config, history, best, classifier, dataset) -> dict:
     epoch = len(history["loss"]) - 1 if best is None else best
     features, labels = extract_features(features_of(classifier), dataset.train, progress="training")
-    predicted = np.argmax(classifier.get_layer("logits")(features), axis=1)
+    logits = np.asarray(classifier.get_layer("logits")(features))
     scores = {
         "fine_tuned": config.fine_tune,
         "loss": history["loss"][epoch],
-        "train_top1": float(np.mean(predicted == labels)),
+        f"train_{headline(dataset.multi_label)}": headline_score(logits, labels),
         "seconds": sum(history["seconds"]),
     }
     if best is not None:
-        scores |= {"best_epoch": best + 1, VALIDATION_TOP1: history[VALIDATION_TOP1][best]}
+        metric = _metric(dataset)
+        scores |= {"best_epoch": best + 1, metric: history[metric][best]}
     return scores

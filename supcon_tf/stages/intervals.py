@@ -3,7 +3,7 @@
 import numpy as np
 from scipy.sparse import csr_array
 
-_PERCENTILES = 2.5, 97.5
+PERCENTILES = 2.5, 97.5
 # Counts held at a time: 32 MiB.
 _BLOCK_ELEMENTS = 2**22
 
@@ -38,7 +38,7 @@ def classification_intervals(counts: np.ndarray, resamples: int, seed: int) -> d
         found.append(_scores(hits, true=drawn @ of_row, predicted=drawn @ of_column))
     names = ("top1", "balanced_accuracy", "macro_f1")
     return {
-        name: np.percentile(values, _PERCENTILES).tolist()
+        name: np.percentile(values, PERCENTILES).tolist()
         for name, values in zip(names, np.concatenate(found, axis=1), strict=True)
     }
 
@@ -78,4 +78,4 @@ def share_interval(share: float, images: int, resamples: int, seed: int) -> list
         Lower and upper end.
     """
     drawn = np.random.default_rng(seed).binomial(images, share, resamples) / images
-    return np.percentile(drawn, _PERCENTILES).tolist()
+    return np.percentile(drawn, PERCENTILES).tolist()

@@ -14,12 +14,18 @@ import numpy as np
 import tensorflow as tf
 
 from supcon_tf.config import PretrainConfig
+from supcon_tf.data.balance import class_counts
 from supcon_tf.data.datasets import naming_lost_images
 from supcon_tf.data.splits import ImageDataset
 from supcon_tf.engine.saving import History
 from supcon_tf.networks.initial import initial_weights
 from supcon_tf.stages.building import encoder_of
 from supcon_tf.stages.features import encode_batches, inference_function
+from supcon_tf.stages.label_scores import (
+    headline,
+    mean_average_precision,
+    neighbor_label_scores,
+)
 from supcon_tf.stages.scores import knn_predict
 
 # Training images searched, validation images scored, and neighbours that vote.
@@ -35,10 +41,11 @@ def describe_data(dataset: ImageDataset) -> str:
     train, classes = dataset.train, len(dataset.class_names)
     parts = [f"data: {train.num_examples:,} training images of {classes:,} classes"]
     if train.num_examples <= _MANY_IMAGES:
-        labels = train.labels()
-        counts = np.bincount(labels[labels >= 0], minlength=classes)
+        counts = class_counts(train.labels(), classes)
         least = counts.argmin()
-        parts[0] += f" (smallest: {dataset.class_names[least]!r} with {counts[least]:,})"
+        each = f"{counts.sum() / train.num_examples:.2f} per image, " * dataset.multi_label
+        smallest = f"smallest: {dataset.class_names[least]!r} with {counts[least]:,}"
+        parts[0] += f" ({each}{smallest})"
     if dataset.unlabelled:
         parts.append(f"{dataset.unlabelled.num_examples:,} unlabelled")
     aside = dataset.validation
@@ -62,18 +69,25 @@ class OnlineKnn:
             small = min(split.num_examples, limit) * size**2 * 12 <= _CACHED_BYTES
             return batches.cache() if small else batches
 
+        self.metric = f"knn_{headline(dataset.multi_label)}"
         self.gallery_images = images(dataset.train, _GALLERY)
         self.query_images = images(dataset.validation, _QUERIES)
 
     def __call__(self, encode: Callable[[tf.Tensor], tf.Tensor]) -> tuple[float, np.ndarray]:
-        """The top-1 of an encoder, in [0, 1], and the labels int [N] of the scored images.
+        """The score of an encoder, in [0, 1], and the labels of the scored images.
+
+        It is the top-1; the mean average precision where images have several classes.
 
         Args:
             encode: from images float32 [B, S, S, 3] in [0, 1] to features [B, F].
         """
         gallery, labels = encode_batches(encode, self.gallery_images)
         queries, truth = encode_batches(encode, self.query_images)
-        voted = knn_predict(gallery, labels, queries, min(_NEIGHBORS, len(labels)))
+        neighbors = min(_NEIGHBORS, len(labels))
+        if labels.ndim == 2:
+            votes = neighbor_label_scores(gallery, labels, queries, neighbors)
+            return mean_average_precision(votes, truth), truth
+        voted = knn_predict(gallery, labels, queries, neighbors)
         return float(np.mean(voted == truth)), truth
 
     def after_epochs(self, config: PretrainConfig, encoder: keras.Model) -> Callable[[int], dict]:
@@ -87,7 +101,7 @@ class OnlineKnn:
 
         def measure(epoch):
             due = (epoch + 1) % config.validation_epochs == 0 or epoch + 1 == config.epochs
-            return {"knn_top1": self(encode)[0] if due else None}
+            return {self.metric: self(encode)[0] if due else None}
 
         return measure
 
@@ -151,8 +165,16 @@ class Baseline:
         return None
 
 
-def measure_baseline(config: PretrainConfig, dataset: ImageDataset, knn: OnlineKnn) -> Baseline:
-    """The baseline of a run, from its encoder before training."""
+def measure_baseline(
+    config: PretrainConfig, dataset: ImageDataset, knn: OnlineKnn
+) -> Baseline | None:
+    """The baseline of a run, from its encoder before training.
+
+    None where images have several classes: the verdict rests on the standard error of a share of
+    images, and the mean average precision is none.
+    """
+    if dataset.multi_label:
+        return None
     with initial_weights(config.seed):
         untrained = encoder_of(config, dataset.image_size_px)
     with naming_lost_images(dataset.train, dataset.validation):

@@ -21,12 +21,17 @@ _STAGES = {"pretrain": "pretraining", "classifier": "classifier"}
 _SHARES = {
     "accuracy": "training images right",
     "knn_top1": "validation images right (k-NN)",
+    "knn_map": "validation average precision (k-NN)",
+    "label_accuracy": "training classes right",
+    "validation_map": "validation average precision",
     "pseudo_label_top1": "pseudo-labels right",
     "smoothed_top1": "smoothed pseudo-labels right",
     "confident": "pseudo-labels confident",
 }
 _EMBEDDINGS = {"alignment": "alignment", "uniformity": "uniformity"}
 _RATE = {"learning_rate": "learning rate"}
+# Sets of classes that have a colour of their own in a map.
+_NAMED_SETS = 9
 _NOT_CURVES = {
     "seconds",
     "positives_per_anchor",
@@ -110,12 +115,17 @@ def curves_title(run: str, scores: Mapping[str, Mapping]) -> str:
     """
     pretrained, classifier = scores.get("pretrain", {}), scores.get("classifier", {})
     shown = []
-    if "knn_top1" in pretrained:
+    if "knn_map" in pretrained:
+        shown.append(f"k-NN average precision {100 * pretrained['knn_map']:.1f} %")
+    elif "knn_top1" in pretrained:
         shown.append(f"k-NN {100 * pretrained['knn_top1']:.1f} % of validation images")
     elif "loss" in pretrained:
         shown.append(f"loss {pretrained['loss']:.3g} after pretraining")
     if "train_top1" in classifier:
         shown.append(f"classifier {100 * classifier['train_top1']:.1f} % of training images")
+    if "train_map" in classifier:
+        found = 100 * classifier["train_map"]
+        shown.append(f"classifier {found:.1f} % average precision on training images")
     return f"{run}: {', '.join(shown)}"
 
 
@@ -130,11 +140,14 @@ def embedding_maps(
     t-SNE of the unit-norm features; principal components where there are too few images for it.
 
     Args:
-        embeddings: by title, features float [N, F] and labels int [N].
+        embeddings: by title, features float [N, F] and labels int [N]; or bool [N, C] of several
+            classes per image, whose sets of classes then have the colours.
         class_names: name of each label.
         path: PNG file.
         seed: seed of the map.
     """
+    if next(iter(embeddings.values()))[1].ndim == 2:
+        embeddings, class_names = _by_set(embeddings, class_names)
     figure = Figure(figsize=(6 * len(embeddings), 5.5), layout="constrained")
     colors = matplotlib.colormaps["tab10" if len(class_names) <= 10 else "turbo"]
     axes = np.atleast_1d(figure.subplots(1, len(embeddings)))
@@ -149,6 +162,21 @@ def embedding_maps(
     if len(shown) <= 20:
         axes[-1].legend(loc="center left", bbox_to_anchor=(1, 0.5), markerscale=2)
     save(figure, path)
+
+
+def _by_set(embeddings, class_names):
+    """The same with labels int [N] of the sets of classes, and their names; the rarest in one."""
+    every = np.concatenate([labels for _, labels in embeddings.values()])
+    sets, counts = np.unique(every, axis=0, return_counts=True)
+    sets = sets[np.argsort(-counts, kind="stable")][:_NAMED_SETS]
+    names = [" + ".join(np.array(class_names)[shown]) or "none" for shown in sets]
+
+    def place(labels):
+        same = (labels[:, None] == sets).all(axis=2)  # [N, sets]
+        return np.where(same.any(axis=1), same.argmax(axis=1), len(sets))
+
+    found = {title: (rows, place(labels)) for title, (rows, labels) in embeddings.items()}
+    return found, [*names, "others"]
 
 
 def _two_dimensions(features, seed):

@@ -7,11 +7,16 @@ import numpy as np
 
 from supcon_tf.config import PretrainConfig
 from supcon_tf.core.files import format_bytes
+from supcon_tf.data.balance import class_counts
 from supcon_tf.data.splits import ImageDataset
 from supcon_tf.engine import precision
 from supcon_tf.engine.method import Method
 from supcon_tf.stages import building
-from supcon_tf.stages.estimates import chance_alone, expected_positives
+from supcon_tf.stages.estimates import (
+    chance_alone,
+    expected_positives,
+    share_of_pairs_in_common,
+)
 
 # Above it, counting the labels is announced: it may take minutes.
 _MANY_IMAGES = 100_000
@@ -117,7 +122,11 @@ def add_labels(sheet: Sheet, config: PretrainConfig, model: Method, dataset: Ima
     """Classes, and what the labels of a batch can be expected to hold."""
     if dataset.train.num_examples > _MANY_IMAGES:
         print(f"counting the labels of {dataset.train.num_examples:,} images", file=sys.stderr)
-    found, counts = np.unique(dataset.train.labels(), return_counts=True)
+    labels = dataset.train.labels()
+    if dataset.multi_label:
+        _add_several(sheet, config, model, dataset, labels)
+        return
+    found, counts = np.unique(labels, return_counts=True)
     names = [dataset.class_names[label] if label >= 0 else "unlabelled" for label in found]
     spread = f"{counts.min():,} / {np.median(counts):,.0f} / {counts.max():,}"
     spread += f"; smallest: {names[counts.argmin()]!r}"
@@ -137,11 +146,38 @@ def add_labels(sheet: Sheet, config: PretrainConfig, model: Method, dataset: Ima
     elif getattr(loss, "uses_labels", True):
         _add_positives(sheet, config, loss, names, counts)
     else:
-        value = f"{views - 1}: labels are not used"
-        sheet.add("positives per anchor", value, positives=views - 1)
-        sheet.add(
-            "  anchors without any", _percent(views == 1), share_without_positive=float(views == 1)
-        )
+        _add_views_alone(sheet, views)
+
+
+def _add_views_alone(sheet, views) -> None:
+    sheet.add("positives per anchor", f"{views - 1}: labels are not used", positives=views - 1)
+    without = float(views == 1)
+    sheet.add("  anchors without any", _percent(without), share_without_positive=without)
+
+
+def _add_several(sheet, config, model, dataset, labels) -> None:
+    """Classes and positives of images that have several classes each."""
+    counts, each = class_counts(labels, len(dataset.class_names)), labels.sum(axis=1)
+    names = dataset.class_names
+    spread = f"{counts.min():,} / {np.median(counts):,.0f} / {counts.max():,}"
+    sheet.add(
+        "classes",
+        f"{len(names):,}; images of each, least / median / most: {spread}; smallest: "
+        f"{names[counts.argmin()]!r}",
+        classes=len(names),
+        images_per_class=dict(zip(names, counts.tolist(), strict=True)),
+    )
+    value = f"{each.mean():.2f} on average, from {each.min()} to {each.max()}"
+    sheet.add("classes per image", value, classes_per_image=float(each.mean()))
+    loss, views = getattr(model, "pairwise_loss", None), config.num_views
+    if loss is None or config.batch_size > len(labels):
+        return
+    if not getattr(loss, "uses_labels", True):
+        _add_views_alone(sheet, views)
+        return
+    positives = views - 1 + views * (config.batch_size - 1) * share_of_pairs_in_common(labels)
+    value = f"{positives:,.1f} expected, with a class in common; weighed by their overlap"
+    sheet.add("positives per anchor", value, positives=float(positives))
 
 
 def _add_balanced_positives(sheet, config, loss) -> None:

@@ -136,8 +136,8 @@ class _Planner:
             add_steps(sheet, config, schedule, steps)
             add_optimizer(sheet, config, optimizer)
         size = dataset.image_size_px if dataset else config.image_size_px
-        classes = len(dataset.class_names) if dataset else 2
-        model = self.attempt(_built_model, config, size, classes) if size else None
+        kinds = (len(dataset.class_names), dataset.multi_label) if dataset else (2, False)
+        model = self.attempt(_built_model, config, size, *kinds) if size else None
         if model:
             add_networks(sheet, config, model)
         if model and dataset:
@@ -214,9 +214,9 @@ def _built_optimizer(config, steps):
     return optimizer
 
 
-def _built_model(config, image_size_px, num_classes):
+def _built_model(config, image_size_px, num_classes, multi_label):
     """The model in the CPU's memory, with a queue of one row where there is one."""
     small = config.replace(queue_size=min(config.queue_size, 1))
     with tf.device("CPU:0"), initial_weights(config.seed):
         encoder = building.encoder_of(config, image_size_px, config.precision)
-        return building.method_of(small, encoder, num_classes, steps_per_epoch=1)
+        return building.method_of(small, encoder, num_classes, 1, multi_label=multi_label)

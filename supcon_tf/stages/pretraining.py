@@ -194,8 +194,9 @@ def _keep(config, dataset, model, run, history, steps, maps, baseline) -> dict:
         best = restore_best(model, history, config.best_metric, saved, steps)
     if best is not None:
         metrics |= {"best_epoch": best + 1, config.best_metric: history[config.best_metric][best]}
-    if "knn_top1" in history:
-        metrics.setdefault("knn_top1", history["knn_top1"][-1])
+    for name in ("knn_top1", "knn_map"):
+        if name in history:
+            metrics.setdefault(name, history[name][-1])
     if baseline:
         metrics |= baseline.scores(metrics["knn_top1"])
         print(f"pretrain {baseline.sentence(metrics['knn_top1'])}", file=sys.stderr)

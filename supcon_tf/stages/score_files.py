@@ -37,7 +37,7 @@ def write_score_files(
         class_names: C names.
     """
     matrix = ([name, *row] for name, row in zip(class_names, counts, strict=True))
-    _write(folder / "confusion_matrix.csv", ["true \\ predicted", *class_names], matrix)
+    write_csv(folder / "confusion_matrix.csv", ["true \\ predicted", *class_names], matrix)
     rows, predicted = np.arange(len(labels)), probabilities.argmax(axis=1)
     names = split.names or rows
     confidence, truth = probabilities[rows, predicted], probabilities[rows, labels]
@@ -47,14 +47,14 @@ def write_score_files(
             rows, labels, predicted, confidence, truth, strict=True
         )
     ]
-    _write(folder / "predictions.csv", _HEADER, lines)
+    write_csv(folder / "predictions.csv", _HEADER, lines)
     # A stable order: of equal ones the first image.
     wrong = [at for at in np.argsort(-confidence, kind="stable") if predicted[at] != labels[at]]
-    _write(folder / "misclassified.csv", _HEADER, [lines[at] for at in wrong])
+    write_csv(folder / "misclassified.csv", _HEADER, [lines[at] for at in wrong])
 
 
-def _write(path: Path, header: Sequence[str], rows: Iterable[Sequence]) -> None:
-    # File names may hold bytes that are not UTF-8.
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence]) -> None:
+    """Writes a CSV file; file names in it may hold bytes that are not UTF-8."""
     with (
         writing(path) as temporary,
         open(temporary, "w", newline="", encoding="utf-8", errors="backslashreplace") as file,

@@ -1,7 +1,7 @@
 """Scores of predictions: votes of neighbours, top-k, by class, likelihood, calibration."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from scipy.special import log_softmax
@@ -12,6 +12,7 @@ _BLOCK_ELEMENTS = 2**23
 _TOP_K, _TOP_K_FROM_CLASSES = 5, 10
 # Of confidence, in the calibration error.
 _BINS = 15
+_VOTE_TEMPERATURE = 0.07
 
 
 def knn_predict(
@@ -92,10 +93,35 @@ def _classify(gallery, labels, queries, vote: Callable):
 
 def _nearest_vote(queries, gallery, places, num_classes, neighbors):
     """The place int [m] of the class with the most weight, of unit-norm queries [m, F]."""
+    cosines, nearest = _nearest(queries, gallery, neighbors)
+    return neighbor_vote(cosines, places[nearest], num_classes)
+
+
+def _nearest(queries, gallery, neighbors):
+    """Cosines [m, k] with the nearest rows of a gallery, and their places int [m, k]."""
     opposite = -queries @ gallery.T  # [m, N]; negative cosines, of which the least are the nearest.
     nearest = np.argpartition(opposite, neighbors - 1, axis=1)[:, :neighbors]
-    cosines = -np.take_along_axis(opposite, nearest, axis=1)
-    return neighbor_vote(cosines, places[nearest], num_classes)
+    return -np.take_along_axis(opposite, nearest, axis=1), nearest
+
+
+def neighbor_weights(
+    gallery: np.ndarray, queries: np.ndarray, neighbors: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The nearest rows of each query and the weights of their votes, as in `knn_predict`.
+
+    Args:
+        gallery: float [N, F].
+        queries: float [M, F].
+        neighbors: k, at most N.
+
+    Returns:
+        For blocks of queries: exp((cosine - 1) / 0.07) [m, k], and places in the gallery [m, k].
+    """
+    gallery = unit_rows(gallery)
+    block = max(1, _BLOCK_ELEMENTS // len(gallery))
+    for start in range(0, len(queries), block):
+        cosines, nearest = _nearest(unit_rows(queries[start : start + block]), gallery, neighbors)
+        yield np.exp((cosines - 1.0) / _VOTE_TEMPERATURE), nearest
 
 
 def neighbor_vote(cosines: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
@@ -111,7 +137,11 @@ def neighbor_vote(cosines: np.ndarray, labels: np.ndarray, num_classes: int) -> 
     """
     # In float32: identical rows may differ in a cosine's last digit, and should still tie.
     votes = np.zeros((len(labels), num_classes), np.float32)
-    np.add.at(votes, (np.arange(len(labels))[:, None], labels), np.exp((cosines - 1.0) / 0.07))
+    np.add.at(
+        votes,
+        (np.arange(len(labels))[:, None], labels),
+        np.exp((cosines - 1.0) / _VOTE_TEMPERATURE),
+    )
     return votes.argmax(axis=1)
 
 

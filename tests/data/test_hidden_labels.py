@@ -9,7 +9,8 @@ from conftest import write_images
 
 import supcon_tf
 from supcon_tf import PretrainConfig, UserError
-from supcon_tf.data.splits import UNLABELED, hide_labels
+from supcon_tf.data.hidden_labels import hide_labels
+from supcon_tf.data.splits import UNLABELED
 from supcon_tf.stages.building import steps_per_epoch_of, stream_of
 
 

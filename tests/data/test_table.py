@@ -143,9 +143,9 @@ BAD_CSV = {
     "too many cells": ("path,label\na.png,x,y\n", "line 2: the row must have as many cells"),
     "no label": ("path,label\na.png,\n", "line 2: label must be text that is not empty"),
     "no path": ("path,label\n,x\n", "line 2: path must be text that is not empty"),
-    "several labels": (
-        "path,label\na.png,x|y\n",
-        "line 2: one label per image is taken so far. Received: x, y",
+    "nothing beside |": (
+        "path,label\na.png,x|\n",
+        "line 2: label must be text that is not empty. Received: ''",
     ),
     "twice": ("path,label\na.png,x\nb/../a.png,y\n", "line 3: the image is in line 2 too"),
     "other split": ("path,label,split\na,x,dev\n", "line 2: split must be one of train, valid"),
@@ -176,8 +176,11 @@ BAD_JSON = {
     "no JSON": ('{"path": "a", "label": "x"}\n{"path"', "line 2: it is not JSON"),
     "no object": ("[1]\n", "line 1: it must be an object with the keys path and label. .*: list"),
     "no label": ('\n{"path": "a"}\n', "line 2: it must be an object .* Received: path"),
-    "labels": ('{"path": "a", "label": ["x", "y"]}', "line 1: one label per image .*: x, y"),
-    "no labels": ('{"path": "a", "label": []}', "line 1: one label per image .*: none"),
+    "no labels": ('{"path": "a", "label": []}', "line 1: label must be text that is not empty"),
+    "| in one of several": (
+        '{"path": "a", "label": ["x", "y"]}\n{"path": "b", "label": "x|z"}',
+        r"line 2: a label must have no \| in a table .*: 'x\|z'",
+    ),
     "a fraction": ('{"path": "a", "label": 1.5}', "line 1: label must be text .*: 1.5"),
     "null": ('{"path": null, "label": "x"}', "line 1: path must be text .*: None"),
 }

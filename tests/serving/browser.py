@@ -119,12 +119,12 @@ def tab_of(port_file):
         return next(tab for tab in json.load(tabs) if tab["type"] == "page")["webSocketDebuggerUrl"]
 
 
-def open_page(browser, server):
+def open_page(browser, server, model="digits"):
     """Loads the page, and gives its address."""
     address = f"http://127.0.0.1:{server.http_port}/"
     browser.events.clear()
     browser.call("Page.navigate", url=address)
-    browser.wait_for("document.title.startsWith('digits')")
+    browser.wait_for(f"document.title.startsWith('{model}')")
     return address
 
 

@@ -2,7 +2,7 @@
 // Requests to the server, and its refusals in words.
 
 const element = (id) => document.getElementById(id);
-let model = null; // { name, version, classNames, imageSize, hasNeighbors, draws }
+let model = null; // { name, version, classNames, isMultiLabel, imageSize, hasNeighbors, draws }
 
 async function ask(path, body, signal) {
   const options = { signal };
@@ -45,6 +45,7 @@ async function loadModel(name) {
     name: spec.name,
     version: spec.version,
     classNames: metadata.class_names,
+    isMultiLabel: metadata.multi_label === true,
     imageSize: metadata.image_size_px,
     hasNeighbors: metadata.neighbors > 0,
     draws: metadata.symbols === true,

@@ -1,6 +1,7 @@
 // Shows the image on view and its results.
 
 const SHOWN_CLASSES = 10;
+const SHOWN_FROM = 0.5; // Probability of a class from which an image with several shows it.
 const percent = (share) => `${(100 * share).toFixed(1)} %`;
 const time = (milliseconds) => `${milliseconds < 10 ? milliseconds.toFixed(1) : Math.round(milliseconds)} ms`;
 
@@ -110,20 +111,37 @@ function copyTo(target, seen) {
   target.classList.toggle("pixelated", seen.width < 64);
 }
 
-function showClasses({ probabilities, milliseconds }) {
+// The classes of an answer in words: several are joined with | by the server.
+const inText = (name) => (model.isMultiLabel ? name.replaceAll("|", ", ") || "none" : name);
+
+function showClasses({ probabilities, class_name: name, milliseconds }) {
   const ranked = probabilities.map((share, index) => ({ share, name: model.classNames[index] }));
   ranked.sort((left, right) => right.share - left.share); // Stable: on ties the first class wins.
-  const [best] = ranked;
-  element("answer").textContent = best.name;
-  element("answer").classList.toggle("long", best.name.length > 18);
-  element("answer-share").textContent = percent(best.share);
-  element("short").textContent = `${best.name}, ${percent(best.share)}`;
+  const [text, share] = [inText(name), sureness(probabilities)];
+  element("class-title").textContent = model.isMultiLabel ? "Classes" : "Class";
+  element("answer").textContent = text;
+  element("answer").classList.toggle("long", text.length > 18);
+  element("answer-share").textContent = share;
+  element("short").textContent = `${text}, ${share}`;
   element("class-time").textContent = `answered in ${time(milliseconds)}`;
   showBars(ranked.slice(0, SHOWN_CLASSES));
-  const rest = ranked.slice(SHOWN_CLASSES).reduce((sum, { share }) => sum + share, 0);
-  const left = ranked.length - SHOWN_CLASSES;
-  element("rest").textContent = left > 0 ? `${left} more classes: together ${percent(rest)}` : "";
-  if (!strokes.size) element("spoken").textContent = `${best.name}, ${percent(best.share)}`;
+  element("rest").textContent = restOf(ranked.slice(SHOWN_CLASSES).map(({ share }) => share));
+  if (!strokes.size) element("spoken").textContent = `${text}, ${share}`;
+}
+
+// The probability of the best class; of several classes, the range of those in the answer.
+function sureness(probabilities) {
+  const shown = probabilities.filter((share) => share >= SHOWN_FROM);
+  const best = Math.max(...probabilities);
+  if (!model.isMultiLabel || shown.length < 2) return percent(best);
+  return `${percent(Math.min(...shown))} to ${percent(best)}`;
+}
+
+function restOf(shares) {
+  if (!shares.length) return "";
+  const sum = shares.reduce((total, share) => total + share, 0);
+  const said = model.isMultiLabel ? `at most ${percent(shares[0])} each` : `together ${percent(sum)}`;
+  return `${shares.length} more classes: ${said}`;
 }
 
 function showBars(ranked) {
@@ -155,7 +173,7 @@ function showNeighbors(nearest, classes) {
   }
   const found = nearest.neighbor_ids.map((row, rank) => ({
     row,
-    name: nearest.neighbor_class_names[rank],
+    name: inText(nearest.neighbor_class_names[rank]),
     similarity: nearest.similarities[rank],
     other: nearest.neighbor_class_names[rank] !== classes.class_name,
   }));

@@ -25,11 +25,10 @@ function rowOf(item) {
 function showRow(item) {
   if (!item.row) return;
   const [head, name, share] = item.row.children;
-  const best = item.answer && Math.max(...item.answer.classes.probabilities);
   name.classList.toggle("fault", !item.answer);
-  name.replaceChildren(item.answer ? nameTag(item.answer.classes.class_name) : "no answer");
+  name.replaceChildren(item.answer ? nameTag(inText(item.answer.classes.class_name)) : "no answer");
   name.title = item.fault;
-  share.textContent = item.answer ? percent(best) : "";
+  share.textContent = item.answer ? sureness(item.answer.classes.probabilities) : "";
   if (item.sent?.seen) copyTo(head.querySelector("canvas"), item.sent.seen);
   showProgress();
 }
