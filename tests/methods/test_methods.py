@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from supcon_tf import PretrainConfig, UserError, build_encoder
-from supcon_tf.data.splits import hide_labels
+from supcon_tf.data.hidden_labels import hide_labels
 from supcon_tf.stages.building import method_of, steps_per_epoch_of, stream_of
 from supcon_tf.stages.checks import checked_batch, settings_checks
 
