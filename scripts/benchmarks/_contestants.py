@@ -8,6 +8,7 @@ import contextlib
 import importlib.metadata
 import json
 import os
+import pathlib
 import platform
 import subprocess
 import tempfile
@@ -39,6 +40,30 @@ ISA = {
 
 # OpenMP's threads, which PyTorch uses, keep a core busy for 0.2 s after their work.
 _PAUSE_SECONDS = 0.25
+
+
+def numbers(text, name):
+    """The positive whole numbers of a setting, such as "1,8"."""
+    from supcon_tf.core.errors import UserError
+
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not parts or not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise UserError(f"{name} must be whole numbers with commas between. Received: {text!r}.")
+    return [int(part) for part in parts]
+
+
+def open_output(output_dir):
+    """The folder of the results, made before the measurement, which would be lost without it."""
+    from supcon_tf.core.errors import UserError
+
+    try:
+        os.makedirs(output_dir, exist_ok=True)
+        tempfile.TemporaryFile(dir=output_dir).close()
+    except OSError as error:
+        raise UserError(
+            f"cannot write to output_dir {output_dir!r}: {error.strerror}. Give another."
+        ) from error
+    return pathlib.Path(output_dir)
 
 
 class Contestant:

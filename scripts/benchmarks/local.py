@@ -13,7 +13,7 @@ import statistics
 import sys
 from pathlib import Path
 
-from _contestants import Contestant, hardware
+from _contestants import Contestant, hardware, open_output
 
 from supcon_tf.cli import flags
 from supcon_tf.config import PretrainConfig
@@ -129,7 +129,7 @@ def main(config):
     from supcon_tf.core.files import write_json
 
     settings, arms = _arms(config), {}
-    output = Path(config.output_dir)
+    output = open_output(config.output_dir)
     for name, one in settings.items():
         arms[name] = _measure(name, one, config.repeats)
         results = {"hardware": hardware(), "settings": config.to_dict(), "arms": arms}

@@ -11,7 +11,7 @@ import statistics
 import sys
 from pathlib import Path
 
-from _contestants import Contestant, hardware
+from _contestants import Contestant, hardware, numbers, open_output
 
 from supcon_tf.cli import flags
 from supcon_tf.config.settings import Config, setting
@@ -140,14 +140,14 @@ def main(config):
     known = [name for name, spec in METHODS.items() if spec.settings]
     known += [f"triplet_{mining}" for mining in _MININGS]
 
-    sizes = [int(size) for size in config.sizes.split(",")]
+    sizes = numbers(config.sizes, "sizes")
     losses = config.losses.split(",")
     for loss in losses:
         if loss not in known:
             raise UserError(f"losses must be of {', '.join(known)}. Received: {loss!r}.")
     if config.peer and config.peer.partition(":")[0] not in ("supcontrast", "pml"):
         raise UserError(f"peer must be supcontrast:PATH or pml. Received: {config.peer!r}.")
-    results = []
+    results, output = [], open_output(config.output_dir)
     for loss in losses:
         expected = {}
         for rows in sizes:
@@ -161,7 +161,6 @@ def main(config):
             results.append(found)
             for line in _rows_of_table([found]):
                 print("  ".join(line), file=sys.stderr, flush=True)
-            output = Path(config.output_dir)
             write_json(output / "results.json", {"hardware": hardware(), "results": results})
     header = ["loss", "rows", "time", "of blocks", "extra memory", "of blocks"]
     print(format_table(header, _rows_of_table(results)))

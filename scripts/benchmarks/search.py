@@ -17,7 +17,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from _contestants import hardware
+from _contestants import hardware, open_output
 
 from supcon_tf.cli import flags
 from supcon_tf.config import PretrainConfig
@@ -26,7 +26,7 @@ from supcon_tf.config.search import OBJECTIVES, PLACEMENT, TuneConfig
 from supcon_tf.config.settings import Config, setting
 from supcon_tf.core.errors import UserError
 
-_TUNE = Path(__file__).with_name("tune.py")
+_TUNE = Path(__file__).parents[1] / "tune.py"
 _ALGORITHMS = ("random", "bayesian", "hyperband")
 # More than the epochs allow, so that these end the search.
 _MANY = 1000
@@ -146,9 +146,8 @@ def main(config, base):
 
     if not config.space:
         raise UserError("no search space given. Pass --space=FILE.json.")
-    if not config.output_dir:
-        raise UserError("output_dir must name a directory. Received: ''.")
     epochs = _planned_epochs(config, base)
+    folder = open_output(config.output_dir)
     seeds, running = range(config.seeds), []
     with concurrent.futures.ThreadPoolExecutor(config.jobs) as pool:
         jobs = {
@@ -173,7 +172,6 @@ def main(config, base):
             _summary(algorithm, own) for algorithm, own in zip(_ALGORITHMS, found, strict=True)
         ],
     }
-    folder = Path(config.output_dir)
     write_json(folder / "results.json", results)
     _draw(results, config.objective, folder / "best_by_epochs.png")
     print(_table(results, config.objective))

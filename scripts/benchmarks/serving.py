@@ -22,7 +22,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from _contestants import Contestant, hardware
+from _contestants import Contestant, hardware, numbers, open_output
 from _serving_server import PERCENTILES, Server, memory_growth, run_load
 
 from supcon_tf.cli import flags
@@ -54,14 +54,6 @@ class BenchmarkConfig(Config):
     batch_sizes: str = setting("1,8,32", "Batches of the runtimes by themselves.")
     repeats: int = setting(5, "Rounds of the runtimes by themselves.", at_least=1)
     peer_python: str = setting("", "Python with torch and onnxruntime ('': leave them out).")
-
-
-def numbers(text, name):
-    """The positive whole numbers of a setting, such as "1,8"."""
-    parts = [part.strip() for part in text.split(",") if part.strip()]
-    if not parts or not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise UserError(f"{name} must be whole numbers with commas between. Received: {text!r}.")
-    return [int(part) for part in parts]
 
 
 def held_out_images(bundle, count):
@@ -219,6 +211,7 @@ def main(config):
     check(config)
     bundle = load_bundle(newest_bundle(config.model_dir))
     images = held_out_images(bundle, config.images)
+    output = open_output(config.output_dir)
     with tempfile.TemporaryDirectory() as folder:
         requests = Path(folder) / "requests.jsonl"
         write_requests(requests, images)
@@ -234,7 +227,7 @@ def main(config):
         "memory": memory_growth(loads),
         "runtimes": alone,
     }
-    write_json(Path(config.output_dir) / "results.json", results)
+    write_json(output / "results.json", results)
     print(tables(results))
     if any(row["errors"] for row in loads):
         print("some requests failed", file=sys.stderr)

@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 
 import _training_tables as tables
-from _contestants import ISA, STEP_SETTINGS, Contestant, hardware
+from _contestants import ISA, STEP_SETTINGS, Contestant, hardware, open_output
 
 from supcon_tf.cli import flags
 from supcon_tf.config import PretrainConfig
@@ -209,7 +209,7 @@ def main(config):
     from supcon_tf.core.files import write_json, writing
 
     tasks, memory = _checked_tasks(config)
-    output, running = Path(config.output_dir), []
+    output, running = open_output(config.output_dir), []
     results = {"hardware": hardware(config.isa), "settings": config.to_dict()}
 
     def save(**found):

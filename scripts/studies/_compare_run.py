@@ -1,7 +1,6 @@
 """Trains the arms of a comparison over seeds; what is finished is not trained again."""
 
 import dataclasses
-import json
 import shutil
 import sys
 
@@ -14,7 +13,7 @@ from supcon_tf import (
     train_classifier,
 )
 from supcon_tf.core.errors import UserError
-from supcon_tf.core.files import writing
+from supcon_tf.core.files import read_json, writing
 from supcon_tf.core.provenance import hardware, resumption
 from supcon_tf.stages.run_directory import RunDirectory
 
@@ -49,11 +48,6 @@ def run_study(study, seeds, folder, data_dir=""):
     return {"title": study.title, "arms": arms, "hardware": hardware(), **resumption()}
 
 
-def _commit(run):
-    manifest = json.loads((run.path / "manifest.json").read_text())
-    return manifest["pretrain"]["git_commit"]
-
-
 def _copy_pretraining(study, seed, source, target):
     """Pretrains where that has not been done, and copies the run where there is none."""
     config = PretrainConfig(**study.base, seed=seed, run_dir=str(source))
@@ -79,11 +73,21 @@ def _run(study, title, seed, run):
             how = {**study.classifier, **study.classifiers.get(title, {})}
             train_classifier(ClassifierConfig(run_dir=path, resume=begun, **how))
         evaluate(EvaluateConfig(run_dir=path, **study.evaluation))
-    metrics, history = run.metrics(), run.history()["pretrain"]
-    kept = {name: history[name] for name in ("loss", *study.curves) if name in history}
-    return {
-        "scores": metrics["test"],
-        "seconds": metrics["pretrain"]["seconds"],
-        "commit": _commit(run),
-        "history": kept,
-    }
+    return _found(study, run)
+
+
+def _found(study, run):
+    """What the report says of a run that was evaluated."""
+    manifest = read_json(run.path / "manifest.json")
+    try:
+        metrics, history = run.metrics(), run.history()["pretrain"]
+        return {
+            "scores": metrics["test"],
+            "seconds": metrics["pretrain"]["seconds"],
+            "commit": manifest["pretrain"]["git_commit"],
+            "history": {name: history[name] for name in ("loss", *study.curves) if name in history},
+        }
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"{run.path} is damaged: it lacks {error}. Remove it; then it is trained again."
+        ) from error

@@ -99,7 +99,10 @@ def _runs(name, setting, seeds, place):
 def _is_finished(file, name, setting):
     if not file.exists():
         return False
-    if read_json(file).get("setting") != dataclasses.asdict(setting):
+    content = read_json(file)
+    if not isinstance(content, dict) or not {"setting", "final", "steps", "curves"} <= {*content}:
+        raise UserError(f"{file} is damaged. Remove it; then it is trained again.")
+    if content["setting"] != dataclasses.asdict(setting):
         raise UserError(
             f"{file.parent} holds results of another setting {name}. Pass another --study_dir."
         )

@@ -52,15 +52,15 @@ def main(config):
 
 def probe(run, dataset, image_size_px):
     """The held-out accuracy of logistic regression on a run's features."""
-    import keras
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
     from supcon_tf import open_dataset
     from supcon_tf.stages.features import extract_features
+    from supcon_tf.stages.run_directory import RunDirectory
 
-    encoder = keras.saving.load_model(run / "encoder.keras", compile=False)
+    encoder = RunDirectory(str(run)).load_model("encoder")
     data = open_dataset(dataset, image_size_px=image_size_px)
     classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
     classifier.fit(*extract_features(encoder, data.train))

@@ -74,6 +74,11 @@ def main(config):
         for split, prefix in (("train", "train"), ("test", "t10k")):
             images = read_idx(source / f"{prefix}-images-idx3-ubyte.gz")
             labels = read_idx(source / f"{prefix}-labels-idx1-ubyte.gz")
+            if len(images) != len(labels):
+                raise UserError(
+                    f"{source} holds {len(images)} images and {len(labels)} labels of {prefix}. "
+                    "Install the data set again."
+                )
             for label in range(10):
                 count = config.images_per_class // (1 if split == "train" else 5)
                 if split == "train":

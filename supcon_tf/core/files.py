@@ -251,7 +251,7 @@ def read_user_json(path: str, title: str) -> Any:
         raise ValueError(f"{text} is not a number")
 
     try:
-        text = Path(path).read_text()
+        text = Path(path).read_text("utf-8-sig")  # Windows' editors write a byte order mark.
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not a text file"
         raise UserError(f"{title} {path} cannot be read: {reason}. Pass a JSON file.") from error

@@ -3,6 +3,7 @@
 import concurrent.futures
 import hashlib
 import os
+import stat
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -44,6 +45,8 @@ def check_images(root: Path, names: Sequence[str]) -> tuple[dict[str, str], Copi
 def _check(file):
     """The fault, None for a sound file, and the SHA-256 of its content."""
     try:
+        if not stat.S_ISREG(file.stat().st_mode):
+            return "it is not a regular file.", b""  # A pipe would be waited for.
         content = file.read_bytes()
     except OSError as error:
         return f"{error.strerror}.", b""

@@ -7,15 +7,16 @@ A label is a class, or several: with | between in CSV, a list in JSON. Where a r
 images of the whole table have any number of classes, none included.
 """
 
+import codecs
 import csv
 import dataclasses
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from supcon_tf.core.errors import StorageError, UserError
+from supcon_tf.core.files import parse_json
 from supcon_tf.data.own_images import Listing
 
 SPLITS = ("train", "validation", "test")
@@ -61,6 +62,7 @@ def read_table(kind: str, path: str) -> Listing:
     lines: dict[str, int] = {}
     unused: set[str] = set()
     try:
+        _refuse_utf16(file)
         for line, cells in {"csv": _csv_rows, "jsonl": _json_rows}[kind](file):
             row = _located(path, line, _row, cells)
             name = _name(file.parent, row.path)
@@ -87,6 +89,12 @@ def read_table(kind: str, path: str) -> Listing:
     )
 
 
+def _refuse_utf16(file):
+    with open(file, "rb") as stream:
+        if stream.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            raise UserError(f"table {file} is UTF-16. Save it as UTF-8.")
+
+
 def _located(path, line, make, *arguments):
     """Returns `make(*arguments)`; an error about the row is raised again with its line number."""
     try:
@@ -100,21 +108,8 @@ def _csv_rows(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
     # Excel writes a byte order mark; file names may be any bytes.
     with open(file, encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
         reader = csv.DictReader(stream, skipinitialspace=True, strict=True)
-        missing = [name for name in _NEEDED if name not in (reader.fieldnames or ())]
-        if missing:
-            raise UserError(
-                f"table {file} must have the columns path and label. Received: "
-                f"{', '.join(reader.fieldnames or ()) or 'an empty file'}. Name them in the first "
-                "line, with commas between."
-            )
-        while True:
-            try:
-                cells = next(reader, None)
-            except csv.Error as error:
-                line = reader.reader.line_num  # Of the failed row; the other is of the row before.
-                raise UserError(f"{file}, line {line}: {error}. Mend it.") from error
-            if cells is None:
-                return
+        _check_columns(file, _read(file, reader, lambda: reader.fieldnames or []))
+        while (cells := _read(file, reader, lambda: next(reader, None))) is not None:
             if None in cells or None in cells.values():
                 raise UserError(
                     f"{file}, line {reader.line_num}: the row must have as many cells as the "
@@ -125,17 +120,48 @@ def _csv_rows(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
             yield reader.line_num, {**cells, "label": several if cells["label"] else []}
 
 
+def _read(file, reader, read):
+    """Returns `read()`, which reads from the table; an error is raised again with its line."""
+    try:
+        return read()
+    except csv.Error as error:
+        line = reader.reader.line_num  # Of the failed row; the other is of the row before.
+        raise UserError(f"{file}, line {line}: {error}. Mend it.") from error
+
+
+def _check_columns(file, columns):
+    if not {*_NEEDED} <= {*columns}:
+        raise UserError(
+            f"table {file} must have the columns path and label. Received: "
+            f"{', '.join(columns) or 'an empty file or line'}. Name them in the first line, with "
+            "commas between."
+        )
+    _reject_twice(f"table {file} has a column", columns)
+
+
+def _reject_twice(what, names):
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise _WrongRowError(f"{what} twice. Received: {twice[0]!r}. Remove one of them.")
+
+
 def _json_rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Line number and content of each object."""
-    with open(file, encoding="utf-8", errors="surrogateescape") as stream:
+    with open(file, encoding="utf-8-sig", errors="surrogateescape") as stream:
         for number, line in enumerate(stream, 1):
             if line.strip():
                 yield number, _located(file, number, _object, line)
 
 
 def _object(line):
+    def unique(pairs):
+        _reject_twice("a key is there", [name for name, _ in pairs])
+        return dict(pairs)
+
     try:
-        content = json.loads(line)
+        content = parse_json(line, object_pairs_hook=unique)
+    except _WrongRowError:
+        raise
     except ValueError as error:
         raise _WrongRowError(f"it is not JSON ({error}). Write one object per line.") from error
     if not isinstance(content, dict) or not {*_NEEDED} <= content.keys():
@@ -166,14 +192,23 @@ def _text(name, value, optional=False):
         return ""
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
+    if isinstance(value, str) and name != "path":
+        value = value.strip()  # Or "cat" and "cat " were two classes.
     if not isinstance(value, str) or "\0" in value or (not value and not optional):
         raise _WrongRowError(f"{name} must be text that is not empty. Received: {value!r}.")
+    try:
+        (os.fsencode if name == "path" else str.encode)(value)  # File names may be any bytes.
+    except UnicodeEncodeError as error:
+        raise _WrongRowError(
+            f"{name} is not UTF-8. Received: {value!r}. Save the table as UTF-8."
+        ) from error
     return value
 
 
 def _name(root: Path, path: str) -> str:
     """The file's name relative to the table's folder, or absolute if it lies elsewhere."""
-    whole = Path(os.path.normpath(root / path))
+    root = Path(os.path.abspath(root))
+    whole = Path(os.path.abspath(root / path))
     return whole.relative_to(root).as_posix() if whole.is_relative_to(root) else str(whole)
 
 

@@ -3,6 +3,7 @@
 import csv
 import io
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -217,14 +218,18 @@ class Bundle:
         return found
 
     def thumbnail(self, row: int) -> bytes | None:
-        """The picture of a row of the index, a JPEG; None where there is none."""
+        """The picture of a row of the index, a JPEG; None where there is none.
+
+        They are read from the disk as they are asked for. There is none where its bytes have
+        changed since the bundle was loaded.
+        """
         if self._thumbnails is None:
             return None
         try:
             entry = self._thumbnails.getinfo(f"{row}.jpg")
-        except KeyError:
+            return self._thumbnails.read(entry) if entry.file_size <= _MAX_THUMBNAIL_BYTES else None
+        except (KeyError, zipfile.BadZipFile, zlib.error, EOFError, OSError):
             return None
-        return self._thumbnails.read(entry) if entry.file_size <= _MAX_THUMBNAIL_BYTES else None
 
     def index_images(self) -> list[dict[str, str]]:
         """`id` and `class` of each row of the index; empty without one."""

@@ -1,5 +1,6 @@
 """ONNX models: converted from a bundle's SavedModel, and run with ONNX Runtime."""
 
+import hashlib
 import importlib.util
 import json
 import logging
@@ -18,6 +19,8 @@ from supcon_tf.exporting.tflite import FLOAT_INPUT, SIGNATURE, kept
 
 # The newest that tf2onnx is tested with.
 _OPSET = 18
+# Of the encoding of protobuf: a wire type, and the number of a field of ModelProto.
+_LENGTH_DELIMITED, _METADATA_PROPS = 2, 14
 FORMAT = "onnx"
 
 
@@ -55,7 +58,8 @@ def _check_installed(what: str, *packages: str) -> None:
 def write(bundle: Path, metadata: Mapping) -> None:
     """Converts the signature `classify` of a SavedModel to `model.onnx`.
 
-    The file's own metadata describes the model.
+    The file's own metadata describes the model. Its last entry is the SHA-256 of all that comes
+    before it.
 
     Args:
         bundle: the folder that is being written, with the SavedModel in it.
@@ -85,7 +89,22 @@ def write(bundle: Path, metadata: Mapping) -> None:
         for name, value in described.items()
     }
     onnx.helper.set_model_props(model, texts)
-    (bundle / ONNX).write_bytes(model.SerializeToString())
+    content = model.SerializeToString()
+    (bundle / ONNX).write_bytes(content + _digest_entry(content))
+
+
+def _digest_entry(content: bytes) -> bytes:
+    """The bytes that add `model_sha256` to a serialized model's metadata.
+
+    Two serialized protobuf messages, one after the other, are one message with the entries of both.
+    Written by hand, as reading a model does not need the package onnx.
+    """
+    key, value = b"model_sha256", hashlib.sha256(content).hexdigest().encode()
+    entry = b"".join(
+        bytes([_LENGTH_DELIMITED | number << 3, len(text)]) + text
+        for number, text in ((1, key), (2, value))  # StringStringEntryProto.
+    )
+    return bytes([_LENGTH_DELIMITED | _METADATA_PROPS << 3, len(entry)]) + entry
 
 
 class OnnxModel:
@@ -94,6 +113,8 @@ class OnnxModel:
     Args:
         path: the .onnx file, for messages.
         content: its bytes.
+        checked: whether they were compared with the sums of its bundle; otherwise they are compared
+            with the SHA-256 at their end.
 
     Attributes:
         class_names: C names.
@@ -104,11 +125,14 @@ class OnnxModel:
         UserError: if ONNX Runtime is missing or cannot run it, or it is not a bundle's model.
     """
 
-    def __init__(self, path: Path, content: bytes):
+    def __init__(self, path: Path, content: bytes, checked: bool):
         _check_installed(str(path), "onnxruntime")
         import onnxruntime
 
+        length = len(_digest_entry(b""))
         try:
+            if not checked and content[-length:] != _digest_entry(content[:-length]):
+                raise ValueError("model_sha256")
             self._session = onnxruntime.InferenceSession(content)
             described = self._session.get_modelmeta().custom_metadata_map
             self.class_names = parse_json(described["class_names"].encode())
@@ -119,8 +143,8 @@ class OnnxModel:
                 raise ValueError("class_names")
         except Exception as error:  # A file that is not ours fails in many ways.
             raise UserError(
-                f"{path} is damaged, or is not an ONNX model of a bundle. Give a file that "
-                "supcon-tf export wrote."
+                f"{path} is damaged, or is not an ONNX model of a bundle as this version writes "
+                "it. Give a file that supcon-tf export wrote, or leave it in its bundle."
             ) from error
 
     def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:

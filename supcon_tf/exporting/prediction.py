@@ -188,9 +188,9 @@ def _read_model(path: Path) -> bytes:
 def _open_onnx(path: Path) -> Model:
     content = _read_model(path)
     folder = path.resolve().parent
-    if path.name == ONNX and (folder / SUMS).exists():
+    if in_bundle := path.name == ONNX and (folder / SUMS).exists():
         check_sums(folder)
-    model = OnnxModel(path, content)
+    model = OnnxModel(path, content, checked=in_bundle)
     return model.class_names, model.multi_label, _preprocessing(model.image_size_px, model)
 
 

@@ -206,8 +206,10 @@ def _ends(name, entry) -> Sequence[float]:
         raise UserError(f"{name} must have the scale linear or log. Received: {scale!r}.")
     # Whether a method wants whole numbers is known from the step only.
     field = _FIELDS.get(name)
-    whole = field.metadata["kind"] is int if field else isinstance(entry.get("step"), int)
-    whole = whole and all(isinstance(end, int) for end in ends)
+    if field:
+        whole = field.metadata["kind"] is int
+    else:
+        whole = all(isinstance(number, int) for number in (*ends, entry.get("step")))
     low, high = (_checked(name, end if whole else six_digits(end)) for end in ends)
     if low >= high or (scale == "log" and low <= 0):
         above = " from above 0 on a log scale" if scale == "log" else ""

@@ -88,7 +88,7 @@ def encoder_of(config: PretrainConfig, image_size_px: int, precision: str = "flo
     if not all(np.isfinite(np.sum(weight)) for weight in encoder.get_weights()):
         raise UserError(
             f"weights of the encoder are not finite. Received: {config.encoder!r}, weights "
-            f"{config.encoder_weights!r}. Give another file."
+            f"{config.initial_run or config.encoder_weights!r}. Give another file."
         )
     return training_copy(encoder, precision)
 

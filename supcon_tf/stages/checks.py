@@ -60,7 +60,7 @@ def _check_initial_run(config: PretrainConfig) -> None:
     if config.initial_run and not (Path(config.initial_run) / "encoder.keras").is_file():
         raise UserError(
             f"initial_run has no trained encoder. Received: {config.initial_run}. Finish that run "
-            "with --resume, or give another."
+            "with --resume, restore its encoder.keras, or give another."
         )
 
 

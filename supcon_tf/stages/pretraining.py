@@ -6,6 +6,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from supcon_tf.config import PretrainConfig
+from supcon_tf.core.errors import UserError
 from supcon_tf.core.files import has_lost_lock
 from supcon_tf.core.provenance import code
 from supcon_tf.data.datasets import naming_lost_images
@@ -217,14 +218,17 @@ def _keep(config, dataset, model, run, history, steps, maps, baseline) -> dict:
 def _draw_maps(run, config, dataset, encoder):
     """The features of held-out images, before and after training."""
     print("drawing the map of the embeddings", file=sys.stderr)
-    with initial_weights(config.seed):
-        untrained = encoder_of(config, dataset.image_size_px)
-    before, after = (
-        extract_features(network, dataset.test, limit=_MAPPED_IMAGES)
-        for network in (untrained, encoder)
-    )
+    networks = {"after training": encoder}
+    try:
+        with initial_weights(config.seed):
+            networks = {"before training": encoder_of(config, dataset.image_size_px), **networks}
+    except UserError as error:  # Its weights' file went meanwhile; what was trained is kept.
+        print(f"no map from before training: {error}", file=sys.stderr)
     pictures.embedding_maps(
-        {"before training": before, "after training": after},
+        {
+            title: extract_features(network, dataset.test, limit=_MAPPED_IMAGES)
+            for title, network in networks.items()
+        },
         dataset.class_names,
         run.pictures / "embeddings.png",
         seed=config.seed,

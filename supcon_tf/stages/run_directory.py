@@ -41,7 +41,7 @@ from supcon_tf.stages.overwriting import (
     set_aside,
 )
 from supcon_tf.stages.removal import check_there
-from supcon_tf.stages.same_data import check_same_splits
+from supcon_tf.stages.same_data import check_same_initial_run, check_same_splits
 from supcon_tf.stages.same_settings import check_same_settings
 
 
@@ -178,11 +178,12 @@ class RunDirectory(contextlib.AbstractContextManager):
 
     def _entry(self, stage: str, config: RunConfig, dataset: dict) -> dict:
         """The stage's entry in the manifest: a new one, or that of the run to resume."""
+        source = getattr(config, "initial_run", "")
+        origin = {"initial_run": initial_run(source)} if source else {}
         if not (config.resume and stage in self.stages()):
-            source = getattr(config, "initial_run", "")
-            origin = {"initial_run": initial_run(source)} if source else {}
             return {**manifest(config.seed, dataset), **origin}
         entry = self._stage_manifest(stage)
+        check_same_initial_run(self.path, entry, origin)
         self.check_same_data(stage, dataset)
         return {**entry, "resumed": [*entry.get("resumed", []), resumption()]}
 
@@ -294,7 +295,6 @@ class RunDirectory(contextlib.AbstractContextManager):
         """
         file = self.path / f"{name}.keras"
         if not file.exists():
-            command = "classify" if name == "classifier" else "pretrain"
-            advice = f"Run supcon-tf {command} --run_dir={self.path} first."
-            raise UserError(f"{file} not found. {advice}")
+            stage = "classify" if name == "classifier" else "pretrain"
+            raise UserError(f"{file} not found. Run supcon-tf {stage} --run_dir={self.path} first.")
         return load_kept(file, is_classifier=name == "classifier")

@@ -1,4 +1,4 @@
-"""The data of a stage that is continued, or built upon: those it began with."""
+"""The data and first weights of a stage that is continued, or built upon: those it began with."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,3 +24,20 @@ def check_same_splits(path: Path, before: Mapping[str, Any], now: Mapping[str, A
                 f"{then['examples']} images then, {found['examples']} now. Restore it, or "
                 "pretrain again."
             )
+
+
+def check_same_initial_run(
+    path: Path, before: Mapping[str, Any], now: Mapping[str, Mapping[str, str]]
+) -> None:
+    """Raises `UserError` if the encoder that a training began from is another one by now.
+
+    Args:
+        path: the run directory, for the error.
+        before: the stage's manifest.
+        now: `initial_run` as it would be in the manifest; empty without one.
+    """
+    if before.get("initial_run", {}) != now.get("initial_run", {}):
+        raise UserError(
+            f"the encoder of initial_run {now['initial_run']['path']} changed since {path} began "
+            "from it. Restore it, or give another --run_dir."
+        )

@@ -154,6 +154,8 @@ BAD_CSV = {
         "line 4: split is empty",
     ),
     "no test": ("path,label,split\na,x,train\nb,y,validation\n", "has no row of split 'test'"),
+    "a column twice": ("path,label,label\na,x,y\n", "has a column twice. Received: 'label'"),
+    "quotes in the header": ('path,"la"bel\n', "line 1: ',' expected after"),
     "open quotes": ('path,label\n"a,x\n', "line 2: unexpected end of data"),
     "one class": ("path,label\na,x\nb,x\n", "has one class, 'x'"),
     "unprintable": ("path,label\na,x\nb,\x07\n", "class names must be printable"),
@@ -182,6 +184,9 @@ BAD_JSON = {
         r"line 2: a label must have no \| in a table .*: 'x\|z'",
     ),
     "a fraction": ('{"path": "a", "label": 1.5}', "line 1: label must be text .*: 1.5"),
+    "too deep": ("[" * 100_000, "line 1: it is not JSON .it is nested too deeply"),
+    "a key twice": ('{"path": "a", "label": "x", "label": "y"}', "line 1: a key is there twice"),
+    "no UTF-8": ('{"path": "\\ud800", "label": "x"}', "line 1: path is not UTF-8. Received"),
     "null": ('{"path": null, "label": "x"}', "line 1: path must be text .*: None"),
 }
 
@@ -192,6 +197,54 @@ def test_refuses_wrong_json_lines(kind, tmp_path):
     (tmp_path / "labels.jsonl").write_text(content)
     with pytest.raises(UserError, match=message):
         open_dataset(f"jsonl:{tmp_path}/labels.jsonl")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_other_encodings_than_utf_8_are_named(kind, image_folder, rows):
+    name = write(image_folder, kind, rows)
+    file = image_folder / f"labels.{kind}"
+    text = file.read_text("utf-8-sig")
+    file.write_text(text, "utf-16")
+    with pytest.raises(UserError, match=r"is UTF-16\. Save it as UTF-8"):
+        open_dataset(name)
+    file.write_text(text.replace("light", "hell\xe4"), "latin-1")
+    with pytest.raises(UserError, match=r"(label|path) is not UTF-8\. Received: 'hell.udce4'"):
+        open_dataset(name)
+
+
+def test_json_may_begin_with_a_byte_order_mark(image_folder, rows):
+    name = write(image_folder, "jsonl", rows)
+    file = image_folder / "labels.jsonl"
+    file.write_text(file.read_text(), "utf-8-sig")
+    assert open_dataset(name).train.num_examples == 32
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_white_space_around_a_label_makes_no_other_class(kind, image_folder, rows):
+    rows[3]["label"] += " "
+    assert open_dataset(write(image_folder, kind, rows)).class_names == ("dark", "light")
+
+
+def test_paths_lead_from_the_table_wherever_it_is_opened_from(image_folder, rows, monkeypatch):
+    monkeypatch.chdir(image_folder.parent)
+    (image_folder / "tables").mkdir()
+    expected = open_dataset(write(image_folder, "csv", rows))
+    rows = [dict(row, path=os.path.join(image_folder, row["path"])) for row in rows]
+    rows = [dict(row, path=os.path.relpath(row["path"], image_folder / "tables")) for row in rows]
+    write(image_folder / "tables", "csv", rows)
+    dataset = open_dataset("csv:photos/tables/labels.csv")
+    assert sorted(dataset.test.names) == [str(image_folder / name) for name in expected.test.names]
+    paths = "dark/000.png", str(image_folder / "dark/000.png")
+    write(image_folder, "csv", [{"path": path, "label": "dark"} for path in paths])
+    with pytest.raises(UserError, match="line 3: the image is in line 2 too"):
+        open_dataset("csv:photos/labels.csv")
+
+
+def test_a_pipe_is_not_waited_for(image_folder, rows):
+    os.mkfifo(image_folder / "pipe.png")
+    rows[4]["path"] = "pipe.png"
+    with pytest.raises(UserError, match=r"pipe\.png: it is not a regular file"):
+        open_dataset(write(image_folder, "csv", rows))
 
 
 def test_whole_numbers_are_labels_in_json(image_folder, rows):

@@ -97,6 +97,20 @@ def test_thumbnails_and_names_of_the_index(bundle, digits):
     assert bundle.thumbnail(1347) is None
 
 
+def test_a_picture_that_is_damaged_after_loading_is_none(exported, tmp_path):
+    shutil.copytree(exported[1], tmp_path / "digits")
+    bundle = load_bundle(tmp_path / "digits")
+    file = bundle.path / "index/thumbnails.zip"
+    content = bytearray(file.read_bytes())
+    starts = {row: bundle._thumbnails.getinfo(f"{row}.jpg").header_offset for row in (7, 400, 800)}
+    content[starts[7]] ^= 255  # Its header.
+    content[starts[400] + 60] ^= 255  # Its bytes.
+    file.write_bytes(content[: starts[800] + 20])
+    for row in starts:
+        assert bundle.thumbnail(row) is None
+    assert bundle.thumbnail(200) is not None
+
+
 @pytest.mark.parametrize("content", [b"", b"text", b"\x89PNG\r\n\x1a\nhalf"])
 def test_what_is_no_image_is_refused(bundle, content):
     with pytest.raises(InvalidImage, match="not a whole JPEG, PNG, BMP, GIF or WebP"):

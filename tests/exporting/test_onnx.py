@@ -3,6 +3,7 @@
 The tests that write a model are skipped where the extra `onnx` is not installed.
 """
 
+import hashlib
 import importlib.util
 import json
 import shutil
@@ -72,9 +73,28 @@ def test_predictions_of_the_file_are_those_of_its_bundle(onnx_export, digit_file
         assert [one["classes"] for one in found] == [one["classes"] for one in expected]
         for one, other in zip(found, expected, strict=True):
             assert one["probabilities"] == pytest.approx(other["probabilities"], abs=1e-5)
-    alone.write_bytes(alone.read_bytes()[:1000])
-    with pytest.raises(UserError, match="alone.onnx is damaged, or is not an ONNX model"):
-        supcon_tf.predict(PredictConfig(model=alone), digit_files)
+
+
+def test_a_damaged_file_without_its_bundle_is_refused(onnx_export, digit_files, tmp_path):
+    _, bundle = onnx_export
+    content = (bundle / "model.onnx").read_bytes()
+    middle = len(content) // 2  # Among the weights: it would compute something else.
+    flipped = content[:middle] + bytes([content[middle] ^ 64]) + content[middle + 1 :]
+    alone = tmp_path / "alone.onnx"
+    for damaged in (flipped, content[:1000], content[:-1], content + b"\0", b""):
+        alone.write_bytes(damaged)
+        with pytest.raises(UserError, match="alone.onnx is damaged, or is not an ONNX model"):
+            supcon_tf.predict(PredictConfig(model=alone), digit_files)
+
+
+def test_onnx_itself_finds_the_digest_in_the_metadata(onnx_export):
+    onnx = pytest.importorskip("onnx")
+    content = (onnx_export[1] / "model.onnx").read_bytes()
+    model = onnx.load_from_string(content)
+    onnx.checker.check_model(model)
+    entry = model.metadata_props.pop()
+    assert entry.key == "model_sha256"
+    assert entry.value == hashlib.sha256(model.SerializeToString()).hexdigest()
 
 
 @pytest.mark.slow

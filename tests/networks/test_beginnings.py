@@ -2,8 +2,10 @@
 
 import importlib.machinery
 import importlib.util
+import shutil
 import sys
 import types
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 from keras.src.utils import file_utils
 from networks.helpers import application, random_images
 
+import supcon_tf
 from supcon_tf import PretrainConfig, UserError, build_encoder
 from supcon_tf.networks.copies import training_copy
 from supcon_tf.networks.encoders import check_encoder
@@ -135,6 +138,29 @@ def test_a_training_begins_from_the_encoder_of_another_run(longer, finished_run,
     manifest = RunDirectory(longer.run_dir)._read("manifest.json")["pretrain"]
     assert manifest["initial_run"]["path"] == str(finished_run)
     assert len(manifest["initial_run"]["encoder_sha256"]) == 64
+
+
+def test_another_encoder_in_the_initial_run_is_noticed_on_resuming(longer, finished_run, digits):
+    initial = Path(longer.run_dir).parent / "initial"
+    shutil.copytree(finished_run, initial)
+    config = longer.replace(initial_run=str(initial))
+    with RunDirectory(config.run_dir) as run:
+        run.begin("pretrain", config, digits.describe())
+    with RunDirectory(config.run_dir) as run:
+        run.begin("pretrain", config.replace(resume=True), digits.describe())
+        shutil.copy(initial / "classifier.keras", initial / "encoder.keras")
+        with pytest.raises(UserError, match="encoder of initial_run .*initial changed since"):
+            run.begin("pretrain", config.replace(resume=True), digits.describe())
+
+
+def test_a_training_ends_well_whose_initial_run_goes_meanwhile(longer, finished_run, capsys):
+    initial = Path(longer.run_dir).parent / "initial"
+    shutil.copytree(finished_run, initial)
+    config = longer.replace(initial_run=str(initial), epochs=1, warmup_epochs=0)
+    supcon_tf.pretrain(config, stop_when=lambda history: shutil.rmtree(initial))
+    assert RunDirectory(config.run_dir).has_finished("pretrain")
+    assert (Path(config.run_dir) / "pictures/embeddings.png").is_file()
+    assert "no map from before training: " in capsys.readouterr().err
 
 
 def test_an_encoder_of_another_kind_takes_no_weights(finished_run):

@@ -2,6 +2,7 @@
 
 import io
 import json
+from pathlib import Path
 
 import pytest
 
@@ -102,6 +103,7 @@ def test_a_search_that_has_ended_is_read_again(said, benchmark, config, monkeypa
     folder.mkdir(parents=True)
     (folder / "trials.json").write_text("[1]")
     assert benchmark._search(config, BASE, "random", 1, 50, []) == [1]
+    assert Path(started[0][1]).is_file()
     assert {"--seed=1", "--epochs=9", "--max_total_epochs=50", "--resume"} <= set(started[0])
 
 

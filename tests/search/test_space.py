@@ -66,6 +66,10 @@ BAD = {
         {"momentum": {"range": [0, 0.5], "log": 1}},
         "either a range .*Received: .*log",
     ),
+    "an end that is no whole number": (
+        {"epochs": {"range": [1, 1e30]}},
+        r"epochs must be of type int. Received: 1e\+30",
+    ),
     "wrong type": ({"epochs": {"choices": [10.5]}}, "epochs must be of type int.*10.5"),
     "text for a number": ({"momentum": {"choices": ["a"]}}, "type float. Received: 'a'"),
     "number for a bool": ({"nesterov": {"choices": [1]}}, "type bool. Received: 1"),

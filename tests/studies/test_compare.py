@@ -9,6 +9,7 @@ import pytest
 
 from supcon_tf import ClassifierConfig, PretrainConfig, UserError
 from supcon_tf.stages.checks import settings_checks
+from supcon_tf.stages.run_directory import RunDirectory
 
 STUDIES = Path(__file__).resolve().parents[2] / "scripts" / "studies"
 sys.path.insert(0, str(STUDIES))  # As for a script that is run there.
@@ -54,6 +55,21 @@ def test_every_arm_and_seed_is_run_once_and_shown(tiny, tmp_path):
     assert table[2].endswith(" epoch 1 |")
     reporting.draw(tiny, report, tmp_path / "tiny.png")
     assert (tmp_path / "tiny.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("files", "lacks"),
+    [
+        ({}, "'pretrain'"),
+        ({"history": {"pretrain": {"loss": [1.0]}}}, "'test'"),
+        ({"metrics": {"test": {}, "pretrain": {}}, "history": {"pretrain": {}}}, "'seconds'"),
+    ],
+)
+def test_a_finished_run_that_lost_files_is_named(tiny, tmp_path, files, lacks):
+    for name, content in {"manifest": {}, **files}.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=f"{tmp_path} is damaged: it lacks {lacks}. Remove it"):
+        running._found(tiny, RunDirectory(str(tmp_path)))
 
 
 @pytest.mark.slow

@@ -4,10 +4,15 @@ import dataclasses
 import sys
 from pathlib import Path
 
+__all__ = ["BENCHMARKS", "GpuConfig", "Results", "median_seconds", "mib", "open_output"]
+
 BENCHMARKS = Path(__file__).parents[1]
 sys.path.insert(0, str(BENCHMARKS))
 
+from _contestants import numbers, open_output  # noqa: E402
+
 from supcon_tf.config.settings import Config, setting  # noqa: E402
+from supcon_tf.core.errors import UserError  # noqa: E402
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -21,6 +26,18 @@ class GpuConfig(Config):
     peer_python: str = setting("", "Python with PyTorch, CUDA and torchvision ('': this one).")
     training_epochs: str = setting("60,60", "Epochs on CIFAR-10: SupCon, cross entropy.")
     limit_minutes: float = setting(10.0, "A check that takes longer is broken off.", above=0)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if len(self.epochs()) != 2:
+            raise UserError(
+                "training_epochs must be two numbers, such as 60,60. Received: "
+                f"{self.training_epochs!r}."
+            )
+
+    def epochs(self):
+        """The epochs on CIFAR-10 of SupCon and of cross entropy."""
+        return numbers(self.training_epochs, "training_epochs")
 
     def peer_path(self):
         """The peer's checkout."""

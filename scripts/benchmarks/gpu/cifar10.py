@@ -27,8 +27,7 @@ def main(config):
     results = Results(config, "cifar10")
     header = ["method", "epochs", "training", "a later epoch", "all stages", "test top-1"]
     results.table("CIFAR-10, ResNet-18, bfloat16, full test split", header)
-    epochs = [int(text) for text in config.training_epochs.split(",")]
-    for (title, recipe), count in zip(_RECIPES.items(), epochs, strict=True):
+    for (title, recipe), count in zip(_RECIPES.items(), config.epochs(), strict=True):
         run_dir = Path(config.output_dir, "cifar10", recipe).resolve()
         started = time.monotonic()
         try:

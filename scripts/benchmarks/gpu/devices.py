@@ -3,7 +3,6 @@
 python scripts/benchmarks/gpu/devices.py --output_dir=runs/benchmark_gpu
 """
 
-import json
 import subprocess
 import time
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 from _shared import GpuConfig, Results, median_seconds
 
 from supcon_tf.cli import flags
+from supcon_tf.core.files import write_json
 
 _PRODUCT_SIDE = 8192
 _COPIED_BYTES = 2**31
@@ -114,7 +114,7 @@ def _rates(config, results):
     host = values[: 2**26].numpy()
     seconds = median_seconds(lambda: tf.constant(host)[0].numpy())
     results.row("from the machine's memory", f"{host.nbytes / seconds / 1e9:.1f} GB/s")
-    Path(config.output_dir, "rates.json").write_text(json.dumps(found))
+    write_json(Path(config.output_dir, "rates.json"), found)
 
 
 def main(config):

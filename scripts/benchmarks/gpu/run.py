@@ -9,7 +9,6 @@ file of tables of each check. Most of the time is compilation: on an H200 the lo
 minutes, and the first compiled step of ResNet-18 47 s.
 """
 
-import json
 import os
 import shutil
 import subprocess
@@ -17,10 +16,11 @@ import sys
 import time
 from pathlib import Path
 
-from _shared import GpuConfig
+from _shared import GpuConfig, open_output
 
 from supcon_tf.cli import flags
 from supcon_tf.core.errors import UserError
+from supcon_tf.core.files import read_json
 
 _HERE = Path(__file__).parent
 _CHECKS = "devices", "losses", "steps", "strategies", "production", "cifar10"
@@ -40,6 +40,7 @@ def _run(check, config):
     """Runs a check; what went wrong, or ''."""
     started = time.monotonic()
     log = Path(config.output_dir, f"{check}.log")
+    Path(config.output_dir, f"{check}.json").unlink(missing_ok=True)  # Of an earlier run.
     variables = {"TF_FORCE_GPU_ALLOW_GROWTH": "true", "TF_CPP_MIN_LOG_LEVEL": "1", **os.environ}
     with open(log, "w") as file:
         try:
@@ -61,7 +62,12 @@ def _report(output, failures):
         path = output / f"{check}.json"
         if failures.get(check):
             lines += [f"**{check}: {failures[check]}**", ""]
-        for table in json.loads(path.read_text())["tables"] if path.exists() else ():
+        try:
+            tables = read_json(path)["tables"] if path.exists() else ()
+        except (UserError, KeyError, TypeError) as error:  # The others' results are kept.
+            lines += [f"**{check}: its tables cannot be read ({error})**", ""]
+            continue
+        for table in tables:
             lines += [f"## {table['title']}", "", "| " + " | ".join(table["header"]) + " |"]
             lines += ["|" + "---|" * len(table["header"])]
             lines += ["| " + " | ".join(row) + " |" for row in table["rows"]] + [""]
@@ -95,8 +101,7 @@ def main(config):
     if config.peer:
         _check_peer(config)
     _check_gpu()
-    output = Path(config.output_dir)
-    output.mkdir(parents=True, exist_ok=True)
+    output = open_output(config.output_dir)
     failures = {check: _run(check, config) for check in checks}
     report = _report(output, failures)
     (output / "report.md").write_text(report)

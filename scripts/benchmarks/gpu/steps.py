@@ -3,7 +3,6 @@
 python scripts/benchmarks/gpu/steps.py --data_dir=PATH --output_dir=runs/benchmark_gpu
 """
 
-import json
 import sys
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from _shared import GpuConfig, Results, mib
 from _step_tasks import NETWORKS, PRECISIONS, SECONDS, each, start
 
 from supcon_tf.cli import flags
+from supcon_tf.core.files import read_json
 
 _PHOTOS, _PHOTO_SHAPE, _CLASSES = 1024, (375, 500, 3), 8
 
@@ -56,7 +56,7 @@ def main(config):
     # In a process of its own, which leaves the GPU's memory alone.
     subprocess.run([sys.executable, __file__, "write", str(photos)], check=True)
     rates = Path(config.output_dir, "rates.json")
-    rates = json.loads(rates.read_text()) if rates.exists() else {}
+    rates = read_json(rates) if rates.exists() else {}
     header = ["network", "arithmetic", "--compile", "views per second", "a step", "memory"]
     header += ["share of the product's rate", "first step"]
     header += ["input pipeline", "both", "both, on the GPU ahead"]
