@@ -78,7 +78,7 @@ def test_given_splits_are_taken_as_they_are(image_folder, rows, kind):
         sorted(os.path.normpath(row["path"]) for row in rows if row["split"] == "validation")
     )
     for setting in ("holdout_fraction", "validation_fraction"):
-        with pytest.raises(UserError, match=f"{setting} is for .* without a .*split"):
+        with pytest.raises(UserError, match=f"{setting} applies only to .* without a .*split"):
             open_dataset(name, **{setting: 0.3})
 
 
@@ -147,7 +147,7 @@ BAD_CSV = {
         "path,label\na.png,x|y\n",
         "line 2: one label per image is taken so far. Received: x, y",
     ),
-    "twice": ("path,label\na.png,x\nb/../a.png,y\n", "line 3: the image is in line 2 too"),
+    "twice": ("path,label\na.png,x\nb/../a.png,y\n", "line 3: the image is also in line 2"),
     "other split": ("path,label,split\na,x,dev\n", "line 2: split must be one of train, valid"),
     "a split missing": (
         "path,label,split\na,x,train\nb,y,test\nc,x,\n",
@@ -173,9 +173,9 @@ def test_refuses_a_wrong_csv(kind, tmp_path):
 
 
 BAD_JSON = {
-    "no JSON": ('{"path": "a", "label": "x"}\n{"path"', "line 2: it is not JSON"),
-    "no object": ("[1]\n", "line 1: it must be an object with the keys path and label. .*: list"),
-    "no label": ('\n{"path": "a"}\n', "line 2: it must be an object .* Received: path"),
+    "no JSON": ('{"path": "a", "label": "x"}\n{"path"', "line 2: not JSON"),
+    "no object": ("[1]\n", "line 1: not an object with the keys path and label. .*: list"),
+    "no label": ('\n{"path": "a"}\n', "line 2: not an object .* Received: path"),
     "labels": ('{"path": "a", "label": ["x", "y"]}', "line 1: one label per image .*: x, y"),
     "no labels": ('{"path": "a", "label": []}', "line 1: one label per image .*: none"),
     "a fraction": ('{"path": "a", "label": 1.5}', "line 1: label must be text .*: 1.5"),
