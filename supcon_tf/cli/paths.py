@@ -53,10 +53,14 @@ def check_images(images: Sequence[str]) -> None:
     """
     if not images:
         raise UserError("no image given. Give image files or folders after the flags.")
-    if any(glob.has_magic(image) or Path(image).exists() for image in images):
-        return
-    advice = ((image, plain_path_advice(image) or " Check the path.") for image in images)
-    raise UserError(" ".join(f"{image!r}: image not found.{end}" for image, end in advice))
+    if not any(image and (glob.has_magic(image) or Path(image).exists()) for image in images):
+        raise UserError(" ".join(f"{image!r}: {_missing(image)}" for image in images))
+
+
+def _missing(image):
+    if not image:
+        return "the path is empty. Name files or folders."
+    return f"image not found.{plain_path_advice(image) or ' Check the path.'}"
 
 
 def _check_model(model, has_files):
