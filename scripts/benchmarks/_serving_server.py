@@ -65,7 +65,7 @@ def run_load(server, name, requests, concurrency, config):
     Args:
         server: a `Server`.
         name: the model's.
-        requests: file of JSON bodies, one a line.
+        requests: file of JSON bodies, one per line.
         concurrency: number of clients.
         config: `seconds` and `warm_up_seconds`.
 

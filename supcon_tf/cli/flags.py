@@ -1,7 +1,7 @@
 """Command-line flags from the configuration dataclasses, and one way for every script to end.
 
 Exit status: 0 when done, 2 for a wrong flag, setting, file or folder (one line says which), 3 when
-done but for the files that were named, 130 after Ctrl-C and 143 after SIGTERM, 1 for anything
+done except for the files that were named, 130 after Ctrl-C and 143 after SIGTERM, 1 for anything
 unforeseen (with a traceback).
 """
 
@@ -17,7 +17,7 @@ from absl import app, flags, logging
 from supcon_tf.cli import known
 from supcon_tf.cli.help import help_text, print_and_exit
 from supcon_tf.cli.noise import without_remarks
-from supcon_tf.cli.paths import check_paths
+from supcon_tf.cli.paths import check_images, check_paths
 from supcon_tf.cli.recipes import with_files
 from supcon_tf.config import PretrainConfig
 from supcon_tf.config.flag_files import parse_arguments, read_flag_file
@@ -25,7 +25,7 @@ from supcon_tf.config.settings import default_of
 from supcon_tf.core.errors import UserError
 from supcon_tf.core.interrupts import noting_interrupts
 
-INCOMPLETE = 3  # The exit status of a command that is done but for some of its files.
+INCOMPLETE = 3  # The exit status of a command that is done except for some of its files.
 _DEFINE = {
     bool: flags.DEFINE_boolean,
     int: flags.DEFINE_integer,
@@ -36,7 +36,7 @@ _DEFINE = {
 
 
 class _OrNone(flags.ArgumentParser):
-    """Takes the word none for None, and beside it what another parser takes."""
+    """Takes the word none for None, and otherwise what another parser takes."""
 
     def __init__(self, parser):
         self.parser = parser
@@ -141,8 +141,8 @@ def _tensorflow_errors():
     except tf.errors.ResourceExhaustedError as error:
         message = str(error.message).strip().splitlines()[0]
         raise UserError(
-            f"the machine is full: {message} Lower --batch_size or --image_size_px, or free the "
-            "disk."
+            f"out of memory or disk space: {message} Lower --batch_size or --image_size_px, or "
+            "free disk space."
         ) from error
     except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError) as error:
         raise UserError(
@@ -165,7 +165,7 @@ def run(main, config_class, usage, positional=False, base=None, base_without=())
             with the other arguments.
         config_class: its fields become the flags.
         usage: what `--help` prints above the flags.
-        positional: whether arguments that are not flags are allowed.
+        positional: whether there are arguments that are not flags: images.
         base: a second configuration whose fields are flags too, which `--help` does not list.
         base_without: the base's fields that keep their defaults and are no flags.
     """
@@ -183,7 +183,9 @@ def run(main, config_class, usage, positional=False, base=None, base_without=())
                 raise UserError(f"unexpected argument. Received: {argv[1]!r}. See --help.")
             given = [_config(config_class)]
             given += [] if base is None else [_config(base, base_without)]
-            given += [argv[1:]] if positional else []
+            if positional:
+                given.append(argv[1:])
+                check_images(argv[1:])
             for config in given[: 1 + (base is not None)]:
                 known.check_names(config)
                 check_paths(config)

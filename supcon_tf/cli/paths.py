@@ -1,11 +1,21 @@
 """Paths that a command needs, looked at before TensorFlow is loaded, which takes seconds."""
 
+import glob
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
-from supcon_tf.config import ClassifierConfig, EvaluateConfig, ExportConfig
-from supcon_tf.config.dataset_names import own_data
+from supcon_tf.config import (
+    AddClassConfig,
+    ClassifierConfig,
+    EvaluateConfig,
+    ExportConfig,
+    PredictConfig,
+)
+from supcon_tf.config.dataset_names import own_data, plain_path_advice
 from supcon_tf.config.settings import Config
 from supcon_tf.core.errors import UserError
+from supcon_tf.exporting.layout import newest_bundle
 
 
 def check_paths(config: Config) -> None:
@@ -14,25 +24,54 @@ def check_paths(config: Config) -> None:
     Raises:
         UserError: with the message of the stage.
     """
-    of_run = isinstance(config, (ClassifierConfig, EvaluateConfig, ExportConfig))
-    if of_run and not getattr(config, "model", ""):
-        _check(config.run_dir, "run_dir has no pretrained encoder", "Run supcon-tf pretrain first")
+    model = getattr(config, "model", "")
+    if isinstance(config, (PredictConfig, AddClassConfig)) or model:
+        _check_model(model, has_files=isinstance(config, PredictConfig))
+    elif isinstance(config, (ClassifierConfig, EvaluateConfig, ExportConfig)):
+        advice = "Run supcon-tf pretrain first"
+        _check(config.run_dir, "run_dir has no pretrained encoder", advice, holding="config.json")
     kind, path = own_data(getattr(config, "dataset", "")) or ("", "")
     _check(path, f"{kind} data set not found", "Check the path")
     encoder = getattr(config, "encoder", "")
     if encoder.endswith(".keras"):
         _check(encoder, "encoder not found", "Check the path")
-    for name in ("encoder_weights", "initial_run"):
+    for name in ("encoder_weights", "initial_run", "space"):
         value = getattr(config, name, "")
         if value != "imagenet":
             _check(value, f"{name} not found", "Check the path")
-    for name in ("model", "model_dir"):
-        value = getattr(config, name, "")
-        if ":" not in value:  # Else it may be a server's address.
-            advice = "Give a directory that supcon-tf export wrote, such as saved_models/NAME"
-            _check(value, "model not found", advice)
+    advice = "Give a directory that supcon-tf export wrote, such as saved_models/NAME"
+    _check(getattr(config, "model_dir", ""), "model not found", advice)
+    if isinstance(config, AddClassConfig):
+        _check(config.images, "images not found", "Give a folder with a subfolder per new class")
 
 
-def _check(path, fault, advice):
-    if path and not Path(path).exists():
+def check_images(images: Sequence[str]) -> None:
+    """Refuses the arguments of `supcon-tf predict` if there are none, or none of them exists.
+
+    Raises:
+        UserError: that says so.
+    """
+    if not images:
+        raise UserError("no image given. Give image files or folders after the flags.")
+    if not any(image and (glob.has_magic(image) or Path(image).exists()) for image in images):
+        raise UserError(" ".join(f"{image!r}: {_missing(image)}" for image in images))
+
+
+def _missing(image):
+    if not image:
+        return "the path is empty. Name files or folders."
+    return f"image not found.{plain_path_advice(image) or ' Check the path.'}"
+
+
+def _check_model(model, has_files):
+    if has_files and re.match("https?://", model):
+        return
+    if has_files and model.endswith((".tflite", ".onnx")):
+        _check(model, "model not found", "Check the path")
+    else:
+        newest_bundle(model)
+
+
+def _check(path, fault, advice, holding=""):
+    if path and not (Path(path) / holding).exists():
         raise UserError(f"{fault}. Received: {path!r}. {advice}.")

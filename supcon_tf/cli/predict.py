@@ -6,7 +6,7 @@ supcon-tf predict --model=http://127.0.0.1:8080 --format=csv --output=classes.cs
 Images are files, folders (at any depth) and quoted patterns. What cannot be classified is named on
 standard error with its reason, the others are answered, and the exit status is then 3.
 tsv: path, class, probability, class, ... of the top_k. csv: the same under a header. jsonl: image,
-classes and probabilities as JSON, one line an image. In tsv a tab, a line's end or a backslash
+classes and probabilities as JSON, one line per image. In tsv a tab, a line end or a backslash
 within a cell is written as \t, \n or \\; a byte that is not UTF-8 is always written as \xff.
 An image that cannot be classified has no line in tsv and csv, and image and error in jsonl. A model
 of several classes per image gives all classes of a probability of 0.5 or more, and top_k at least;
@@ -124,7 +124,7 @@ def destination(output):
     """Yields a stream: standard output for '', otherwise a file that appears when all is written.
 
     Raises:
-        UserError: if `output` is there and no plain file, or named like an image.
+        UserError: if `output` exists and is not a plain file, or is named like an image.
     """
     from supcon_tf.core.files import writing
     from supcon_tf.data.image_files import EXTENSIONS, HEIC_EXTENSIONS
@@ -143,8 +143,6 @@ def destination(output):
 
 def main(config, images):
     """Predicts, and writes one line per image; exits with status 3 if some have no class."""
-    if not images:
-        raise UserError("no image given. Give image files or folders after the flags.")
     from tqdm import tqdm
 
     from supcon_tf.exporting.prediction import find_images, predict

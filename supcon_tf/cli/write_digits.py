@@ -1,4 +1,4 @@
-"""Writes the embedded digits as a folder data set of PNG files, one subfolder a class.
+"""Writes the embedded digits as a folder data set of PNG files, one subfolder per class.
 
 supcon-tf write-digits --output_dir=photos
 """

@@ -122,7 +122,7 @@ class ServeConfig(Config):
         50.0, "Largest image, in millions of pixels.", above=0, at_most=1000
     )
     poll_seconds: float = setting(
-        2.0, "Time between two looks for a new version.", at_least=0.1, at_most=3600
+        2.0, "Time between two checks for a new version.", at_least=0.1, at_most=3600
     )
     drain_seconds: float = setting(
         30.0, "Time for running requests to end after SIGTERM.", at_least=1, at_most=3600

@@ -85,7 +85,7 @@ def _check_type(name: str, value: Any, expected: type, optional: bool) -> Any:
 
 
 def _is_text(value: str, any_bytes: bool) -> bool:
-    """Whether it has no NUL and, but for `any_bytes`, none of the bytes that are not UTF-8."""
+    """Whether it has no NUL and, except with `any_bytes`, none of the bytes that are not UTF-8."""
     # Python keeps those as surrogates.
     odd = not any_bytes and any("\ud800" <= letter <= "\udfff" for letter in value)
     return not odd and "\0" not in value

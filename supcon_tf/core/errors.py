@@ -1,4 +1,4 @@
-"""The exceptions that mean: the user can put this right."""
+"""Exceptions for faults that the user can correct."""
 
 import difflib
 from collections.abc import Iterable

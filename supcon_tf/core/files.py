@@ -244,7 +244,7 @@ def read_user_json(path: str, title: str) -> Any:
         names = [name for name, _ in pairs]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            raise ValueError(f"{twice[0]!r} is there twice")
+            raise ValueError(f"{twice[0]!r} occurs twice")
         return dict(pairs)
 
     def reject_constant(text):

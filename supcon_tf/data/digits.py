@@ -91,7 +91,7 @@ def prepare(data_dir: str | None) -> tfds.core.DatasetBuilder:
 
 
 def write_digits(output_dir: str) -> int:
-    """Writes all digits as PNG files, one subfolder a class.
+    """Writes all digits as PNG files, one subfolder per class.
 
     Args:
         output_dir: folder to write, new or empty.

@@ -38,7 +38,7 @@ def list_folder(path: str) -> Listing:
     """Lists a folder data set.
 
     Args:
-        path: folder with one subfolder a class, or with train/ and test/ that hold those; perhaps
+        path: folder with one subfolder per class, or with train/ and test/ that hold such; perhaps
             with unlabeled/ beside them.
 
     Raises:
@@ -118,16 +118,16 @@ def _list_images(root: Path, folder: Path) -> list[str]:
     files = images_in(folder)
     if not files:
         kinds = ", ".join(extensions())
-        raise UserError(f"folder {folder} holds no image ({kinds}).{others_in(folder)}")
+        raise UserError(f"folder {folder} has no images ({kinds}).{others_in(folder)}")
     return [file.relative_to(root).as_posix() for file in files]
 
 
 def _check_names(path, names):
     """Refuses a folder without class folders, or whose class folders are splits."""
     if not names:
-        raise UserError(f"folder {path} has no class subfolders. Give it one subfolder a class.")
+        raise UserError(f"folder {path} has no class subfolders. Give it one subfolder per class.")
     if names <= {"train", "training", "val", "valid", "validation", "test", "testing"}:
         raise UserError(
-            f"folder {path} has the subfolders {', '.join(sorted(names))}, which are no classes. "
-            "Name the splits train and test, with one subfolder a class in each."
+            f"folder {path} has the subfolders {', '.join(sorted(names))}, which are not classes. "
+            "Name the splits train and test, with one subfolder per class in each."
         )

@@ -1,4 +1,4 @@
-"""Checks of image files before a training: which do not decode, and which are copies of others."""
+"""Checks of image files before training: which do not decode, and which are copies of others."""
 
 import concurrent.futures
 import hashlib
@@ -81,7 +81,7 @@ def listed(texts: Iterable[str]) -> str:
 def copies_lines(
     copies: Copies, label_of: Mapping[str, str], split_of: Mapping[str, str]
 ) -> list[str]:
-    """What is to be said about copies.
+    """Lines for the user about copies.
 
     Args:
         copies: as `check_images` finds them.

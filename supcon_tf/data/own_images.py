@@ -117,25 +117,25 @@ def _check_settings(listing, how):
     divided = "all" in listing.splits
     if how.holdout_fraction is not None and not divided:
         raise UserError(
-            f"holdout_fraction is for {listing.undivided}. Received: {how.holdout_fraction}. Leave "
-            "it out."
+            f"holdout_fraction applies only to {listing.undivided}. Received: "
+            f"{how.holdout_fraction}. Leave it out."
         )
     if how.validation_fraction and "validation" in listing.splits:
         raise UserError(
-            f"validation_fraction is for images without a validation split. Received: "
+            "validation_fraction applies only to images without a validation split. Received: "
             f"{how.validation_fraction}, with {listing.what}. Pass --validation_fraction=0."
         )
     if how.holdout_by == "image":
         return
     if not divided and not how.validation_fraction:
         raise UserError(
-            f"holdout_by is for splits that are made here. Received: {how.holdout_by}, with "
-            f"{listing.what}, which is split already. Leave it out, or pass --validation_fraction."
+            f"holdout_by applies only to images without splits. Received: {how.holdout_by}, with "
+            f"{listing.what}, which has splits. Leave it out, or pass --validation_fraction."
         )
     if not listing.group_of:
         raise UserError(
             f"holdout_by=folder needs {listing.group_source}. Received: {listing.what}, which has "
-            "none. Add them, or leave --holdout_by out."
+            "none. Add some, or leave --holdout_by out."
         )
 
 
@@ -226,7 +226,7 @@ def _split(listing, how, splits, copies):
         splits[UNLABELED_FOLDER] = kept
         if len(kept) < len(unlabelled):
             count = len(unlabelled) - len(kept)
-            lines.append(f"unlabelled images left out, tied to held-out ones: {count}")
+            lines.append(f"unlabelled images left out, related to held-out ones: {count}")
     return splits, lines
 
 

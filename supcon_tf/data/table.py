@@ -67,14 +67,14 @@ def read_table(kind: str, path: str) -> Listing:
             row = _located(path, line, _row, cells)
             name = _name(file.parent, row.path)
             if name in rows:
-                fault = f"the image is in line {lines[name]} too. Received: {row.path!r}."
+                fault = f"the image is also in line {lines[name]}. Received: {row.path!r}."
                 raise UserError(f"{path}, line {line}: {fault} Remove one of them.")
             rows[name], lines[name] = row, line
             unused |= cells.keys() - {*_NEEDED, *_OPTIONAL}
     except OSError as error:
         raise StorageError(f"cannot read table {path}: {error.strerror}.") from error
     if not rows:
-        raise UserError(f"table {path} has no images. Give it a row for each.")
+        raise UserError(f"table {path} has no images. Give it one row per image.")
     several = _has_several(path, rows, lines)
     return Listing(
         what=f"table {path}",
@@ -126,7 +126,7 @@ def _read(file, reader, read):
         return read()
     except csv.Error as error:
         line = reader.reader.line_num  # Of the failed row; the other is of the row before.
-        raise UserError(f"{file}, line {line}: {error}. Mend it.") from error
+        raise UserError(f"{file}, line {line}: {error}. Correct it.") from error
 
 
 def _check_columns(file, columns):
@@ -163,10 +163,10 @@ def _object(line):
     except _WrongRowError:
         raise
     except ValueError as error:
-        raise _WrongRowError(f"it is not JSON ({error}). Write one object per line.") from error
+        raise _WrongRowError(f"not JSON ({error}). Write one object per line.") from error
     if not isinstance(content, dict) or not {*_NEEDED} <= content.keys():
         raise _WrongRowError(
-            "it must be an object with the keys path and label. Received: "
+            "not an object with the keys path and label. Received: "
             f"{', '.join(content) if isinstance(content, dict) else type(content).__name__}."
         )
     return content

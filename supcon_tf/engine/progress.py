@@ -1,4 +1,4 @@
-"""Progress of a training, for the person who watches it."""
+"""The progress of training, for the person who watches it."""
 
 import sys
 import time
@@ -9,7 +9,7 @@ from tqdm import tqdm
 _BAR_SECONDS, _LINE_SECONDS = 0.5, 30.0
 
 
-# Lines of epochs that end sooner after the last one are left out, but for the last.
+# Lines of epochs that end sooner after the last one are left out, except for the last.
 _LEAST_SECONDS = 1.0
 # The values that people watch; TensorBoard has all of them.
 _WATCHED = (

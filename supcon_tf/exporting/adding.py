@@ -173,7 +173,7 @@ def _write(
 
 
 def _probabilities_before(bundle: Bundle, features: np.ndarray) -> np.ndarray:
-    """What the bundle itself gives for features of its held-out images."""
+    """The bundle's own answers for the features of its held-out images."""
     head = read_head(bundle.model)
     return _probabilities(_servable(bundle, head, None, bundle.class_names), features)
 

@@ -77,8 +77,8 @@ def _recipe(metadata):
     made = metadata["training"]["pretrain"]
     versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
     return (
-        f"{format_table(['setting', 'value'], rows)}\n\nWhat is not named is the default of the "
-        f"version below. Commit {made['git_commit']}; {versions}. "
+        f"{format_table(['setting', 'value'], rows)}\n\nSettings that are not listed have the "
+        f"defaults of the version below. Commit {made['git_commit']}; {versions}. "
         f"Trained {made['started']}, exported {metadata['export']['started']}."
     )
 
@@ -104,10 +104,10 @@ def _scores(metadata, metrics):
         added = metrics["added"]
         parts[0] = f"The trained classes, as they were exported:\n\n{parts[0]}"
         parts.append(
-            "This version, with the added classes. The scores of the old classes are of the "
-            "held-out images that they came with, those of the new ones of the images given for "
-            "them that were not learned from (`--holdout_fraction`). Few images make a rough "
-            f"score.\n\n{added_table(added)}"
+            "This version, with the added classes. The old classes are scored on the held-out "
+            "images that they came with, the new ones on those of their images that were not "
+            "learned from (`--holdout_fraction`). Scores on few images are rough.\n\n"
+            f"{added_table(added)}"
         )
         exports = export_table(added) + _failed(added)
         parts.append(f"Its exports on the added classes' images:\n\n{exports}")
@@ -155,7 +155,7 @@ def _calibration(metrics):
 
 def _limits(metadata, metrics):
     lines = [
-        "Every image is given one of the classes above, also one that shows none of them; the "
+        "Every image is given one of the classes above, even if it shows none of them; the "
         "out-of-distribution score of `neighbors` tells how unusual it is, and not whether the "
         "class is right."
         if not metadata.get("multi_label")

@@ -168,7 +168,7 @@ def check_exports(bundle: Path, scores: dict, max_difference: float, max_loss: f
 
 
 def _difference(found, largest):
-    """What to say of an export whose probabilities differ by more than the largest difference."""
+    """The warning about an export whose probabilities differ too much."""
     difference = found["max_difference"]
     if difference <= largest:  # Not where it is NaN.
         return ""

@@ -67,7 +67,7 @@ def export(config: ExportConfig) -> dict:
     model = run.load_model("classifier")
     expected = (dataset.image_size_px, len(dataset.class_names))
     if (model.input_shape[1], model.output["logits"].shape[1]) != expected:
-        raise UserError(f"{run.path}/classifier.keras is not of this run. Train it again.")
+        raise UserError(f"{run.path}/classifier.keras does not belong to this run. Train it again.")
     with writing(target) as temporary:
         print(f"exporting to {target}", file=sys.stderr)
         temporary.mkdir(parents=True)
@@ -212,7 +212,7 @@ def finish_bundle(bundle: Path, metadata: dict, metrics: dict) -> None:
     """Writes what describes a bundle, and the sums over all of it.
 
     Args:
-        bundle: the folder that is being written; the models and the index are there.
+        bundle: the folder that is being written, with the models and the index.
         metadata: content of metadata.json.
         metrics: content of metrics.json.
     """

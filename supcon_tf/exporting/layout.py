@@ -119,13 +119,13 @@ def check_sums(bundle: Path) -> None:
         if name not in present:
             raise UserError(f"bundle {bundle} lacks {name}. {advice}")
         if name not in sums:
-            raise UserError(f"bundle {bundle} holds {name}, which is not of it. {advice}")
+            raise UserError(f"bundle {bundle} holds {name}, which does not belong to it. {advice}")
         path = bundle / name
         if path.is_symlink() or not path.is_file() or sha256(path) != sums[name]:
             raise UserError(f"bundle {bundle} is damaged: {name} has another SHA-256. {advice}")
 
 
 def _files(bundle: Path) -> list[str]:
-    """Names of a bundle's files but for the sums; a link counts as a file."""
+    """Names of a bundle's files except for the sums; a link counts as a file."""
     paths = (path for path in bundle.rglob("*") if path.is_symlink() or not path.is_dir())
     return sorted(path.relative_to(bundle).as_posix() for path in paths if path.name != SUMS)

@@ -44,13 +44,13 @@ def find_images(config: AddClassConfig, bundle: Bundle) -> NewClasses:
     root = Path(config.images)
     if not config.images or not root.is_dir():
         raise UserError(
-            f"images must be a folder with one subfolder a new class. Received: {config.images!r}."
-            f"{plain_path_advice(config.images)}"
+            "images must be a folder with one subfolder per new class. Received: "
+            f"{config.images!r}.{plain_path_advice(config.images)}"
         )
     examples = list_classes(root)
     names = sorted({name for _, name in examples})
     if not names:
-        raise UserError(f"folder {root} has no class subfolders. Give it one subfolder a class.")
+        raise UserError(f"folder {root} has no class subfolders. Give it one subfolder per class.")
     for name in names:
         if name in bundle.class_names or not name.isprintable():
             raise UserError(

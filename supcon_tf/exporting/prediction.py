@@ -69,8 +69,8 @@ def find_images(images: Iterable[str]) -> dict[str, str]:
     """Image files, each once, in the order given.
 
     Args:
-        images: files; folders, whose images at any depth are taken, but for hidden ones; patterns
-            such as `photos/**/*.png`, of whose matches the image files are taken.
+        images: files; folders, whose images at any depth are taken, except for hidden ones;
+            patterns such as `photos/**/*.png`, of whose matches the image files are taken.
 
     Returns:
         By path '', and by what names no image the reason, a sentence.
@@ -104,7 +104,7 @@ def _image_files(image: str) -> list[Path]:
             raise UserError(f"cannot read folder {error.filename}: {error.strerror}.") from error
         if not found:
             kinds = ", ".join(extensions())
-            raise UserError(f"the folder has no image ({kinds}).{others_in(path)}")
+            raise UserError(f"the folder has no images ({kinds}).{others_in(path)}")
         ignored = ignored_in(path, [file.relative_to(path) for file in found])
         if ignored:
             print(f"{path}: {ignored}", file=sys.stderr)

@@ -124,7 +124,7 @@ class BalancedContrastive(Method):
 
     Reference:
         Zhu et al. 2022. Differs: the contrastive branch alone, and the prototypes are free weights;
-        the authors train a classifier with logit compensation beside it, and project its weights
+        the authors also train a classifier with logit compensation, and project its weights
         to the prototypes. Here the classifier comes afterwards.
     """
 

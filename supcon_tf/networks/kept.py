@@ -13,7 +13,7 @@ def load_kept(file: Path, is_classifier: bool) -> keras.Model:
 
     Args:
         file: a `.keras` file that is there.
-        is_classifier: whether it puts out `{"logits": ..., "features": ...}`.
+        is_classifier: whether its output is `{"logits": ..., "features": ...}`.
 
     Raises:
         UserError: if the file cannot be read, is damaged, or holds the other kind of model.

@@ -1,4 +1,4 @@
-"""What encoders from elsewhere share: reading files that may be damaged, outputs, weights."""
+"""Shared by encoders from elsewhere: reading files that may be damaged, outputs, weights."""
 
 import contextlib
 import warnings
@@ -13,7 +13,7 @@ def check_output(output, path):
     """Raises `UserError` unless it is one float tensor [B, F] or [B, H, W, C].
 
     Args:
-        output: what the model of `path` puts out.
+        output: output of the model in `path`.
         path: the model, for the message.
     """
     fits = (

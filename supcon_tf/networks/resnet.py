@@ -23,7 +23,7 @@ class Architecture:
 
     Attributes:
         blocks: residual blocks in each stage.
-        channels: channels of each stage; a bottleneck stage puts out four times as many.
+        channels: channels of each stage; a bottleneck stage outputs four times as many.
         bottleneck: 1x1-3x3-1x1 blocks rather than two 3x3 convolutions.
     """
 

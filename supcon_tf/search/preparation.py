@@ -1,4 +1,4 @@
-"""Everything that a search is checked for before the first trial, beside its space file."""
+"""The checks of a search before the first trial, except those of its space file."""
 
 import os
 

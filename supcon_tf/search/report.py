@@ -36,7 +36,7 @@ def write_report(
         space: what was searched.
 
     Returns:
-        `best` (a `Result` as a dict), `base` (that of the base recipe, or None where it was no
+        `best` (a `Result` as a dict), `base` (that of the base recipe, or None if it was not a
         trial), `recipe` (path of best.flags), `searched` (names of settings), `trials` (all of
         them), and `cost`, as `cost_of` gives it. It is also trials.json.
 
@@ -77,7 +77,7 @@ def _base_trial(results, settings):
 
 
 def cost_of(results) -> dict[str, float]:
-    """The cost of trials: `seconds` and `epochs` in all, and how many ended in which way."""
+    """The cost of trials: `seconds` and `epochs` in all, and how many ended in each way."""
     return {
         "seconds": sum(result.seconds for result in results),
         "epochs": sum(result.epochs for result in results),
@@ -110,7 +110,7 @@ def _write_recipe(path, recipe: PretrainConfig, best: Result, config: TuneConfig
 
 
 def search_table(report: Mapping) -> str:
-    """The best trials of a search, one a row.
+    """The best trials of a search, one per row.
 
     Args:
         report: `write_report`'s result.

@@ -32,7 +32,7 @@ class SearchDirectory:
         self._known: dict[str, Result] = {}  # What is written of a trial never changes.
 
     def check(self, resume: bool) -> None:
-        """Refuses what would collide with what is there; nothing is written.
+        """Refuses what would collide with existing files; nothing is written.
 
         Raises:
             UserError: if the directory holds something else, or a search and `resume` is not given.

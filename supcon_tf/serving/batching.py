@@ -1,4 +1,4 @@
-"""Requests in flight are classified together, and none of them fails for another's sake."""
+"""Classifies requests in flight together, so that none of them fails because of another."""
 
 import asyncio
 import collections
@@ -67,7 +67,7 @@ class Batcher:
             wants_neighbors: whether the nearest training images are wanted too.
 
         Returns:
-            One row an instance: values of `Bundle.classify` and `Bundle.nearest`, by name.
+            One row per instance: values of `Bundle.classify` and `Bundle.nearest`, by name.
 
         Raises:
             RequestError: if one of them is not an image, the model fails on a batch that has one of

@@ -85,7 +85,7 @@ class Interceptor(ExceptionToStatusInterceptor):
                 message = handler.request_deserializer(content)
             except Exception as error:  # Of whichever protobuf is installed.
                 raise RequestError(
-                    f"the message of {len(content)} bytes is no message of this call."
+                    f"the message of {len(content)} bytes is not a message of this call."
                 ) from error
             asked = getattr(message, "model_version", "") or getattr(message, "version", "")
             asked_version.set(asked)

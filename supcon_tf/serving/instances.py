@@ -86,7 +86,7 @@ def encoded(content: bytes, where: str, bounds: Bounds) -> Instance:
     """
     size = image_size(content)
     if size is None:
-        raise RequestError(f"{where} is no {FORMATS} image. Received: {shown(content)}.")
+        raise RequestError(f"{where} is not a {FORMATS} image. Received: {shown(content)}.")
     return Instance(content, bounds.check_size(where, *size))
 
 

@@ -19,7 +19,7 @@ class Query:
     Args:
         signature: one of `outputs.SIGNATURES`.
         instances: one for each image.
-        write: makes the answer of the rows, one an image, and of the bundle that computed them.
+        write: makes the answer of the rows, one per image, and of the bundle that computed them.
     """
 
     signature: str

@@ -75,7 +75,7 @@ def write(signature: str, columnar: bool, rows: Sequence[Row], bundle: Any) -> d
     Args:
         signature: of the request.
         columnar: whether it gave `inputs`.
-        rows: one an image.
+        rows: one per image.
         bundle: that computed them.
 
     Reference:

@@ -93,7 +93,7 @@ def _raw_inputs(tensors: Sequence[_Input], binary: bytes) -> list[bytes] | None:
     if size != len(binary) or tensors[0].data is not None:
         raise RequestError(
             f"binary_data_size must be the {len(binary)} bytes that follow the JSON, and there "
-            f"must be no data beside it. Received: {shown(size)}."
+            f"must be no other data. Received: {shown(size)}."
         )
     return [binary]
 
@@ -199,7 +199,7 @@ def write(request: InferRequest, signature: str, rows: Sequence[Row], bundle: An
     Args:
         request: what is answered.
         signature: of the request.
-        rows: one an image.
+        rows: one per image.
         bundle: that computed them.
     """
     wanted = [output.name for output in request.request_outputs or ()] or SIGNATURES[signature]

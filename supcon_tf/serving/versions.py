@@ -108,7 +108,7 @@ class Versions:
         """Looks for other versions, for ever; the event loop keeps running.
 
         Args:
-            seconds: between two looks.
+            seconds: between two checks.
         """
         loop = asyncio.get_running_loop()
         replaced = False
@@ -177,7 +177,7 @@ class Versions:
     def _check(self, bundle: Any, version: int) -> None:
         if bundle.version != version:
             raise UserError(
-                f"the bundle says that it is version {bundle.version}. Name its folder so."
+                f"the bundle says that it is version {bundle.version}. Name its folder accordingly."
             )
         if self.served is not None and bundle.name != self.served.name:
             raise UserError(
@@ -191,8 +191,8 @@ class Versions:
         if not seen.reported:
             seen.reported = True
             measures.REFUSED.set(len(self.refused))
-            goes_on = f"; version {self.served.version} goes on" if self.served else ""
-            self._tell(f"version {version} is refused{goes_on}: {seen.fault}")
+            remaining = f"; version {self.served.version} stays in service" if self.served else ""
+            self._tell(f"version {version} is refused{remaining}: {seen.fault}")
 
     def _serve(self, bundle: Any, seen: str) -> None:
         """Lets new requests be answered by `bundle`; those under way keep the one they have."""

@@ -1,4 +1,4 @@
-"""Checks of a pretraining's settings, data and devices before the work."""
+"""Checks of a pretraining's settings, data and devices before it starts."""
 
 import bisect
 from collections.abc import Callable
@@ -65,7 +65,7 @@ def _check_initial_run(config: PretrainConfig) -> None:
 
 
 def _small_method(config, num_classes, multi_label=False):
-    """The method around an encoder as small as can be, of images of any size."""
+    """The method around an encoder as small as possible, for images of any size."""
     with initial_weights(config.seed):  # Leaves Python's random numbers as they are.
         images = x = keras.Input((None, None, 3))
         # A residual network's stages, which a method may ask for.
@@ -134,7 +134,7 @@ def _check_several_classes(config, dataset):
 
 
 def _check_steps(config, dataset):
-    """Refuses a batch that an epoch does not fill, and says which it would."""
+    """Refuses a batch that an epoch does not fill, and names the largest that it fills."""
     plain = config.replace(classes_per_batch=None, images_per_class=None)  # As long an epoch.
 
     def fills(size):
@@ -143,10 +143,10 @@ def _check_steps(config, dataset):
     if fills(config.batch_size):
         return
     most = bisect.bisect_left(range(2, config.batch_size), True, key=lambda size: not fills(size))
-    images = " training images" * (most + 1 == dataset.train.num_examples)
+    all_images = most + 1 == dataset.train.num_examples
+    why = "the number of training images" if all_images else "so that an epoch has a step"
     raise ValueError(
-        f"batch_size must be at most the {most + 1}{images} that make a step. Received: "
-        f"{config.batch_size}. Lower it."
+        f"batch_size must be at most {most + 1}, {why}. Received: {config.batch_size}. Lower it."
     )
 
 
@@ -245,7 +245,7 @@ def _check_best_metric(config: PretrainConfig) -> None:
     if config.best_metric == "loss" and (config.queue_size or not comparable):
         raise UserError(
             "best_metric loss favours the first epochs, while a queue fills or terms of the loss "
-            f"are not there yet. Received: best_metric='loss' with method {config.method} and "
+            f"are not active yet. Received: best_metric='loss' with method {config.method} and "
             f"queue_size={config.queue_size}. Use knn_top1."
         )
 

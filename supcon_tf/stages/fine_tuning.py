@@ -61,8 +61,9 @@ def fine_tune(
         check()
     if config.patience is not None and dataset.validation is None:
         raise UserError(
-            f"patience needs validation images. Received: patience={config.patience}, and "
-            f"{run.path} was pretrained with validation_fraction=0. Leave it out."
+            f"patience needs validation images. Received: patience={config.patience}, but "
+            f"{run.path} was pretrained without any. Leave patience out, or pretrain with "
+            "--validation_fraction."
         )
     steps = building.steps_per_epoch_of(training, dataset)
     with strategy.scope():
@@ -87,7 +88,7 @@ def is_fine_tuned(run: RunDirectory) -> bool:
 def _strategy(config):
     if config.strategy == "auto" and os.environ.get("TF_CONFIG"):
         raise UserError(
-            "fine-tuning trains on one machine, and TF_CONFIG is set. Unset it, or pass "
+            "fine-tuning runs on one machine, but TF_CONFIG is set. Unset it, or pass "
             "--strategy=one_device."
         )
     return make_strategy(config.strategy)

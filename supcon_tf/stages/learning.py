@@ -1,8 +1,8 @@
 """Judges by k-NN on validation images whether an encoder is learning.
 
-"learning": more validation images are right than before training, and more than by always naming
-the largest class, by over two standard errors. "not learning": no more than the larger of those
-two. "undecided": in between.
+"learning": more validation images are classified correctly than before training, and than by always
+naming the largest class, by more than two standard errors. "not learning": no more than by the
+better of those two. "undecided": in between.
 """
 
 import dataclasses
@@ -51,7 +51,7 @@ def describe_data(dataset: ImageDataset) -> str:
     aside = dataset.validation
     parts.append(f"{aside.num_examples:,} for validation" if aside else "none for validation")
     parts.append(f"{dataset.test.num_examples:,} held out")
-    advice = "" if aside else "; --validation_fraction=0.1 would show whether it learns"
+    advice = "" if aside else "; --validation_fraction=0.1 would show whether the encoder learns"
     return ", ".join(parts) + advice
 
 
@@ -121,7 +121,7 @@ class Baseline:
     images: int
 
     def verdict(self, top1: float) -> str:
-        """The word for a k-NN top-1: "learning", "not learning" or "undecided"."""
+        """The verdict on a k-NN top-1: "learning", "not learning" or "undecided"."""
         floor = max(self.untrained, self.largest_class)
         standard_error = math.sqrt(floor * (1 - floor) / self.images)
         if top1 > floor + 2 * standard_error:

@@ -10,7 +10,7 @@ from supcon_tf.core.files import TEMPORARY_PREFIX, remove
 _ASIDE, _MOVED = f"{TEMPORARY_PREFIX}old", ".moved"
 
 JSON_FILES = ("metrics.json", "history.json", "manifest.json", "config.json")
-# What is derived from each stage and removed when it is replaced; what a user put beside it stays.
+# What is derived from each stage and removed when it is replaced; what a user put there stays.
 _CLASSIFIER_FILES = (
     "classifier.keras",
     "checkpoints/classifier",

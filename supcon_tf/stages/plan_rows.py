@@ -1,4 +1,4 @@
-"""The rows of a plan: each function adds what one kind of thing will be, in words and numbers."""
+"""The rows of a plan: each function adds those of one kind, in words and numbers."""
 
 import math
 import sys
@@ -206,10 +206,10 @@ def _add_positives(sheet, config, loss, names, counts) -> None:
     alone = chance_alone(counts, config.batch_size)
     mean, most = np.average(alone, weights=counts), np.argmax(alone)
     without = float(mean) if views == 1 else 0.0
-    why = ": other views of its image are there" * (views > 1)
+    why = ": the other views of its image are positives" * (views > 1)
     sheet.add("  anchors without any", _percent(without) + why, share_without_positive=without)
     sheet.add(
-        "  images alone of their class",
+        "  images alone in their class",
         f"{_percent(mean)} (most in class {names[most]!r}: {_percent(alone[most])})",
         chance_alone=float(mean),
         chance_alone_by_class=dict(zip(names, alone.tolist(), strict=True)),
@@ -250,7 +250,7 @@ def add_disk(sheet: Sheet, one: int, kept: int, most: int, free: int) -> None:
         sheet: where the rows go.
         one: bytes of a checkpoint.
         kept: checkpoints kept in the end.
-        most: checkpoints there at a time.
+        most: checkpoints that exist at a time.
         free: bytes.
     """
     needed = most * one + 4 * sheet.numbers["encoder_parameters"]

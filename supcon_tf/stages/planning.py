@@ -78,7 +78,7 @@ def plan(config: PretrainConfig) -> Plan:
         config: the settings.
 
     Returns:
-        The plan. What cannot be used is no error but one of its `problems`.
+        The plan. Whatever cannot be used is not an error but one of its `problems`.
     """
     planner = _Planner(config)
     planner.check()
@@ -194,7 +194,7 @@ def _devices(strategy):
 
 
 def _existing(path):
-    """The path itself or the nearest folder above it that is there."""
+    """The path itself or the nearest folder above it that exists."""
     path = path.absolute()
     return next(place for place in (path, *path.parents) if place.exists())
 
@@ -202,7 +202,7 @@ def _existing(path):
 def _check_writable(path: Path) -> None:
     place = _existing(path if path.is_dir() else path.parent)
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
-        reason = "may not be written to" if place.is_dir() else "is no folder"
+        reason = "may not be written to" if place.is_dir() else "is not a folder"
         raise UserError(f"cannot write to run_dir {path}: {place} {reason}. Give another one.")
 
 

@@ -154,15 +154,15 @@ def _train(config, dataset, model, run, steps, stop_when):
 
 
 def _online_knn(config, knn, model):
-    """From an epoch to the k-NN score of its encoder; to nothing without validation images."""
+    """A function from an epoch to its k-NN score; to {} without validation images."""
     return knn.after_epochs(config, model.evaluation_encoder) if knn else lambda epoch: {}
 
 
 class _CollapseWatch:
-    """Says so when the loss sits at the value of identical embeddings, log(2N - 1).
+    """Warns when the loss stays at the value of identical embeddings, log(2N - 1).
 
-    A training that has just begun is there too, so it has to stay for five epochs, or for two with
-    embeddings that are identical indeed. It is said once each time.
+    Every run begins with about this loss, so it has to stay there for five epochs, or for two if
+    the embeddings are indeed identical. There is one warning each time.
     """
 
     def __init__(self, config, model):
@@ -190,7 +190,7 @@ def _keep(config, dataset, model, run, history, steps, maps, baseline) -> dict:
     """Saves scores, pictures and the models that the method keeps; returns the scores."""
     metrics = {"loss": history["loss"][-1], "seconds": sum(history["seconds"])}
     best = None
-    if not has_lost_lock(run.path):  # Otherwise the last epoch's weights are what there is.
+    if not has_lost_lock(run.path):  # Otherwise only the last epoch's weights exist.
         saved = run.checkpoints("pretrain")
         best = restore_best(model, history, config.best_metric, saved, steps)
     if best is not None:

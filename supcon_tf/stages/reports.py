@@ -35,7 +35,7 @@ class Scored:
         split: the images, labelled with the model's classes.
         folder: name of the folder of the CSV files.
         picture: the picture of the confusion matrix.
-        described: what the scores say of the images, but for their number.
+        described: what the scores say of the images, except for their number.
     """
 
     name: str

@@ -274,7 +274,7 @@ class RunDirectory(contextlib.AbstractContextManager):
         return from_config(config, **self._findings("copies") if resumed else {})
 
     def _findings(self, *names: str) -> dict[str, list]:
-        """What the check of the images found when the run began."""
+        """Findings of the check of the images when the run began."""
         found = self._stage_manifest("pretrain")["dataset"]
         return {name: found.get(name, []) for name in names}
 

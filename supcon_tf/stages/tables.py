@@ -27,7 +27,7 @@ def percent(share: float | None) -> str:
 
 
 def comparison_table(runs: Mapping[str, RunDirectory]) -> str:
-    """Held-out scores of several runs, one a row.
+    """Held-out scores of several runs, one per row.
 
     Args:
         runs: by title; each evaluated.

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from supcon_tf import AUGMENTATIONS, UserError
+from supcon_tf import AUGMENTATIONS, PretrainConfig, UserError
 from supcon_tf.cli import known, main, recipes
 from supcon_tf.methods import METHODS
+from supcon_tf.networks.encoders import ENCODERS
 
 # Runs a command, then says so if TensorFlow was loaded.
 RUN = """
@@ -41,6 +42,14 @@ REFUSED = {
     "run": (["classify", "--run_dir=none"], "Run supcon-tf pretrain first."),
     "images": (["pretrain", "--dataset=folder:none"], "folder data set not found"),
     "weights": (["pretrain", "--encoder_weights=none.h5"], "encoder_weights not found"),
+    "data set": (["pretrain", "--dataset=digit"], "Received: 'digit'. Did you mean 'digits'?"),
+    "bare folder": (["evaluate", "--dataset=docs"], "Did you mean 'folder:docs'?"),
+    "encoder": (["pretrain", "--encoder=resnet9"], "Received: 'resnet9'. Did you mean 'resnet"),
+    "not a run": (["evaluate", "--run_dir=docs"], "Received: 'docs'. Run supcon-tf pretrain"),
+    "space": (["tune", "--space=none.json"], "space not found. Received: 'none.json'"),
+    "image": (["predict", "--model=docs", "none.png"], "'none.png': image not found."),
+    "no model": (["add-class", "--images=docs"], "no model given. Pass --model"),
+    "not a model": (["predict", "--model=docs", "README.md"], "model holds no exported SavedModel"),
     "model": (["predict", "--model=none", "README.md"], "model not found. Received: 'none'"),
     "served model": (["serve", "--model_dir=none"], "model not found. Received: 'none'"),
 }
@@ -92,3 +101,13 @@ def test_names_read_from_the_source_are_those_of_the_package():
     assert known.names_of("method") == tuple(METHODS)
     assert known.names_of("augmentation") == tuple(AUGMENTATIONS)
     assert known.names_of("epochs") == ()
+    for encoder in (*ENCODERS, "applications:VGG16", "own.keras"):
+        known.check_names(PretrainConfig(encoder=encoder))
+
+
+def test_data_sets_that_may_exist_are_left_to_the_stage(tmp_path):
+    (tmp_path / "prepared").mkdir()
+    for name in ("cifar10_lt", "mnist", "mnist/3.0.1", "huggingface:mine", "prepared"):
+        known.check_names(PretrainConfig(dataset=name, data_dir=str(tmp_path)))
+    with pytest.raises(UserError, match="dataset is unknown. Received: 'prepared'"):
+        known.check_names(PretrainConfig(dataset="prepared", data_dir=str(tmp_path / "prepared")))

@@ -95,7 +95,7 @@ def test_images_checked_before_are_not_decoded_again(image_folder, monkeypatch):
 def test_holdout_fraction_is_for_folders_without_a_test_split(tmp_path):
     write_images(tmp_path / "train", ["a", "b"], 5)
     write_images(tmp_path / "test", ["a", "b"], 3)
-    with pytest.raises(UserError, match="holdout_fraction is for a folder without"):
+    with pytest.raises(UserError, match="holdout_fraction applies only to a folder without"):
         open_dataset(f"folder:{tmp_path}", holdout_fraction=0.3)
 
 
@@ -212,7 +212,7 @@ def _break(kind, root):
     if kind == "no images":
         shutil.rmtree(root / "light")
         (root / "light").mkdir()
-        return root, "folder .*light holds no image"
+        return root, "folder .*light has no images"
     if kind == "too few":
         for file in sorted((root / "light").iterdir())[4:]:
             file.unlink()
@@ -220,7 +220,7 @@ def _break(kind, root):
     if kind == "splits of other names":
         (root / "light").rename(root / "validation")
         (root / "dark").rename(root / "training")
-        return root, "subfolders training, validation, which are no classes"
+        return root, "subfolders training, validation, which are not classes"
     if kind == "unprintable":
         (root / "light").rename(root / "li\nght")
         return root, r"class names must be printable. Received: 'li\\nght'"

@@ -96,7 +96,7 @@ def test_a_folder_may_hold_unlabeled_images(tmp_path):
         supcon_tf.open_dataset(f"folder:{root}")
     (tmp_path / "photos2" / "unlabeled").mkdir(parents=True)
     write_images(tmp_path / "photos2", ["dark", "light"], 10)
-    with pytest.raises(UserError, match="unlabeled holds no image"):
+    with pytest.raises(UserError, match="unlabeled has no images"):
         supcon_tf.open_dataset(f"folder:{tmp_path / 'photos2'}")
 
 

@@ -148,7 +148,7 @@ def test_unlabelled_copies_of_held_out_images_are_left_out(image_folder):
     kept = {f"unlabeled/{name.replace('/', '-')}" for name in dataset.train.names}
     assert set(dataset.unlabelled.names) == kept
     assert len(kept) == 32
-    assert dataset.remarks[-1] == "unlabelled images left out, tied to held-out ones: 8"
+    assert dataset.remarks[-1] == "unlabelled images left out, related to held-out ones: 8"
 
 
 @pytest.fixture
@@ -207,7 +207,7 @@ def test_a_hold_out_by_folder_that_cannot_be_made_is_refused(image_folder, tmp_p
         write_images(tmp_path / "given" / split / "a", ["p1", "p2"], 3)
         write_images(tmp_path / "given" / split / "b", ["p3"], 3)
     given = f"folder:{tmp_path / 'given'}"
-    with pytest.raises(UserError, match="holdout_by is for splits that are made here"):
+    with pytest.raises(UserError, match="holdout_by applies only to images without splits"):
         open_dataset(given, holdout_by="folder")
     with pytest.raises(UserError, match="class 'b' .* one group .* validation_fraction=0.5"):
         open_dataset(given, holdout_by="folder", validation_fraction=0.5)

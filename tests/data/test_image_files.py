@@ -62,7 +62,7 @@ def test_heic_files_alone_say_which_package_is_missing(tmp_path, no_heic, capsys
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "one.heic").write_bytes(b"")
     with pytest.raises(
-        UserError, match=r"folder has no image .* 1 file ignored: 1 \.heic \(pip install"
+        UserError, match=r"folder has no images .* 1 file ignored: 1 \.heic \(pip install"
     ):
         find_images([tmp_path])
     with pytest.raises(InvalidImage, match=r"HEIC files need pillow-heif\. Run pip install"):

@@ -78,7 +78,7 @@ def test_given_splits_are_taken_as_they_are(image_folder, rows, kind):
         sorted(os.path.normpath(row["path"]) for row in rows if row["split"] == "validation")
     )
     for setting in ("holdout_fraction", "validation_fraction"):
-        with pytest.raises(UserError, match=f"{setting} is for .* without a .*split"):
+        with pytest.raises(UserError, match=f"{setting} applies only to .* without a .*split"):
             open_dataset(name, **{setting: 0.3})
 
 
@@ -147,7 +147,7 @@ BAD_CSV = {
         "path,label\na.png,x|\n",
         "line 2: label must be text that is not empty. Received: ''",
     ),
-    "twice": ("path,label\na.png,x\nb/../a.png,y\n", "line 3: the image is in line 2 too"),
+    "twice": ("path,label\na.png,x\nb/../a.png,y\n", "line 3: the image is also in line 2"),
     "other split": ("path,label,split\na,x,dev\n", "line 2: split must be one of train, valid"),
     "a split missing": (
         "path,label,split\na,x,train\nb,y,test\nc,x,\n",
@@ -175,16 +175,16 @@ def test_refuses_a_wrong_csv(kind, tmp_path):
 
 
 BAD_JSON = {
-    "no JSON": ('{"path": "a", "label": "x"}\n{"path"', "line 2: it is not JSON"),
-    "no object": ("[1]\n", "line 1: it must be an object with the keys path and label. .*: list"),
-    "no label": ('\n{"path": "a"}\n', "line 2: it must be an object .* Received: path"),
+    "no JSON": ('{"path": "a", "label": "x"}\n{"path"', "line 2: not JSON"),
+    "no object": ("[1]\n", "line 1: not an object with the keys path and label. .*: list"),
+    "no label": ('\n{"path": "a"}\n', "line 2: not an object .* Received: path"),
     "no labels": ('{"path": "a", "label": []}', "line 1: label must be text that is not empty"),
     "| in one of several": (
         '{"path": "a", "label": ["x", "y"]}\n{"path": "b", "label": "x|z"}',
         r"line 2: a label must have no \| in a table .*: 'x\|z'",
     ),
     "a fraction": ('{"path": "a", "label": 1.5}', "line 1: label must be text .*: 1.5"),
-    "too deep": ("[" * 100_000, "line 1: it is not JSON .it is nested too deeply"),
+    "too deep": ("[" * 100_000, "line 1: not JSON .it is nested too deeply"),
     "a key twice": ('{"path": "a", "label": "x", "label": "y"}', "line 1: a key is there twice"),
     "no UTF-8": ('{"path": "\\ud800", "label": "x"}', "line 1: path is not UTF-8. Received"),
     "null": ('{"path": null, "label": "x"}', "line 1: path must be text .*: None"),

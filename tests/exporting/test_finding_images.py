@@ -55,7 +55,7 @@ def test_a_file_is_taken_once_but_a_link_to_it_is_another(tree):
         ("", "path is empty"),
         ("none.png", "image not found"),
         ("none*.png", "matches the pattern"),
-        ("folder.png", "folder has no image"),
+        ("folder.png", "folder has no images"),
         ("*.txt", "no image .* matches the pattern"),
     ],
 )

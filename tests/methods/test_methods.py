@@ -150,7 +150,7 @@ def test_the_sizes_of_balanced_batches_must_fit(changes, message):
     [
         (4, 5, "classes_per_batch must divide the 10 classes. Received: 4"),
         (2, 200, "images_per_class must be from 1 to 13., the images of the smallest class"),
-        (10, 200, "batch_size must be at most the 1347 training images"),
+        (10, 200, "batch_size must be at most 1347, the number of training images"),
     ],
 )
 def test_classes_that_do_not_fill_balanced_batches_are_one_line(classes, images, message, digits):

@@ -13,7 +13,7 @@ BASE = PretrainConfig(epochs=20)
 # Content of the file, and what the line must say: what is wrong, and the value received.
 BAD = {
     "not JSON": ("{,", "is not JSON: .*line 1"),
-    "a setting twice": ('{"momentum": {}, "momentum": {}}', "'momentum' is there twice"),
+    "a setting twice": ('{"momentum": {}, "momentum": {}}', "'momentum' occurs twice"),
     "no number": ('{"momentum": {"range": [0.1, NaN]}}', "NaN is not a number"),
     "a list": ("[1]", r"must be an object of settings.*Received: \[1\]"),
     "empty": ("{}", "one or more. Received: {}"),

@@ -35,7 +35,7 @@ def test_versions_change_without_a_failed_request(server, folder, served_bundle)
         server.wait_for_line("serving digits version 2 instead of 1")
         clients.wait_for_more()
         write_version(served_bundle, folder, 3, broken=True)
-        line = server.wait_for_line("version 3 is refused; version 2 goes on: ")
+        line = server.wait_for_line("version 3 is refused; version 2 stays in service: ")
         assert "damaged: saved_model.pb has another SHA-256" in line
         about = server.ask("/v1/models/digits/metadata")[1]
         assert about["model_spec"]["version"] == "2"

@@ -81,7 +81,10 @@ BAD_V1 = {
     "another key": ({"instances": [{"png": ""}]}, "an object with the keys 'png'"),
     "no base64": ({"instances": [{"b64": "%%"}]}, "instance 0 is not base64"),
     "base64 that is no text": ({"instances": [{"b64": 7}]}, "a base64 string. Received: 7"),
-    "no image": ({"instances": [{"b64": "AAAA"}]}, "instance 0 is no JPEG, PNG, BMP, GIF or WebP"),
+    "no image": (
+        {"instances": [{"b64": "AAAA"}]},
+        "instance 0 is not a JPEG, PNG, BMP, GIF or WebP",
+    ),
     "no bytes": ({"instances": [{"b64": ""}]}, "Received: 0 bytes"),
     "huge": (
         {"instances": [{"b64": base64_of(huge_png())}]},

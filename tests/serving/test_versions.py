@@ -107,7 +107,7 @@ def test_a_broken_version_is_reported_once_until_its_files_change(serving_3):
     for _ in range(3):
         assert serving_3.look() == 3
     assert serving_3.lines == [
-        f"version 4 is refused; version 3 goes on: bundle {serving_3.path}/4 is damaged. "
+        f"version 4 is refused; version 3 stays in service: bundle {serving_3.path}/4 is damaged. "
         "Export it again."
     ]
     assert serving_3.loads == [3, 4]
@@ -142,8 +142,8 @@ def test_a_version_that_never_gets_its_sums_is_reported_once(serving_3):
         assert serving_3.look() == 3
         time.sleep(0.25)
     assert serving_3.lines == [
-        "version 4 is refused; version 3 goes on: it has no SHA256SUMS, and nothing more is "
-        "written to it. Copy all of it."
+        "version 4 is refused; version 3 stays in service: it has no SHA256SUMS, and nothing more "
+        "is written to it. Copy all of it."
     ]
     assert list(serving_3.versions.refused) == [4]
     assert measures.REFUSED._value.get() == 1

@@ -161,7 +161,10 @@ def test_two_replicas_train_as_one_device_does(pretrained, tmp_path):
     ("changes", "message"),
     [
         ({"fine_tune": "9"}, "at most the encoder's 3 stages, or all. Received: 9"),
-        ({"fine_tune": "all", "batch_size": 64}, "batch_size must be at most the 42 training"),
+        (
+            {"fine_tune": "all", "batch_size": 64},
+            "batch_size must be at most 42, the number of training images",
+        ),
         ({"fine_tune": "all", "augmentation": "x"}, "augmentation must be one of .*Received: 'x'"),
     ],
 )
@@ -185,7 +188,7 @@ def test_patience_needs_validation_images_and_a_number_needs_stages(finished_run
 
 def test_a_cluster_is_refused(run_dir, monkeypatch):
     monkeypatch.setenv("TF_CONFIG", "{}")
-    with pytest.raises(UserError, match="trains on one machine, and TF_CONFIG is set"):
+    with pytest.raises(UserError, match="runs on one machine, but TF_CONFIG is set"):
         supcon_tf.train_classifier(ClassifierConfig(run_dir=run_dir, fine_tune="all"))
 
 

@@ -87,7 +87,8 @@ def test_the_data_are_described_with_the_smallest_class(tmp_path):
     dataset = supcon_tf.open_dataset(f"folder:{root}")
     assert describe_data(dataset) == (
         "data: 20 training images of 3 classes (smallest: 'ape' with 4), 3 unlabelled, none for "
-        "validation, 5 held out; --validation_fraction=0.1 would show whether it learns"
+        "validation, 5 held out; --validation_fraction=0.1 would show whether the encoder "
+        "learns"
     )
 
 

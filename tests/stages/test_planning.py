@@ -146,7 +146,7 @@ def test_the_worst_class_is_named(planned, tmp_path):
     shown = dict(found.rows)
     assert found.problems == ()
     assert "fewest in class 'rare'" in shown["positives per anchor"]
-    assert "most in class 'rare'" in shown["  images alone of their class"]
+    assert "most in class 'rare'" in shown["  images alone in their class"]
     assert found.numbers["images_per_class"] == {"common": 32, "rare": 4}
 
 
@@ -205,7 +205,7 @@ def test_the_run_directory_is_checked(planned, finished_run, tmp_path):
     assert "holds another configuration: seed was 0" in changed[0]
     (tmp_path / "file").write_text("")
     under = planned(run_dir=str(tmp_path / "file/run")).problems
-    assert "file is no folder" in under[0]
+    assert "file is not a folder" in under[0]
     assert len(under) == 1
 
 
@@ -263,5 +263,5 @@ def test_the_script_prints_only_the_plan(scripts, data_dir, tmp_path):
     assert status == 2
     assert error == "pretrain.py: nothing written; 2 checks would fail\n"
     assert "would fail: encoder must be one of" in output
-    assert "would fail: method supcon_out: batch_size must be at most the 1347" in output
+    assert "would fail: method supcon_out: batch_size must be at most 1347" in output
     assert list(tmp_path.iterdir()) == []
