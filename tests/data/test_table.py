@@ -236,7 +236,7 @@ def test_paths_lead_from_the_table_wherever_it_is_opened_from(image_folder, rows
     assert sorted(dataset.test.names) == [str(image_folder / name) for name in expected.test.names]
     paths = "dark/000.png", str(image_folder / "dark/000.png")
     write(image_folder, "csv", [{"path": path, "label": "dark"} for path in paths])
-    with pytest.raises(UserError, match="line 3: the image is in line 2 too"):
+    with pytest.raises(UserError, match="line 3: the image is also in line 2"):
         open_dataset("csv:photos/labels.csv")
 
 
