@@ -26,10 +26,17 @@ class Held(NamedTuple):
     Attributes:
         images: uint8 [N, S, S, 3], in the stored order.
         labels: int64 [N].
+        identities: int64 [N], as `identity` numbers them.
     """
 
     images: tf.Tensor
     labels: tf.Tensor
+    identities: tf.Tensor
+
+
+def identity(encoded: tf.Tensor) -> tf.Tensor:
+    """A number int64 for an encoded image that is the same wherever and whenever it comes."""
+    return tf.strings.to_hash_bucket_fast(encoded, 2**62)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,10 +70,12 @@ class Split:
         side = self.native_size_px
         if not side or self.num_examples * side**2 * 3 > _HELD_BYTES:
             return None
-        decoded = self.records().map(
-            lambda encoded, label: (tf.ensure_shape(decode(encoded), [side, side, 3]), label),
-            num_parallel_calls=tf.data.AUTOTUNE,
-        )
+
+        def load(encoded, label):
+            image = tf.ensure_shape(decode(encoded), [side, side, 3])
+            return image, label, identity(encoded)
+
+        decoded = self.records().map(load, num_parallel_calls=tf.data.AUTOTUNE)
         with tf.device("CPU:0"):  # Streams are made there.
             return Held(*decoded.batch(self.num_examples).get_single_element())
 
