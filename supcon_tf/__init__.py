@@ -34,9 +34,9 @@ if TYPE_CHECKING:  # For editors and type checkers.
     from supcon_tf.config import ServeConfig as ServeConfig
     from supcon_tf.config.search import TuneConfig as TuneConfig
     from supcon_tf.core.errors import UserError as UserError
-    from supcon_tf.data.augment import AUGMENTATIONS as AUGMENTATIONS
-    from supcon_tf.data.augment import Augmentation as Augmentation
     from supcon_tf.data.datasets import open_dataset as open_dataset
+    from supcon_tf.data.policies import AUGMENTATIONS as AUGMENTATIONS
+    from supcon_tf.data.policies import Augmentation as Augmentation
     from supcon_tf.data.streams import training_views as training_views
     from supcon_tf.engine.devices import make_strategy as make_strategy
     from supcon_tf.engine.method import ContrastiveModel as ContrastiveModel
@@ -90,11 +90,11 @@ if TYPE_CHECKING:  # For editors and type checkers.
     from supcon_tf.stages.scores import soft_neighbor_predict as soft_neighbor_predict
 
 _PUBLIC = {
-    "AUGMENTATIONS": "data.augment",
+    "AUGMENTATIONS": "data.policies",
     "AddClassConfig": "config",
     "Alignment": "losses.metrics",
     "AnchorsWithoutPositives": "losses.metrics",
-    "Augmentation": "data.augment",
+    "Augmentation": "data.policies",
     "Bundle": "exporting.bundle",
     "CACRLoss": "losses.cacr",
     "ClassifierConfig": "config",

@@ -14,8 +14,8 @@ import sys
 
 from absl import app, flags, logging
 
-from supcon_tf.cli import known
 from supcon_tf.cli.help import help_text, print_and_exit
+from supcon_tf.cli.known import check_names, names_of
 from supcon_tf.cli.noise import without_remarks
 from supcon_tf.cli.paths import check_images, check_paths
 from supcon_tf.cli.recipes import with_files
@@ -56,7 +56,7 @@ def _define(config_class, without=(), known=flags.FLAGS):
         default, kind = default_of(field), field.metadata["kind"]
         shown = None if kind is dict else default
         _DEFINE[kind](field.name, shown, field.metadata["help"], flag_values=known)
-        if default is None:
+        if default is None and "none" not in names_of(field.name):
             known[field.name].parser = _OrNone(known[field.name].parser)
 
 
@@ -67,7 +67,7 @@ def _config(config_class, without=(), known=flags.FLAGS):
             continue
         value = getattr(known, field.name)
         if field.metadata["kind"] is dict:
-            value = parse_arguments(value or "")
+            value = parse_arguments(value or "", field.name)
         values[field.name] = value
     return config_class(**values)
 
@@ -187,7 +187,7 @@ def run(main, config_class, usage, positional=False, base=None, base_without=())
                 given.append(argv[1:])
                 check_images(argv[1:])
             for config in given[: 1 + (base is not None)]:
-                known.check_names(config)
+                check_names(config)
                 check_paths(config)
             _import_tensorflow()
             from supcon_tf.core.keras_settings import set_keras

@@ -5,21 +5,19 @@ from pathlib import Path
 
 from supcon_tf.config.dataset_names import own_data, own_data_advice
 from supcon_tf.core.errors import UserError, suggestion
+from supcon_tf.data.policies import AUGMENTATIONS, named_augmentation
 
 _PACKAGE = Path(__file__).parents[1]
-# The setting, the file, and the dictionary in it whose keys are the names.
-_DICTIONARIES = {
-    "method": ("methods/__init__.py", "METHODS"),
-    "augmentation": ("data/augment.py", "AUGMENTATIONS"),
-}
-# The same for settings that take other values too.
+# Files that load TensorFlow, and the dictionary in each whose keys are the names.
+_METHODS = ("methods/__init__.py", "METHODS")
 _ENCODERS = (("networks/resnet.py", "ENCODERS"), ("networks/wide_resnet.py", "WIDE_ENCODERS"))
 _LONG_TAILED = ("data/tfds.py", "LONG_TAILED")
 
 
 def names_of(setting: str) -> tuple[str, ...]:
     """The names that a setting takes; none where they are no fixed list."""
-    return _keys(*_DICTIONARIES[setting]) if setting in _DICTIONARIES else ()
+    names = {"method": lambda: _keys(*_METHODS), "augmentation": lambda: tuple(AUGMENTATIONS)}
+    return names.get(setting, tuple)()
 
 
 def _keys(file, name):
@@ -33,10 +31,12 @@ def _keys(file, name):
 
 def check_names(config) -> None:
     """Raises `UserError` where a setting of a configuration is not one of its names."""
-    for setting in _DICTIONARIES:
-        value = getattr(config, setting, None)
-        if value is not None:
-            _require(setting, value, names_of(setting))
+    method = getattr(config, "method", None)
+    if method is not None:
+        _require("method", method, names_of("method"))
+    augmentation = getattr(config, "augmentation", None)
+    if augmentation is not None and not augmentation.endswith(".keras"):
+        named_augmentation(augmentation, getattr(config, "augmentation_args", None))
     encoder = getattr(config, "encoder", "")
     if encoder and ":" not in encoder and not encoder.endswith(".keras"):
         other = ", applications:NAME, keras_hub:PRESET, or the path of a .keras file"

@@ -32,9 +32,10 @@ def check_paths(config: Config) -> None:
         _check(config.run_dir, "run_dir has no pretrained encoder", advice, holding="config.json")
     kind, path = own_data(getattr(config, "dataset", "")) or ("", "")
     _check(path, f"{kind} data set not found", "Check the path")
-    encoder = getattr(config, "encoder", "")
-    if encoder.endswith(".keras"):
-        _check(encoder, "encoder not found", "Check the path")
+    for name in ("encoder", "augmentation"):
+        value = getattr(config, name, None) or ""
+        if value.endswith(".keras"):
+            _check(value, f"{name} not found", "Check the path")
     for name in ("encoder_weights", "initial_run", "space"):
         value = getattr(config, name, "")
         if value != "imagenet":

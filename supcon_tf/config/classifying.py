@@ -83,7 +83,7 @@ class ClassifierConfig(RunConfig):
         at_most=1000,
     )
     augmentation: str | None = setting(
-        None, "How images are augmented (none: as in pretraining).", kind=str
+        None, "How images are augmented (left out: as in pretraining).", kind=str
     )
     patience: int | None = setting(
         None,

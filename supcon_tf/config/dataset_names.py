@@ -1,6 +1,7 @@
 """Names of a user's own data sets: folder:PATH, csv:FILE and jsonl:FILE."""
 
 import os
+from pathlib import Path
 
 from supcon_tf.core.errors import UserError
 
@@ -59,3 +60,25 @@ def plain_path_advice(path: str) -> str:
     """A sentence with a space before, where a path was given as a data set's name; else ''."""
     own = own_data(path)
     return f" Did you mean {own[1]!r}?" if own and os.path.exists(own[1]) else ""
+
+
+def refuse_in_folder(dataset: str, name: str, path: str) -> None:
+    """Refuses an output path in a data set's folder of images, where it would become a class.
+
+    Args:
+        dataset: name of the data set, of any kind.
+        name: the setting to blame.
+        path: its value; links are followed.
+
+    Raises:
+        UserError: if it lies there.
+    """
+    own = own_data(dataset)
+    if own is None or own[0] != "folder":
+        return
+    folder, place = (Path(os.path.realpath(at)) for at in (own[1], path))
+    if folder in (place, *place.parents):
+        raise UserError(
+            f"{name} must not lie in the data set's folder {folder}. Received: {path}. What is "
+            "written there would become a class or its images."
+        )

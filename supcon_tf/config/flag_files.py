@@ -36,8 +36,12 @@ def _text(value: Any) -> str:
 _WORDS = {"true": "True", "false": "False", "none": "None"}
 
 
-def parse_arguments(text: str) -> dict[str, Any]:
+def parse_arguments(text: str, setting: str = "method_args") -> dict[str, Any]:
     """Turns "margin=0.2,mining=hard" into {"margin": 0.2, "mining": "hard"}.
+
+    Args:
+        text: the arguments.
+        setting: to blame for a wrong one.
 
     Raises:
         UserError: if an item is not `name=value`.
@@ -46,7 +50,7 @@ def parse_arguments(text: str) -> dict[str, Any]:
     for item in filter(None, text.split(",")):
         name, equals, value = item.partition("=")
         if not equals or not name.strip():
-            raise UserError(f"method_args must be name=value,name=value. Received: {text!r}.")
+            raise UserError(f"{setting} must be name=value,name=value. Received: {text!r}.")
         value = _WORDS.get(value.strip(), value.strip())
         try:
             arguments[name.strip()] = ast.literal_eval(value)

@@ -1,11 +1,14 @@
 """Settings of pretraining."""
 
 import dataclasses
-import os
-from pathlib import Path
 from typing import ClassVar
 
-from supcon_tf.config.dataset_names import absolute, absolute_dataset, is_table, own_data
+from supcon_tf.config.dataset_names import (
+    absolute,
+    absolute_dataset,
+    is_table,
+    refuse_in_folder,
+)
 from supcon_tf.config.runs import RunConfig
 from supcon_tf.config.settings import setting
 from supcon_tf.core.errors import UserError
@@ -105,8 +108,17 @@ class PretrainConfig(RunConfig):
     projection_hidden_dim: int | None = setting(
         None, "Its hidden units (0: linear; none: 128).", kind=int, at_least=0, at_most=65536
     )
-    augmentation: str = setting("symbols", "How views are made.")
+    augmentation: str = setting("symbols", "How views are made, or a .keras file of a model.")
+    augmentation_args: dict = setting(
+        {}, "Changes to the augmentation, as name=value,name=value: strength=0.5."
+    )
     num_views: int = setting(2, "Augmented views of each image.", at_least=1, at_most=64)
+    small_views: int = setting(
+        0, "Further views of small parts of each image (multi-crop).", at_least=0, at_most=64
+    )
+    small_view_size_px: int | None = setting(
+        None, "Side of a small view (none: half of the image's).", kind=int, at_least=1
+    )
     batch_size: int = setting(256, "Images per step, over all replicas.", at_least=2, at_most=2**20)
     classes_per_batch: int | None = setting(
         None,
@@ -208,8 +220,14 @@ class PretrainConfig(RunConfig):
         for name in ("data_dir", "encoder_weights", "initial_run"):
             if getattr(self, name) not in ("", "imagenet"):
                 object.__setattr__(self, name, absolute(getattr(self, name)))
-        if self.encoder.endswith(".keras"):
-            object.__setattr__(self, "encoder", absolute(self.encoder))
+        for name in ("encoder", "augmentation"):
+            if getattr(self, name).endswith(".keras"):
+                object.__setattr__(self, name, absolute(getattr(self, name)))
+        if self.small_view_size_px is not None and not self.small_views:
+            raise UserError(
+                "small_view_size_px is for small_views. Received: "
+                f"{self.small_view_size_px}. Leave it out, or pass --small_views."
+            )
         self._check_initial_run()
         if "temperature" in self.method_args:
             raise UserError("method_args must not hold temperature; use the setting temperature.")
@@ -244,24 +262,26 @@ class PretrainConfig(RunConfig):
             )
 
     def check_outside_data(self, name: str, path: str) -> None:
-        """Refuses an output path in the folder of the images, where it would become a class.
+        """Refuses an output path in the folder of the images; see `refuse_in_folder`."""
+        refuse_in_folder(self.dataset, name, path)
 
-        Args:
-            name: the setting to blame.
-            path: its value; links are followed.
+    def views_per_image(self) -> int:
+        """Views of each image in a batch, the small ones too."""
+        return self.num_views + self.small_views
+
+    def small_view_side(self, image_size_px: int) -> int:
+        """The side of a small view: as given, or half of the image's.
 
         Raises:
-            UserError: if it lies there.
+            UserError: if it is not below the image's.
         """
-        own = own_data(self.dataset)
-        if own is None or own[0] != "folder":
-            return
-        folder, place = (Path(os.path.realpath(at)) for at in (own[1], path))
-        if folder in (place, *place.parents):
+        side = self.small_view_size_px or max(1, image_size_px // 2)
+        if side >= image_size_px:
             raise UserError(
-                f"{name} must not lie in the data set's folder {folder}. Received: {path}. What is "
-                "written there would become a class or its images."
+                f"small_view_size_px must be below the image's {image_size_px} pixels. Received: "
+                f"{side}. Lower it."
             )
+        return side
 
     def warmup_length(self) -> float:
         """Epochs of warm-up: as given, or a sixteenth of all."""

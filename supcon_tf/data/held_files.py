@@ -15,38 +15,43 @@ class HeldFiles:
     """
 
     def __init__(self):
-        self._made: dict[tuple, np.ndarray] = {}
+        self._made: dict[tuple, tuple[np.ndarray, int]] = {}
         self._free = _MOST_BYTES
 
     def get(
-        self, file: tf.Tensor, purpose: str, dtype: tf.DType, make: Callable[[], tf.Tensor]
-    ) -> tf.Tensor:
+        self,
+        file: tf.Tensor,
+        purpose: str,
+        dtype: tf.DType,
+        make: Callable[[], tuple[tf.Tensor, tf.Tensor]],
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         """What `make` returns for a file, made now or before.
 
         Args:
             file: scalar string.
             purpose: what is made of it.
-            dtype: of the result.
-            make: returns an image [H, W, 3].
+            dtype: of the image.
+            make: returns an image [H, W, 3] and a number, int64.
 
         Returns:
-            An image [H, W, 3] of that dtype.
+            The image and the number.
         """
-        missing = np.zeros((0, 0, 3), dtype.as_numpy_dtype)
+        missing = np.zeros((0, 0, 3), dtype.as_numpy_dtype), np.int64(0)
 
         def look_up(file):
             return self._made.get((file, purpose), missing)
 
-        def keep(file, image):
+        def keep(file, image, number):
             if (file, purpose) not in self._made and image.nbytes <= self._free:
                 self._free -= image.nbytes
-                self._made[file, purpose] = image.copy()
-            return image
+                self._made[file, purpose] = image.copy(), number
+            return image, number
 
-        found = tf.ensure_shape(tf.numpy_function(look_up, [file], dtype), [None, None, 3])
-        image = tf.cond(
-            tf.size(found) > 0,
-            lambda: found,
-            lambda: tf.numpy_function(keep, [file, make()], dtype),
+        kinds = dtype, tf.int64
+        found = tf.numpy_function(look_up, [file], kinds)
+        image, number = tf.cond(
+            tf.size(found[0]) > 0,
+            lambda: tuple(found),
+            lambda: tuple(tf.numpy_function(keep, [file, *make()], kinds)),
         )
-        return tf.ensure_shape(image, [None, None, 3])
+        return tf.ensure_shape(image, [None, None, 3]), tf.ensure_shape(number, [])

@@ -187,12 +187,16 @@ def preprocess(image: tf.Tensor, image_size_px: int) -> tf.Tensor:
     Returns:
         float32 [..., S, S, 3] in [0, 1].
     """
+    return tf.clip_by_value(to_unit(central_square(image, image_size_px)), 0.0, 1.0)
+
+
+def central_square(image: tf.Tensor, image_size_px: int) -> tf.Tensor:
+    """The square in the middle of images [..., H, W, 3], resized to float32 [..., S, S, 3]."""
     height, width = tf.unstack(tf.shape(image)[-3:-1])
     side = tf.minimum(height, width)
     top, left = (height - side) // 2, (width - side) // 2
     square = image[..., top : top + side, left : left + side, :]
-    resized = tf.image.resize(square, [image_size_px, image_size_px], antialias=True)
-    return tf.clip_by_value(to_unit(resized), 0.0, 1.0)
+    return tf.image.resize(square, [image_size_px, image_size_px], antialias=True)
 
 
 def to_unit(pixels: tf.Tensor) -> tf.Tensor:

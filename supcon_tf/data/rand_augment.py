@@ -60,17 +60,18 @@ def apply_operations(images, which, amounts):
 
     Args:
         images: float32 [B, S, S, 3] in [0, 1], S >= 2.
-        which: int32 [B], places in `OPERATIONS`.
-        amounts: float32 [B] in [-1, 1], magnitudes with their directions.
+        which: int32 [B], places in `ALL_OPERATIONS`.
+        amounts: float32 [B], magnitudes with their directions, in units of the ranges that
+            `rand_augment` lists; beyond 1 where an operation's own limits allow.
 
     Returns:
         float32 [B, S, S, 3] in [0, 1].
     """
-    count = len(OPERATIONS)
+    count = len(ALL_OPERATIONS)
     places = tf.dynamic_partition(tf.range(tf.shape(images)[0]), which, count)
     results = [
         operation(tf.gather(images, own), tf.gather(amounts, own)[:, None, None, None])
-        for operation, own in zip(OPERATIONS.values(), places, strict=True)
+        for operation, own in zip(ALL_OPERATIONS.values(), places, strict=True)
     ]
     joined = tf.dynamic_stitch(places, results)
     return tf.clip_by_value(tf.ensure_shape(joined, images.shape), 0.0, 1.0)
@@ -218,3 +219,6 @@ OPERATIONS = {
     "translate_x": _translate_x,
     "translate_y": _translate_y,
 }
+
+# Those of AutoAugment too, at the same places.
+ALL_OPERATIONS = {**OPERATIONS, "invert": lambda images, _: 1.0 - images}

@@ -26,10 +26,17 @@ class Held(NamedTuple):
     Attributes:
         images: uint8 [N, S, S, 3], in the stored order.
         labels: int64 [N], or bool [N, C].
+        identities: int64 [N], as `identity` numbers them.
     """
 
     images: tf.Tensor
     labels: tf.Tensor
+    identities: tf.Tensor
+
+
+def identity(encoded: tf.Tensor) -> tf.Tensor:
+    """A number int64 for an encoded image that is the same wherever and whenever it comes."""
+    return tf.strings.to_hash_bucket_fast(encoded, 2**62)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,10 +71,12 @@ class Split:
         side = self.native_size_px
         if not side or self.num_examples * side**2 * 3 > _HELD_BYTES:
             return None
-        decoded = self.records().map(
-            lambda encoded, label: (tf.ensure_shape(decode(encoded), [side, side, 3]), label),
-            num_parallel_calls=tf.data.AUTOTUNE,
-        )
+
+        def load(encoded, label):
+            image = tf.ensure_shape(decode(encoded), [side, side, 3])
+            return image, label, identity(encoded)
+
+        decoded = self.records().map(load, num_parallel_calls=tf.data.AUTOTUNE)
         with tf.device("CPU:0"):  # Streams are made there.
             return Held(*decoded.batch(self.num_examples).get_single_element())
 
@@ -78,8 +87,8 @@ class Split:
 
     def image_of(
         self, element, purpose: str, dtype: tf.DType, make: Callable
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """What `make` returns for the decoded image of an element, and the label, int64.
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """What `make` returns for the decoded image of an element; its label, and its identity.
 
         Of an image file it is held in memory.
 
@@ -92,11 +101,14 @@ class Split:
         _, label = self.load_record(*element)
 
         def made():
-            return make(decode(self.load_record(*element)[0]))
+            encoded, _ = self.load_record(*element)
+            return make(decode(encoded)), identity(encoded)
 
         if self.folder is None:
-            return made(), label
-        return self.held_files.get(element[0], purpose, dtype, made), label
+            image, own = made()
+        else:
+            image, own = self.held_files.get(element[0], purpose, dtype, made)
+        return image, label, own
 
     def ordered(
         self, shuffle_seed=None, skip=0, keep=None, *, places: bool = False
@@ -196,7 +208,7 @@ class Split:
         """
 
         def load(*element):
-            image, label = self.image_of(
+            image, label, _ = self.image_of(
                 element,
                 f"evaluation at {image_size_px}",
                 tf.float32,

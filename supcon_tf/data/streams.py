@@ -6,10 +6,13 @@ workers make up the batch of one. Methods compose their batches of `views`, `bal
 
 from collections.abc import Callable, Sequence
 
+import keras
 import tensorflow as tf
 
-from supcon_tf.data.augment import WHOLE, Augmentation, Share
+from supcon_tf.data.augment import WHOLE, Share
 from supcon_tf.data.balance import balanced_order, repeated_order
+from supcon_tf.data.own_augmentation import ImageFunction
+from supcon_tf.data.policies import Augmentation
 from supcon_tf.data.splits import ImageDataset, Split
 from supcon_tf.data.views import STREAM_STRIDE, Position, Views, sharding_off, views_of_elements
 
@@ -21,7 +24,7 @@ _ENDLESS = 2**40
 def training_views(
     dataset: ImageDataset,
     *,
-    augmentation: Augmentation,
+    augmentation: Augmentation | ImageFunction | keras.Layer,
     num_views: int,
     batch_size: int,
     epochs: int,
@@ -33,7 +36,11 @@ def training_views(
 
     Args:
         dataset: where the training split comes from.
-        augmentation: how views are made.
+        augmentation: how views are made: an `Augmentation`; a function from an image float32
+            [H, W, 3] in [0, 1] and a seed int64 [2] to a view; or a Keras layer or model from
+            images to images, whose random numbers are then those of the stream. A function gets
+            an image in its own size, or where sizes differ scaled down to a short side of at most
+            twice a view's; a layer gets the central square, of a view's size.
         num_views: views of each image.
         batch_size: images per batch; what is left over at an epoch's end is dropped.
         epochs: epochs in all.

@@ -1,13 +1,17 @@
 """Views of images, a batch at a time: how many, how large, how augmented, and from which seeds."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
+import keras
 import tensorflow as tf
 
-from supcon_tf.data.augment import WHOLE, Augmentation, Share, random_crops, recolor
+from supcon_tf.data.augment import WHOLE, Share, random_crops, recolor
 from supcon_tf.data.images import decode, shrink, to_unit
-from supcon_tf.data.splits import Split
+from supcon_tf.data.own_augmentation import ImageFunction, own_views
+from supcon_tf.data.policies import Augmentation
+from supcon_tf.data.splits import Split, identity
 
 # Far apart, so that the seeds of the streams of one run do not meet.
 STREAM_STRIDE = 2**40
@@ -18,14 +22,39 @@ class Views:
     """Views of one size.
 
     Attributes:
-        augmentation: how they are made.
+        augmentation: how they are made: an `Augmentation`, a function of an image and a seed, or a
+            Keras layer or model; see `own_views`.
         count: views of each image.
         size_px: side of a view.
     """
 
-    augmentation: Augmentation
+    augmentation: Augmentation | ImageFunction | keras.Layer
     count: int
     size_px: int
+
+    @property
+    def source_px(self):
+        """The side that `shrink` is told: of small crops (multi-crop) more of the image is kept."""
+        share = getattr(self.augmentation, "max_area", 1.0) ** 0.5  # Of the image's side.
+        return math.ceil(self.size_px / share)
+
+    def shrunk(self, image):
+        """An image uint8 [H, W, 3], scaled down as far as the crops allow."""
+        return shrink(image, self.source_px)
+
+    def crop(self, images, seed, share=WHOLE):
+        """Crops [n * V, S, S, 3] of images float32 [n, H, W, 3], or the views that a user makes."""
+        if isinstance(self.augmentation, Augmentation):
+            return random_crops(images, self.count, self.size_px, self.augmentation, seed, share)
+        first = share.index * tf.shape(images)[0]
+        return own_views(self.augmentation, images, self.count, self.size_px, seed, first)
+
+    def recolor(self, crops, seed, share, turns):
+        """Views [n * V, S, S, 3] of crops; `turns` int64 [n] alternate where images flip so."""
+        if not isinstance(self.augmentation, Augmentation):
+            return crops
+        mirrored = (turns[:, None] + tf.range(self.count, dtype=tf.int64)) % 2 == 1
+        return recolor(crops, self.augmentation, seed, share, tf.reshape(mirrored, [-1]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +115,8 @@ def views_of_elements(
     """
     several = not isinstance(kinds, Views)
     kinds = tuple(kinds) if several else (kinds,)
-    maker = _ViewMaker(split, kinds, batch_size, position)
+    steps_per_epoch = max(1, split.num_examples // batch_size)
+    maker = _ViewMaker(split, kinds, batch_size, position, steps_per_epoch)
     if split.held is None:
         examples = elements.enumerate(position.first_step * maker.size).map(
             maker.decoded if split.native_size_px else maker.crops_of_one,
@@ -114,12 +144,14 @@ class _ViewMaker:
         kinds: the kinds of views.
         batch_size: images of a whole batch.
         position: where the stream begins.
+        steps_per_epoch: batches in which each image is seen once, or about so.
     """
 
     split: Split
     kinds: tuple[Views, ...]
     batch_size: int
     position: Position
+    steps_per_epoch: int
 
     @property
     def size(self):
@@ -140,38 +172,41 @@ class _ViewMaker:
         return range(len(self.kinds))
 
     def decoded(self, index, element):
-        """An image of the split's own size, uint8 [S, S, 3]."""
+        """An image of the split's own size, uint8 [S, S, 3], its label and identity."""
         encoded, label = self.split.load_record(*element)
-        return tf.ensure_shape(decode(encoded), [self.split.native_size_px] * 2 + [3]), label
+        image = tf.ensure_shape(decode(encoded), [self.split.native_size_px] * 2 + [3])
+        return image, label, identity(encoded)
 
     def crops_of_one(self, index, element):
-        """The crops of an image of any size, for each kind float32 [V, S, S, 3]."""
+        """Of an image of any size its crops, for each kind float32 [V, S, S, 3]; and as above."""
         crops = []
         for kind, seed in zip(self.kinds, self._seeds(1, self._place_of(index)), strict=True):
-            side, how = kind.size_px, kind.augmentation
-            image, label = self.split.image_of(
-                element,
-                f"crops at {side}",
-                tf.uint8,
-                lambda image, side=side: shrink(image, side),
+            image, label, own = self.split.image_of(
+                element, f"crops of {kind.source_px}", tf.uint8, kind.shrunk
             )
-            crops.append(random_crops(to_unit(image)[None], kind.count, side, how, seed))
-        return tuple(crops), label
+            crops.append(kind.crop(to_unit(image)[None], seed))
+        return tuple(crops), label, own
 
     def views(self, step, batch):
         """For each kind views float32 [b, V, S, S, 3] of images, or of their crops; and labels."""
-        images, labels = batch
+        images, labels, identities = batch
         made, share = [], self.position.share
+        turns = self._turns(step, identities)
         seeds = zip(self._seeds(1, step), self._seeds(2, step), strict=True)
         for number, (kind, (crop_seed, seed)) in enumerate(zip(self.kinds, seeds, strict=True)):
-            side, how = kind.size_px, kind.augmentation
+            side = kind.size_px
             if self.split.native_size_px:
-                crops = random_crops(to_unit(images), kind.count, side, how, crop_seed, share)
+                crops = kind.crop(to_unit(images), crop_seed, share)
             else:
                 crops = tf.reshape(images[number], [-1, side, side, 3])
-            crops = recolor(crops, how, seed, share)
+            crops = kind.recolor(crops, seed, share, turns)
             made.append(tf.reshape(crops, [self.size, kind.count, side, side, 3]))
         return tuple(made), labels
+
+    def _turns(self, step, identities):
+        """Int64 [b]: 0 or 1 of an image in the first epoch, one more in each epoch that follows."""
+        keys = tf.strings.as_string(identities) + f" {self.position.seed}"
+        return tf.strings.to_hash_bucket_fast(keys, 2) + step // self.steps_per_epoch
 
 
 def sharding_off(stream: tf.data.Dataset) -> tf.data.Dataset:

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import weakref
 
 import keras
 import tensorflow as tf
@@ -88,6 +89,28 @@ def non_empty_batch(batch):
         return tf.nest.map_structure(lambda t: None if t is None else tf.identity(t), batch)
 
 
+# From an encoder of images of one size to the same one of any size; see `of_any_size`.
+_OF_ANY_SIZE = weakref.WeakKeyDictionary()
+
+
+def of_any_size(encoder: keras.Model) -> keras.Model:
+    """The same layers as a model of images of any size.
+
+    Args:
+        encoder: a functional model from images [N, H, W, C], perhaps of one size only.
+
+    Raises:
+        ValueError: if a layer takes images of one size only.
+    """
+    if encoder.input_shape[1:3] == (None, None):
+        return encoder
+    if encoder not in _OF_ANY_SIZE:
+        with tf.init_scope():  # It outlives the graph that asks for it first.
+            images = keras.Input((None, None, encoder.input_shape[-1]))
+            _OF_ANY_SIZE[encoder] = keras.models.clone_model(encoder, images, lambda layer: layer)
+    return _OF_ANY_SIZE[encoder]
+
+
 def encode_views(encoder, views, training=True):
     """Encodes all views of a batch in one pass for each size of view.
 
@@ -101,6 +124,7 @@ def encode_views(encoder, views, training=True):
         float32 [B, V, F], V in all.
     """
     if isinstance(views, tuple | list):
+        encoder = of_any_size(encoder)
         return tf.concat([encode_views(encoder, one, training) for one in views], axis=1)
     if views.shape.rank == 4:
         views = views[:, None]

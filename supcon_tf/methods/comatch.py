@@ -5,7 +5,8 @@ import dataclasses
 import keras
 import tensorflow as tf
 
-from supcon_tf.data.augment import AUGMENTATIONS, check_augmentation
+from supcon_tf.data.own_augmentation import augmentation_of
+from supcon_tf.data.policies import named_augmentation
 from supcon_tf.data.streams import repeated, views, zipped
 from supcon_tf.data.views import Position, Views
 from supcon_tf.engine.batches import encode_views
@@ -271,17 +272,15 @@ def _stream(
     check_count("unlabelled_ratio", unlabelled_ratio)
     if config.num_views != 2:
         raise ValueError(f"num_views must be 2, the strong views. Received: {config.num_views}.")
-    names, size = [weak, strong], config.batch_size
+    augmentations, size = [*map(named_augmentation, (weak, strong))], config.batch_size
     if alpha < 1 or graph_weight:
-        names.append(config.augmentation)
+        augmentations.append(augmentation_of(config))
     elif config.augmentation != type(config).augmentation:
         raise ValueError(
             "augmentation has no effect without smoothing and graph. Received: "
             f"{config.augmentation!r}. Leave it out."
         )
-    for name in names:
-        check_augmentation(name)
-    kinds = [Views(AUGMENTATIONS[name], 1, dataset.image_size_px) for name in names]
+    kinds = [Views(how, 1, dataset.image_size_px) for how in augmentations]
     first, second = (Position(config.seed, first_step, share, number) for number in (0, 1))
     return zipped(
         labelled=repeated(dataset.train, kinds[0], batch_size=size, position=first),

@@ -86,6 +86,11 @@ class LoCo(Method):
     def forward_in_parts(self, batch, training=True):
         """As `forward`, a stage at a time; labels, and weights if any, come with each."""
         views, given = unpack_views(batch)
+        if isinstance(views, tuple | list):
+            raise ValueError(
+                f"views of one size are needed. Received: {len(views)} sizes. Leave small_views "
+                "out."
+            )
         size, num_views, *image = views.shape
         maps = tf.reshape(views, [-1, *image])
         decoders = dict(zip(self.places, self.decoders, strict=True))

@@ -11,8 +11,10 @@ import tensorflow as tf
 
 from supcon_tf.config import PretrainConfig
 from supcon_tf.core.errors import UserError
-from supcon_tf.data.augment import AUGMENTATIONS, WHOLE, Share
+from supcon_tf.data.augment import WHOLE, Share
 from supcon_tf.data.balance import class_counts
+from supcon_tf.data.own_augmentation import augmentation_of
+from supcon_tf.data.policies import small_parts
 from supcon_tf.data.splits import ImageDataset
 from supcon_tf.data.streams import balanced, views
 from supcon_tf.data.views import Position, Views
@@ -131,8 +133,18 @@ class Parts:
                     )
 
 
+def kinds_of(config: PretrainConfig, image_size_px: int) -> Views | tuple[Views, Views]:
+    """The views that a configuration asks for: of one size, or small ones too (multi-crop)."""
+    how = augmentation_of(config)
+    large = Views(how, config.num_views, image_size_px)
+    if not config.small_views:
+        return large
+    side = config.small_view_side(image_size_px)
+    return large, Views(small_parts(how), config.small_views, side)
+
+
 def _views_of(split, dataset, config, first_step, share):
-    kind = Views(AUGMENTATIONS[config.augmentation], config.num_views, dataset.image_size_px)
+    kind = kinds_of(config, dataset.image_size_px)
     position = Position(config.seed, first_step, share)
     if config.classes_per_batch is None:
         return views(split, kind, batch_size=config.batch_size, position=position)

@@ -9,7 +9,7 @@ import dataclasses
 import keras
 import tensorflow as tf
 
-from supcon_tf.data.augment import AUGMENTATIONS
+from supcon_tf.data.own_augmentation import augmentation_of
 from supcon_tf.data.streams import balanced, views, zipped
 from supcon_tf.data.views import Position, Views
 from supcon_tf.engine.batches import encode_views
@@ -235,7 +235,7 @@ def _stream(
     images_per_class=2,
 ):
     """All training images without labels, and beside them those with labels."""
-    how, side = AUGMENTATIONS[config.augmentation], dataset.image_size_px
+    how, side = augmentation_of(config), dataset.image_size_px
     if classes_per_batch is None:
         classes_per_batch = len(dataset.class_names)
     if images_per_class == 1:

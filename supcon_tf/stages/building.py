@@ -11,6 +11,7 @@ from supcon_tf.config import PretrainConfig
 from supcon_tf.core.errors import UserError
 from supcon_tf.data.augment import Share
 from supcon_tf.data.splits import ImageDataset
+from supcon_tf.engine.batches import of_any_size
 from supcon_tf.engine.loss_scaling import SharedLossScale
 from supcon_tf.engine.method import Method
 from supcon_tf.engine.optimizer_factory import make_optimizer
@@ -90,7 +91,21 @@ def encoder_of(config: PretrainConfig, image_size_px: int, precision: str = "flo
             f"weights of the encoder are not finite. Received: {config.encoder!r}, weights "
             f"{config.initial_run or config.encoder_weights!r}. Give another file."
         )
-    return training_copy(encoder, precision)
+    trained = training_copy(encoder, precision)
+    if config.small_views:
+        _check_small_views(config, trained, image_size_px)
+    return trained
+
+
+def _check_small_views(config, encoder, image_size_px):
+    side = config.small_view_side(image_size_px)
+    try:
+        of_any_size(encoder)(tf.zeros([1, side, side, 3]), training=False)
+    except (ValueError, TypeError, tf.errors.InvalidArgumentError) as error:
+        raise UserError(
+            f"small_views needs an encoder that takes images of {side} pixels too. Received: "
+            f"{config.encoder!r}. Leave it out, or pass another --encoder."
+        ) from error
 
 
 def method_of(

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from supcon_tf.config import PretrainConfig
 from supcon_tf.core.errors import UserError
-from supcon_tf.data.augment import check_augmentation
+from supcon_tf.data.own_augmentation import augmentation_of
 from supcon_tf.data.splits import ImageDataset
 from supcon_tf.engine.micro_batches import micro_batch_count
 from supcon_tf.engine.saving import BEST_METRICS
@@ -32,9 +32,9 @@ def settings_checks(config: PretrainConfig) -> list[Callable[[], None]]:
     return [
         lambda: check_encoder(config.encoder, config.width_multiplier, config.encoder_weights),
         lambda: _check_initial_run(config),
-        lambda: check_augmentation(config.augmentation),
+        lambda: augmentation_of(config),
         lambda: _small_method(config, num_classes=2),
-        lambda: _check_balanced(config),
+        lambda: _check_own_batches(config),
         lambda: _check_validation(config, config.may_have_validation()),
         lambda: _check_best_metric(config),
         lambda: _check_schedule(config),
@@ -91,7 +91,6 @@ def checked_batch(config: PretrainConfig, dataset: ImageDataset, replicas: int):
                 f"batch_size must be a multiple of the {replicas} replicas. Received: "
                 f"{config.batch_size}."
             )
-        check_augmentation(config.augmentation)
         batch = stream_of(config, dataset)().element_spec
         _check_shares(batch, replicas)
         if config.micro_batch_size is not None:
@@ -213,12 +212,17 @@ def _check_schedule(config: PretrainConfig) -> None:
         )
 
 
-def _check_balanced(config: PretrainConfig) -> None:
+def _check_own_batches(config: PretrainConfig) -> None:
     spec = METHODS.get(config.method)
     if config.classes_per_batch is not None and spec and spec.own_batches:
         raise UserError(
             f"method {config.method} composes its own batches. Received: classes_per_batch="
             f"{config.classes_per_batch}. Leave it out."
+        )
+    if config.small_views and spec and spec.own_batches:
+        raise UserError(
+            f"method {config.method} composes its own batches. Received: small_views="
+            f"{config.small_views}. Leave it out."
         )
 
 

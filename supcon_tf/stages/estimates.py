@@ -201,7 +201,7 @@ def memory_bytes(
     beside = {id(weight) for weight in [*averages, *queued]}
     trained = _float_bytes(model.trainable_weights)
     images = images_at_once(batch, config.micro_batch_size, replicas)
-    sizes = (config.batch_size, config.num_views, config.queue_size)
+    sizes = (config.batch_size, config.views_per_image(), config.queue_size)
     return {
         "weight_bytes": _float_bytes([w for w in model.weights if id(w) not in beside]),
         # With micro-batches, gradients are added up beside those of the micro-batch.

@@ -108,6 +108,7 @@ def _as_training(config, run) -> PretrainConfig:
             "logit_adjustment": config.logit_adjustment,
         },
         augmentation=config.augmentation or pretrained.augmentation,
+        augmentation_args={} if config.augmentation else pretrained.augmentation_args,
         num_views=1,
         batch_size=config.batch_size,
         epochs=config.epochs,

@@ -59,7 +59,7 @@ def add_data(sheet: Sheet, dataset: ImageDataset) -> None:
 
 def add_devices(sheet: Sheet, config: PretrainConfig, replicas: int, names: list[str]) -> None:
     """The method, devices and arithmetic."""
-    batch = f"{config.batch_size:,} images x {config.num_views} views per step"
+    batch = f"{config.batch_size:,} images x {config.views_per_image()} views per step"
     sheet.add("method", f"{config.method}, {batch}, augmented as {config.augmentation}")
     where = f"{replicas}, here on {', '.join(names)}"
     sheet.add("replicas", where, replicas=replicas)
@@ -138,7 +138,7 @@ def add_labels(sheet: Sheet, config: PretrainConfig, model: Method, dataset: Ima
         classes=len(dataset.class_names),
         images_per_class=dict(zip(names, counts.tolist(), strict=True)),
     )
-    loss, views = getattr(model, "pairwise_loss", None), config.num_views
+    loss, views = getattr(model, "pairwise_loss", None), config.views_per_image()
     if loss is None or config.batch_size > counts.sum():
         return
     if getattr(loss, "uses_labels", True) and config.classes_per_batch:
@@ -181,7 +181,7 @@ def _add_several(sheet, config, model, dataset, labels) -> None:
 
 
 def _add_balanced_positives(sheet, config, loss) -> None:
-    images, views = config.images_per_class, config.num_views
+    images, views = config.images_per_class, config.views_per_image()
     positives = images if getattr(loss, "pairs_views", False) else images * views - 1
     value = f"{positives}: batches of {config.classes_per_batch} classes x {images} images"
     sheet.add("positives per anchor", value, positives=float(positives))
@@ -190,7 +190,7 @@ def _add_balanced_positives(sheet, config, loss) -> None:
 
 
 def _add_positives(sheet, config, loss, names, counts) -> None:
-    views = config.num_views
+    views = config.views_per_image()
     # Some losses contrast the first view with the second alone.
     paired = getattr(loss, "pairs_views", False)
     expected = paired + expected_positives(counts, config.batch_size, 1 if paired else views)

@@ -166,7 +166,7 @@ class _CollapseWatch:
     """
 
     def __init__(self, config, model):
-        self.collapsed = model.collapsed_loss(config.batch_size, config.num_views)
+        self.collapsed = model.collapsed_loss(config.batch_size, config.views_per_image())
 
     def __call__(self, history):
         if self.collapsed is None:

@@ -67,7 +67,9 @@ def test_none_is_taken_where_it_is_the_default(config_class):
     _define(config_class, known=known)
     optional = [name for name in known if known[name].parser.__class__.__name__ == "_OrNone"]
     fields = config_class.__dataclass_fields__
-    assert sorted(optional) == sorted(name for name in fields if default_of(fields[name]) is None)
+    # An augmentation is called none.
+    without_default = {name for name in fields if default_of(fields[name]) is None}
+    assert {*optional} == without_default - {"augmentation"}
     known(["", *(f"--{name}=None" for name in optional)])
     assert {getattr(known, name) for name in optional} == {None}
 
@@ -78,6 +80,13 @@ def test_none_takes_back_what_a_recipe_says_and_is_no_number_elsewhere(tmp_path)
     assert (config.temperature, config.momentum) == (None, None)
     with pytest.raises(flags.IllegalFlagValueError, match="epochs=none"):
         parse("--epochs=none")
+
+
+def test_the_augmentation_none_is_no_setting_left_out():
+    arguments = ["--fine_tune=all", "--augmentation=none"]
+    assert parse(*arguments, config_class=ClassifierConfig).augmentation == "none"
+    assert parse(arguments[0], config_class=ClassifierConfig).augmentation is None
+    assert parse(arguments[1]).augmentation == "none"
 
 
 def test_a_switch_that_may_be_none_is_still_a_switch():

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from supcon_tf.data.augment import AUGMENTATIONS, WHOLE, Share
+from supcon_tf.data.augment import WHOLE, Share
 from supcon_tf.data.balance import balanced_order
+from supcon_tf.data.policies import AUGMENTATIONS
 from supcon_tf.data.streams import balanced, repeated, views, zipped
 from supcon_tf.data.views import Position, Views
 

@@ -62,7 +62,9 @@ def check_value(field, text):
     elif kind is not bool:
         checked(field, kind(text))
     known = {"method": METHODS, "augmentation": AUGMENTATIONS}.get(field.name)
-    assert known is None or text in known, f"there is no {field.name} {text}"
+    assert known is None or text in known or text.endswith(".keras"), (
+        f"there is no {field.name} {text}"
+    )
 
 
 def invocations(text):
