@@ -1,19 +1,11 @@
 """Trains the arms of a comparison over seeds; what is finished is not trained again."""
 
 import dataclasses
-import json
 import shutil
 import sys
 
-from supcon_tf import (
-    ClassifierConfig,
-    EvaluateConfig,
-    PretrainConfig,
-    evaluate,
-    pretrain,
-    train_classifier,
-)
-from supcon_tf.core.errors import UserError
+from supcon_tf import PretrainConfig, pretrain
+from supcon_tf.comparison.cells import finish_cell
 from supcon_tf.core.files import writing
 from supcon_tf.core.provenance import hardware, resumption
 from supcon_tf.stages.run_directory import RunDirectory
@@ -49,11 +41,6 @@ def run_study(study, seeds, folder, data_dir=""):
     return {"title": study.title, "arms": arms, "hardware": hardware(), **resumption()}
 
 
-def _commit(run):
-    manifest = json.loads((run.path / "manifest.json").read_text())
-    return manifest["pretrain"]["git_commit"]
-
-
 def _copy_pretraining(study, seed, source, target):
     """Pretrains where that has not been done, and copies the run where there is none."""
     config = PretrainConfig(**study.base, seed=seed, run_dir=str(source))
@@ -66,24 +53,11 @@ def _copy_pretraining(study, seed, source, target):
 
 
 def _run(study, title, seed, run):
-    path, settings = str(run.path), {**study.base, **study.arms[title]}
-    config = PretrainConfig(**{**settings, "seed": seed, "run_dir": path})
-    if "test" in run.metrics():
-        kept = run.pretrain_config().replace(run_dir=path, resume=False)
-        if kept != config:
-            raise UserError(f"{path} holds a run with other settings. Pass another --study_dir.")
-    else:
-        pretrain(config.replace(resume=run.path.exists()), maps=False)
-        if not run.has_finished("classifier"):
-            begun = "classifier" in run.stages()
-            how = {**study.classifier, **study.classifiers.get(title, {})}
-            train_classifier(ClassifierConfig(run_dir=path, resume=begun, **how))
-        evaluate(EvaluateConfig(run_dir=path, **study.evaluation))
-    metrics, history = run.metrics(), run.history()["pretrain"]
-    kept = {name: history[name] for name in ("loss", *study.curves) if name in history}
-    return {
-        "scores": metrics["test"],
-        "seconds": metrics["pretrain"]["seconds"],
-        "commit": _commit(run),
-        "history": kept,
-    }
+    settings = {**study.base, **study.arms[title], "seed": seed, "run_dir": str(run.path)}
+    how = {**study.classifier, **study.classifiers.get(title, {})}
+    return finish_cell(
+        PretrainConfig(**settings),
+        classifier=how,
+        evaluation=study.evaluation,
+        curves=study.curves,
+    )

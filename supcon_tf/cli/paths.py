@@ -26,6 +26,8 @@ def check_paths(config: Config) -> None:
         value = getattr(config, name, "")
         if value != "imagenet":
             _check(value, f"{name} not found", "Check the path")
+    advice = "Give the directory of a run that was scored with --corruptions"
+    _check(getattr(config, "baseline", ""), "baseline not found", advice)
     for name in ("model", "model_dir"):
         value = getattr(config, name, "")
         if ":" not in value:  # Else it may be a server's address.

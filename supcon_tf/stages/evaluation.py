@@ -17,6 +17,7 @@ from supcon_tf.data.splits import ImageDataset, Split
 from supcon_tf.networks.heads import features_of
 from supcon_tf.stages import pictures
 from supcon_tf.stages.class_scores import below_chance, class_scores
+from supcon_tf.stages.corrupted import corrupted_evaluation
 from supcon_tf.stages.features import extract_features
 from supcon_tf.stages.fine_tuning import is_fine_tuned
 from supcon_tf.stages.intervals import classification_intervals, share_interval
@@ -82,6 +83,7 @@ def evaluate_run(config: EvaluateConfig) -> dict:
             f"{dataset.train.num_examples}."
         )
     has_classifier = (run.path / "classifier.keras").exists()
+    corrupted = corrupted_evaluation(config, run, scored) if config.corruptions else None
     encoder = run.load_model("encoder")
     model = run.load_model("classifier") if has_classifier else None
 
@@ -98,6 +100,8 @@ def evaluate_run(config: EvaluateConfig) -> dict:
         logits = _logits(config, run, model, scored.split, split_features)
         metrics |= classifier_scores(logits, labels, dataset.class_names)
         metrics |= intervals(config, metrics)
+        if corrupted:
+            metrics["corruptions"] = corrupted(model)
         check_there(run.path)
         write_report(scored, logits, labels, metrics, dataset.class_names)
         remark(metrics["classes"])
