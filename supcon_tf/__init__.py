@@ -25,8 +25,10 @@ if platform.machine() in ("x86_64", "AMD64"):
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 if TYPE_CHECKING:  # For editors and type checkers.
+    from supcon_tf.comparison.comparing import compare as compare
     from supcon_tf.config import AddClassConfig as AddClassConfig
     from supcon_tf.config import ClassifierConfig as ClassifierConfig
+    from supcon_tf.config import CompareConfig as CompareConfig
     from supcon_tf.config import EvaluateConfig as EvaluateConfig
     from supcon_tf.config import ExportConfig as ExportConfig
     from supcon_tf.config import PredictConfig as PredictConfig
@@ -98,6 +100,7 @@ _PUBLIC = {
     "Bundle": "exporting.bundle",
     "CACRLoss": "losses.cacr",
     "ClassifierConfig": "config",
+    "CompareConfig": "config",
     "ContrastiveModel": "engine.method",
     "CrossEntropyModel": "methods.cross_entropy",
     "EffectiveRank": "losses.metrics",
@@ -126,6 +129,7 @@ _PUBLIC = {
     "build_classifier": "networks.heads",
     "build_encoder": "networks.encoders",
     "cacr_loss": "losses.cacr",
+    "compare": "comparison.comparing",
     "evaluate": "exporting.evaluation",
     "expected_calibration_error": "stages.scores",
     "export": "exporting.export",

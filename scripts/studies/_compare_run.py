@@ -4,16 +4,9 @@ import dataclasses
 import shutil
 import sys
 
-from supcon_tf import (
-    ClassifierConfig,
-    EvaluateConfig,
-    PretrainConfig,
-    evaluate,
-    pretrain,
-    train_classifier,
-)
-from supcon_tf.core.errors import UserError
-from supcon_tf.core.files import read_json, writing
+from supcon_tf import PretrainConfig, pretrain
+from supcon_tf.comparison.cells import finish_cell
+from supcon_tf.core.files import writing
 from supcon_tf.core.provenance import hardware, resumption
 from supcon_tf.stages.run_directory import RunDirectory
 
@@ -60,34 +53,11 @@ def _copy_pretraining(study, seed, source, target):
 
 
 def _run(study, title, seed, run):
-    path, settings = str(run.path), {**study.base, **study.arms[title]}
-    config = PretrainConfig(**{**settings, "seed": seed, "run_dir": path})
-    if "test" in run.metrics():
-        kept = run.pretrain_config().replace(run_dir=path, resume=False)
-        if kept != config:
-            raise UserError(f"{path} holds a run with other settings. Pass another --study_dir.")
-    else:
-        pretrain(config.replace(resume=run.path.exists()), maps=False)
-        if not run.has_finished("classifier"):
-            begun = "classifier" in run.stages()
-            how = {**study.classifier, **study.classifiers.get(title, {})}
-            train_classifier(ClassifierConfig(run_dir=path, resume=begun, **how))
-        evaluate(EvaluateConfig(run_dir=path, **study.evaluation))
-    return _found(study, run)
-
-
-def _found(study, run):
-    """What the report says of a run that was evaluated."""
-    manifest = read_json(run.path / "manifest.json")
-    try:
-        metrics, history = run.metrics(), run.history()["pretrain"]
-        return {
-            "scores": metrics["test"],
-            "seconds": metrics["pretrain"]["seconds"],
-            "commit": manifest["pretrain"]["git_commit"],
-            "history": {name: history[name] for name in ("loss", *study.curves) if name in history},
-        }
-    except (KeyError, TypeError) as error:
-        raise UserError(
-            f"{run.path} is damaged: it lacks {error}. Remove it; then it is trained again."
-        ) from error
+    settings = {**study.base, **study.arms[title], "seed": seed, "run_dir": str(run.path)}
+    how = {**study.classifier, **study.classifiers.get(title, {})}
+    return finish_cell(
+        PretrainConfig(**settings),
+        classifier=how,
+        evaluation=study.evaluation,
+        curves=study.curves,
+    )

@@ -6,6 +6,10 @@ Other labelled images, with a run or an exported model; classes are matched by n
 
 supcon-tf evaluate --run_dir=runs/photos --dataset=folder:other
 supcon-tf evaluate --model=saved_models/photos --dataset=folder:other
+
+Corrupted images, also relative to another run that was scored so:
+
+supcon-tf evaluate --run_dir=runs/digits --corruptions --baseline=runs/cross_entropy
 """
 
 from supcon_tf.cli import flags
@@ -42,12 +46,26 @@ def main(config):
         print(f"nll {metrics['nll']:.4f} nats")
     if "classes" in metrics:
         print(class_table(metrics["classes"]))
+    if "corruptions" in metrics:
+        _print_robustness(metrics["corruptions"])
     _print_next(config, metrics)
 
 
 def _interval(metrics, name):
     found = metrics.get("intervals", {}).get(name)
     return f" (95 %: {100 * found[0]:.2f} to {100 * found[1]:.2f})" if found else ""
+
+
+def _print_robustness(found):
+    print(
+        f"on 15 corruptions at 5 severities of {found['images']:,} images: error "
+        f"{100 * found['mean_error']:.2f} % (clean {100 * found['clean']['error']:.2f} %), ece "
+        f"{100 * found['mean_ece']:.2f} %"
+    )
+    for name, title in (("mce", "mCE"), ("relative_mce", "relative mCE")):
+        if name in found:
+            shown = "undefined" if found[name] is None else f"{found[name]:.4f}"
+            print(f"{title} {shown} (1: {found['baseline']})")
 
 
 def _print_next(config, metrics):

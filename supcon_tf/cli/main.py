@@ -16,6 +16,7 @@ COMMANDS = {
     "predict": "classifies images with an export or a server",
     "serve": "serves an export over HTTP and gRPC, with a page to try it on",
     "add-class": "adds classes to an export from a few images each, without training",
+    "compare": "compares methods over seeds at an equal budget, each with its own learning rate",
     "tune": "searches for the settings of a recipe that score best on validation images",
     "write-digits": "writes the embedded digits as a folder of PNG files",
 }

@@ -5,6 +5,7 @@ that can be constructed is valid as far as that can be known without reading the
 """
 
 from supcon_tf.config.classifying import ClassifierConfig
+from supcon_tf.config.comparison import CompareConfig
 from supcon_tf.config.deployment import (
     FORMATS,
     OPTIONAL_FORMATS,
@@ -25,6 +26,7 @@ __all__ = [
     "RUNTIMES",
     "AddClassConfig",
     "ClassifierConfig",
+    "CompareConfig",
     "DemoConfig",
     "EvaluateConfig",
     "ExportConfig",

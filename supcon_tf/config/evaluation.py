@@ -45,16 +45,30 @@ class EvaluateConfig(Config):
         at_least=1e-3,
         at_most=1e4,
     )
+    corruptions: bool = setting(
+        False, "Also score the classifier on 15 corruptions of the images, at 5 severities."
+    )
+    corruption_images: int | None = setting(
+        None,
+        "Images that are corrupted, spread over the split (none: all).",
+        kind=int,
+        at_least=1,
+    )
+    baseline: str = setting(
+        "", "Run whose corruption errors those of this one are divided by ('': none)."
+    )
     bootstrap: int = setting(
         1000, "Resamples of the 95 % intervals (0: no intervals).", at_least=0, at_most=10**6
     )
-    seed: int = setting(0, "Seed of the resamples.", at_least=0, below=2**31)
+    seed: int = setting(0, "Seed of the resamples and the corruptions.", at_least=0, below=2**31)
 
     def __post_init__(self):
         super().__post_init__()
         object.__setattr__(self, "dataset", absolute_dataset(self.dataset))
+        if not self.corruptions:
+            self._refuse("without corruptions", "corruption_images", "baseline")
         if self.model:
-            self._refuse("beside model", "run_dir", "soft_neighbors_temperature")
+            self._refuse("beside model", "run_dir", "soft_neighbors_temperature", "corruptions")
         else:
             self._refuse("without model", "output_dir")
         if self.dataset:

@@ -75,6 +75,15 @@ class PretrainConfig(RunConfig):
         above=0,
         at_most=1,
     )
+    train_images: int | None = setting(
+        None,
+        "Use so many training images, each class in proportion (none: all).",
+        kind=int,
+        at_least=2,
+    )
+    data_seed: int | None = setting(
+        None, "Seed of the splits and subsets (none: seed).", kind=int, at_least=0, below=2**31
+    )
     image_size_px: int | None = setting(
         None,
         "Side of the square image (none: the data set's, or 64).",

@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from supcon_tf.core.errors import UserError
+
 
 def places_by_class(labels: np.ndarray) -> dict[int, np.ndarray]:
     """The places of each class, the class that occurs first being the first.
@@ -28,6 +30,34 @@ def class_counts(labels: np.ndarray, num_classes: int) -> np.ndarray:
     if labels.ndim == 2:
         return labels.sum(axis=0)
     return np.bincount(labels[labels >= 0], minlength=num_classes)
+
+
+def stratified_places(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Draws images so that each class keeps its share, by the method of the largest remainder.
+
+    Args:
+        labels: int [N].
+        count: images to draw.
+        seed: int >= 0.
+
+    Returns:
+        int [count], places in `labels`, ascending.
+
+    Raises:
+        UserError: if there are fewer images, or a class would be left without any.
+    """
+    members = list(places_by_class(labels).values())
+    shares = np.array([len(own) for own in members]) * count / len(labels)
+    counts = np.floor(shares).astype(int)
+    counts[np.argsort(counts - shares, kind="stable")[: count - counts.sum()]] += 1
+    if count > len(labels) or counts.min() < 1:
+        raise UserError(
+            f"train_images must be at most the {len(labels)} training images, and leave one of "
+            f"each class. Received: {count}. Give another number."
+        )
+    rng = np.random.default_rng([seed, 4])
+    drawn = [rng.permutation(own)[:n] for own, n in zip(members, counts, strict=True)]
+    return np.sort(np.concatenate(drawn))
 
 
 def balanced_order(

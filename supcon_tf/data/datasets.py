@@ -53,6 +53,7 @@ def open_dataset(
     labels_per_class: int | None = None,
     labelled_fraction: float | None = None,
     imbalance_factor: float | None = None,
+    train_images: int | None = None,
 ) -> ImageDataset:
     """Opens a data set.
 
@@ -79,6 +80,8 @@ def open_dataset(
         labelled_fraction: the same as a share in (0, 1] of each class.
         imbalance_factor: of a long-tailed data set: images of its largest class per image of its
             smallest, in training; None for 100. Which images they are depends on the seed.
+        train_images: labelled training images to use, drawn from the seed so that each class keeps
+            its share; the validation set is a part of them. None for all.
 
     Returns:
         The data set; no image has been decoded for it yet.
@@ -94,6 +97,7 @@ def open_dataset(
         skip_bad_images=skip_bad_images,
         bad_images=bad_images,
         copies=copies,
+        train_images=train_images,
     )
     if imbalance_factor is not None and name not in LONG_TAILED:
         raise UserError(
@@ -105,7 +109,7 @@ def open_dataset(
         dataset = _of_own_images(name, image_size_px, own)
     else:
         _refuse_settings_of_own_images(name, how)
-        sizes = image_size_px, validation_fraction, seed, imbalance_factor
+        sizes = image_size_px, validation_fraction, seed, imbalance_factor, train_images
         dataset = open_tfds(name, data_dir or None, *sizes)
     return hide_labels(dataset, labels_per_class, labelled_fraction, seed)
 
@@ -151,7 +155,7 @@ def from_config(
         image_size_px=config.image_size_px,
         holdout_fraction=config.holdout_fraction,
         holdout_by=config.holdout_by,
-        seed=config.seed,
+        seed=config.seed if config.data_seed is None else config.data_seed,
         validation_fraction=config.validation_fraction,
         skip_bad_images=config.skip_bad_images,
         bad_images=bad_images,
@@ -159,6 +163,7 @@ def from_config(
         labels_per_class=config.labels_per_class,
         labelled_fraction=config.labelled_fraction,
         imbalance_factor=config.imbalance_factor,
+        train_images=config.train_images,
     )
 
 

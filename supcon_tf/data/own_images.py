@@ -4,7 +4,10 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from supcon_tf.core.errors import StorageError, UserError
+from supcon_tf.data.balance import stratified_places
 from supcon_tf.data.holding_out import Example, hold_out, hold_out_groups, tie
 from supcon_tf.data.image_checks import (
     Copies,
@@ -60,6 +63,7 @@ class Splitting:
     skip_bad_images: bool = False
     bad_images: Sequence[str] | None = None
     copies: Copies | None = None
+    train_images: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,6 +222,11 @@ def _split(listing, how, splits, copies):
     if "all" in splits:
         fraction = DEFAULT_HOLDOUT if how.holdout_fraction is None else how.holdout_fraction
         divide("all", "test", fraction, "holdout_fraction")
+    if how.train_images is not None:
+        train = splits["train"]
+        labels = np.unique([label for _, label in train], return_inverse=True)[1]
+        places = stratified_places(labels, how.train_images, how.seed)
+        splits["train"] = [train[place] for place in places]
     if how.validation_fraction:
         divide("train", "validation", how.validation_fraction, "validation_fraction")
     if UNLABELED_FOLDER in splits:

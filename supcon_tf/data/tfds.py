@@ -10,7 +10,7 @@ from sklearn.model_selection import train_test_split
 from supcon_tf.config.dataset_names import own_data_advice
 from supcon_tf.core.errors import UserError, suggestion
 from supcon_tf.data import digits
-from supcon_tf.data.balance import long_tail, places_by_class
+from supcon_tf.data.balance import long_tail, places_by_class, stratified_places
 from supcon_tf.data.splits import DEFAULT_IMAGE_SIZE_PX, ImageDataset, Split
 
 # Data sets whose training split is a part of another's, with classes of unequal size.
@@ -28,6 +28,7 @@ def open_tfds(
     validation_fraction: float,
     seed: int,
     imbalance_factor: float | None = None,
+    train_images: int | None = None,
 ) -> ImageDataset:
     """Opens the embedded digits or a data set of TensorFlow Datasets; see `open_dataset`."""
     source = LONG_TAILED.get(name, name)
@@ -51,6 +52,9 @@ def open_tfds(
         train = _long_tailed(
             train, _IMBALANCE if imbalance_factor is None else imbalance_factor, seed
         )
+    if train_images is not None:
+        places = stratified_places(train.labels(), train_images, seed)
+        train = train.subset(places, f"{train.fingerprint} subset {train_images} {seed}")
     if validation_fraction:
         train, validation = _set_aside(builder, train, validation_fraction, seed)
     return ImageDataset(
@@ -79,7 +83,7 @@ def _set_aside(builder, train, fraction, seed):
         raise UserError(
             f"validation_fraction leaves no image on one side of {total}. Received: {fraction}."
         )
-    if total > _DRAWN_ONE_BY_ONE:
+    if total > _DRAWN_ONE_BY_ONE and total == builder.info.splits["train"].num_examples:
         # A stretch of the stored order, which is random: the rest is never read for it.
         start = int(np.random.default_rng(seed).integers(total - count + 1))
         names = f"train[:{start}]+train[{start + count}:]", f"train[{start}:{start + count}]"

@@ -12,6 +12,7 @@ from supcon_tf.core.interrupts import noting_interrupts
 from supcon_tf.data.labelled import open_labelled
 from supcon_tf.data.splits import ImageDataset
 from supcon_tf.networks.heads import features_of
+from supcon_tf.stages.corrupted import corrupted_evaluation
 from supcon_tf.stages.features import extract_features
 from supcon_tf.stages.fine_tuning import is_fine_tuned
 from supcon_tf.stages.label_scores import (
@@ -55,12 +56,10 @@ def evaluate_run(config: EvaluateConfig) -> dict:
             f"labels. Received: {config.knn_neighbors}. Pass --knn_neighbors="
             f"{dataset.train.num_examples}."
         )
-    if dataset.multi_label and config.soft_neighbors_temperature is not None:
-        raise UserError(
-            "soft_neighbors_temperature is for images of one class each. Received: "
-            f"{config.soft_neighbors_temperature:g}, and {dataset.name}. Leave it out."
-        )
+    if dataset.multi_label:
+        _check_several_classes(config, dataset)
     has_classifier = (run.path / "classifier.keras").exists()
+    corrupted = corrupted_evaluation(config, run, scored) if config.corruptions else None
     encoder = run.load_model("encoder")
     model = run.load_model("classifier") if has_classifier else None
 
@@ -77,11 +76,24 @@ def evaluate_run(config: EvaluateConfig) -> dict:
         logits = _logits(config, run, model, scored.split, split_features)
         metrics |= classifier_scores(logits, labels, dataset.class_names)
         metrics |= intervals(config, metrics, logits, labels)
+        if corrupted:
+            metrics["corruptions"] = corrupted(model)
         check_there(run.path)
         write_report(scored, logits, labels, metrics, dataset.class_names)
         remark(metrics["classes"], dataset.multi_label)
     run.record(scored.name, metrics)
     return metrics
+
+
+def _check_several_classes(config, dataset):
+    """Refuses scores that are of one class per image."""
+    for name in ("soft_neighbors_temperature", "corruptions"):
+        value = getattr(config, name)
+        if value:
+            raise UserError(
+                f"{name} is for images of one class each. Received: {name}={value}, and "
+                f"{dataset.name}. Leave it out."
+            )
 
 
 def _logits(config, run, model, split, features):

@@ -217,3 +217,30 @@ def confusion(counts: np.ndarray, class_names: Sequence[str], path: Path) -> Non
             shade = "white" if shares[row, column] > 0.5 else "black"
             axis.text(column, row, counts[row, column], ha="center", va="center", color=shade)
     save(figure, path)
+
+
+def robustness(scores: Mapping[str, Mapping], clean: Mapping[str, float], path: Path) -> None:
+    """Draws accuracy and calibration against the severity of corruptions, and their means.
+
+    Args:
+        scores: by corruption, `error` and `ece`, shares by severity.
+        clean: the same of clean images, one each; they are severity 0.
+        path: PNG file.
+    """
+    figure = Figure(figsize=(12, 5), layout="constrained")
+    colors = matplotlib.colormaps["tab20"]
+    for axis, kind, label in zip(
+        figure.subplots(1, 2),
+        ("error", "ece"),
+        ("images right, %", "expected calibration error, %"),
+        strict=True,
+    ):
+        lines = {name: np.array([clean[kind], *own[kind]]) for name, own in scores.items()}
+        lines = {n: 100 * (1 - line if kind == "error" else line) for n, line in lines.items()}
+        for number, (name, line) in enumerate(lines.items()):
+            axis.plot(line, label=name, color=colors(number), linewidth=1)
+        axis.plot(np.mean(list(lines.values()), axis=0), label="mean", color="black", linewidth=3)
+        axis.set(xlabel="severity (0: clean images)", ylabel=label)
+        axis.grid(alpha=0.3)
+    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
+    save(figure, path)

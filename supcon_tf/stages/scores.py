@@ -206,10 +206,18 @@ def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray) ->
     Reference:
         Guo et al. 2017, "On Calibration of Modern Neural Networks", eq. 3.
     """
-    confidence = probabilities.max(axis=1)
-    gap = (probabilities.argmax(axis=1) == labels) - confidence
+    return calibration_error(probabilities.max(axis=1), probabilities.argmax(axis=1) == labels)
+
+
+def calibration_error(confidence: np.ndarray, hits: np.ndarray) -> float:
+    """As `expected_calibration_error`, of predictions.
+
+    Args:
+        confidence: float [N], the largest probability of each.
+        hits: bool [N], or 0 and 1: whether it is right.
+    """
     bins = np.minimum(np.ceil(confidence * _BINS).astype(int) - 1, _BINS - 1)
-    return float(np.abs(np.bincount(bins, gap, _BINS)).sum() / len(labels))
+    return float(np.abs(np.bincount(bins, hits - confidence, _BINS)).sum() / len(hits))
 
 
 def classification_scores(scores, labels, class_names) -> dict:

@@ -12,6 +12,7 @@ import supcon_tf
 from supcon_tf import AUGMENTATIONS, UserError, config
 from supcon_tf.cli import main
 from supcon_tf.cli.recipes import names
+from supcon_tf.config.comparison import DECIDED
 from supcon_tf.config.flag_files import parse_arguments
 from supcon_tf.config.search import PLACEMENT, TuneConfig
 from supcon_tf.config.settings import checked, default_of
@@ -30,6 +31,7 @@ COMMANDS = {
     "predict": config.PredictConfig,
     "serve": config.ServeConfig,
     "tune": TuneConfig,
+    "compare": config.CompareConfig,
     "demo": config.DemoConfig,
     "write-digits": config.WriteDigitsConfig,
 }
@@ -39,16 +41,17 @@ each_page = pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.rel
 def fields(command):
     """The settings of a command by name."""
     found = {field.name: field for field in dataclasses.fields(COMMANDS[command])}
-    if command == "tune":
+    decided = {"tune": PLACEMENT, "compare": DECIDED}
+    if command in decided:
         base = dataclasses.fields(config.PretrainConfig)
-        found |= {field.name: field for field in base if field.name not in PLACEMENT}
+        found |= {f.name: f for f in base if f.name not in {*decided[command], *found}}
     return found
 
 
 def kinds(command):
     """The flags of a command: from name to the type of the value."""
     found = {name: field.metadata["kind"] for name, field in fields(command).items()}
-    recipes = {"recipe": str} if command in ("pretrain", "tune") else {}
+    recipes = {"recipe": str} if command in ("pretrain", "tune", "compare") else {}
     return {**found, **recipes, "flagfile": str, "help": bool}
 
 

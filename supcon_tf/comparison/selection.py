@@ -1,0 +1,90 @@
+"""The learning rate of every arm, chosen on validation images; the test split is not looked at."""
+
+import dataclasses
+import statistics
+from collections.abc import Callable, Sequence
+
+from supcon_tf.comparison.arms import arm_config
+from supcon_tf.config import PretrainConfig
+from supcon_tf.config.comparison import CompareConfig
+from supcon_tf.core.errors import UserError
+from supcon_tf.search.results import Result
+from supcon_tf.search.search_directory import SearchDirectory
+from supcon_tf.search.trials import Trial, run_trial
+
+# The accuracy that a comparison is about: of the arm's classifier, or of a linear one.
+OBJECTIVE = "linear_top1"
+
+
+@dataclasses.dataclass(frozen=True)
+class Selection:
+    """What was tried for an arm, and which learning rate was chosen.
+
+    Attributes:
+        rate: the learning rate.
+        scores: by learning rate, ascending, the validation top-1 of each tuning seed; None of a
+            training that failed.
+        at_edge: whether a rate beyond those tried might be better.
+    """
+
+    rate: float
+    scores: dict[float, list[float | None]]
+    at_edge: bool
+
+
+def trials_of(config: CompareConfig, base: PretrainConfig, arm: str, epochs: int) -> list[Trial]:
+    """The trainings that an arm's learning rate is chosen by, rate by rate."""
+    if not config.is_tuned():
+        return []
+    return [
+        Trial(
+            name=f"{arm}-{factor:g}-{seed}",
+            base=arm_config(base, arm, seed=seed, epochs=epochs),
+            values={"learning_rate": base.learning_rate * factor},
+            objective=OBJECTIVE,
+        )
+        for factor in config.factors()
+        for seed in range(config.tuning_seeds)
+    ]
+
+
+def select_rate(
+    config: CompareConfig,
+    base: PretrainConfig,
+    arm: str,
+    trials: Sequence[Trial],
+    place: SearchDirectory,
+    ended: Callable[[str, Result], None],
+) -> Selection:
+    """Runs the trials that are left, and chooses the rate with the best mean score.
+
+    Of rates that tie the lowest is chosen; one with which a training failed is not.
+
+    Args:
+        config: the comparison's settings.
+        base: the shared recipe.
+        arm: its name.
+        trials: as from `trials_of`.
+        place: the comparison's directory.
+        ended: called with a trial's name and result, also where it was there already.
+
+    Raises:
+        UserError: if a training failed with every rate.
+    """
+    scores: dict[float, list[float | None]] = {}
+    reason = None
+    for trial in trials:
+        result = place.result(trial.name) or run_trial(trial, place)
+        ended(trial.name, result)
+        reason = reason or result.reason
+        scores.setdefault(trial.values["learning_rate"], []).append(result.score)
+    if not scores:
+        return Selection(base.learning_rate * config.factors()[0], {}, False)
+    means = {rate: statistics.fmean(own) for rate, own in scores.items() if None not in own}
+    if not means:
+        raise UserError(
+            f"arm {arm} cannot be trained with any learning rate: {reason} Pass other "
+            "--rate_factors, or leave it out of --arms."
+        )
+    rate = max(means, key=lambda one: (means[one], -one))
+    return Selection(rate, scores, rate in (min(scores), max(scores)))
