@@ -38,6 +38,8 @@ def check_names(config) -> None:
     if augmentation is not None and not augmentation.endswith(".keras"):
         named_augmentation(augmentation, getattr(config, "augmentation_args", None))
     encoder = getattr(config, "encoder", "")
+    if getattr(config, "dry_run", False):
+        return  # The plan names every fault, and not the first alone.
     if encoder and ":" not in encoder and not encoder.endswith(".keras"):
         other = ", applications:NAME, keras_hub:PRESET, or the path of a .keras file"
         _require("encoder", encoder, sum((_keys(*place) for place in _ENCODERS), ()), other)

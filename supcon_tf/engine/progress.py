@@ -96,16 +96,22 @@ class Progress:
 
     def _line(self, values, epoch):
         self.shown = time.monotonic()
-        timed = max(1, self.step - (self.timed_from or self.step))
+        step = f"step {self.step - (epoch - 1) * self.steps}/{self.steps}"
+        place = f"{self.title} epoch {epoch}/{self.epochs} {step}"
+        shown = _text(values if self.verbose else _watched(values))
+        tqdm.write(f"{place} {shown}{self._rate()}", file=self.stream)
+        self.stream.flush()
+
+    def _rate(self):
+        """Images per second and the time left; '' after the first step, which compiles."""
+        timed = self.step - (self.timed_from or self.step)
+        if not timed:
+            return ""
         seconds = (self.shown - self.started) / timed
         left = f"{seconds * (self.epochs * self.steps - self.step):.0f} s left"
         if self.images_per_step and seconds:
             left = f"{self.images_per_step / seconds:.0f} images/s, {left}"
-        step = f"step {self.step - (epoch - 1) * self.steps}/{self.steps}"
-        place = f"{self.title} epoch {epoch}/{self.epochs} {step}"
-        shown = _text(values if self.verbose else _watched(values))
-        tqdm.write(f"{place} {shown} ({left})", file=self.stream)
-        self.stream.flush()
+        return f" ({left})"
 
     def close(self):
         """Closes the bar; later lines appear below it."""

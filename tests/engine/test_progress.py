@@ -71,6 +71,21 @@ def test_lines_hold_what_people_watch_in_100_columns_and_with_verbose_everything
     assert "alignment 0.1338 knn_top1 0.9012 learning_rate 0.132" in shown[1]
 
 
+def test_the_first_step_gives_no_rate(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("supcon_tf.engine.progress.time.monotonic", lambda: now[0])
+    stream = io.StringIO()
+    progress = Progress("pretrain", epochs=3, steps_per_epoch=1, stream=stream, images_per_step=64)
+    for _ in range(2):
+        now[0] += 32.0
+        progress.after_step(dict)
+        progress.after_epoch({"loss": 1.0})
+    assert stream.getvalue().splitlines() == [
+        "pretrain epoch 1/3 step 1/1 loss 1",
+        "pretrain epoch 2/3 step 1/1 loss 1 (2 images/s, 32 s left)",
+    ]
+
+
 def test_metrics_are_not_read_before_they_are_shown():
     def values():
         raise AssertionError("read")
