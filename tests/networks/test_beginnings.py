@@ -157,7 +157,7 @@ def test_a_training_ends_well_whose_initial_run_goes_meanwhile(longer, finished_
     initial = Path(longer.run_dir).parent / "initial"
     shutil.copytree(finished_run, initial)
     config = longer.replace(initial_run=str(initial), epochs=2, warmup_epochs=0)
-    supcon_tf.pretrain(config, stop_when=lambda history: shutil.rmtree(initial))
+    supcon_tf.pretrain(config, stop_when=lambda history: bool(shutil.rmtree(initial)))
     assert RunDirectory(config.run_dir).has_finished("pretrain")
     assert (Path(config.run_dir) / "pictures/embeddings.png").is_file()
     assert "no map from before training: " in capsys.readouterr().err
