@@ -134,12 +134,14 @@ def _heic_as_png(content):
         import pillow_heif
     except ImportError as error:
         raise InvalidImage(f"HEIC files need pillow-heif. Run {_HEIC_ADVICE}.") from error
-    if not pillow_heif.is_supported(content):
-        return content  # Perhaps another format under this name.
     try:
+        if not pillow_heif.is_supported(content):
+            return content  # Perhaps another format under this name.
         # In 8 bits; rotated as the file specifies; the primary image if there are several.
         image = pillow_heif.read_heif(content).to_pillow().convert("RGB")
-    except (OSError, ValueError, RuntimeError, EOFError) as error:
+    except MemoryError:
+        raise  # Not the image's fault.
+    except Exception as error:  # Damage shows in many ways, SyntaxError among them.
         raise InvalidImage(
             f"the HEIC image cannot be decoded ({error}). Check the file."
         ) from error

@@ -1,9 +1,11 @@
 """Replicas and workers: the global batch, who writes, and what all of them agree on."""
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -146,6 +148,23 @@ def check_alike(strategy: tf.distribute.Strategy, values: Mapping[str, Any]) -> 
                     f"on worker {index}. Start all of them with the same settings, data and "
                     "versions."
                 )
+
+
+def check_same_weights(strategy: tf.distribute.Strategy, model: keras.Model) -> None:
+    """Compares the weights that all workers of a training begin with.
+
+    Those that are read from a file are each worker's own: the path may lead to another file there.
+
+    Args:
+        strategy: the strategy.
+        model: the model that is trained.
+
+    Raises:
+        UserError: on every worker, if those of one of them are not the chief's.
+    """
+    if num_workers(strategy) > 1:
+        digest = hashlib.sha256(b"".join(weight.tobytes() for weight in model.get_weights()))
+        check_alike(strategy, {"weights to begin with (SHA-256)": digest.hexdigest()})
 
 
 def _short(value):

@@ -19,6 +19,8 @@ begins with "Private" marks each use of one.
 import contextlib
 import dataclasses
 import functools
+import hashlib
+import json
 import math
 import threading
 import warnings
@@ -41,6 +43,12 @@ from supcon_tf.core.files import read_json, write_json
 
 # Random settings drawn in vain before the space counts as exhausted.
 _COLLISIONS = 1000
+
+
+def _digest(state: Mapping[str, Any]) -> str:
+    """SHA-256 of a state, the same before it is written as JSON and after."""
+    text = json.dumps(json.loads(json.dumps(state)), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 class _Resumable:
@@ -69,8 +77,9 @@ class _Resumable:
     def save(self):
         """Writes the state of the oracle and of all trials."""
         trials = {name: trial.get_state() for name, trial in self.trials.items()}
+        state = {**self.get_state(), "trials": trials}
         with self._noting_failures():
-            write_json(self.file, {**self.get_state(), "trials": trials})
+            write_json(self.file, {**state, "sha256": _digest(state)})
 
     def _save_trial(self, trial):
         """Private: nothing to do; `save` always follows, and writes the trials too."""
@@ -83,8 +92,11 @@ class _Resumable:
         """
         state = read_json(self.file)
         try:
+            # Earlier versions wrote none. What Keras Tuner makes of damage shows late, if ever.
+            if state.pop("sha256", None) not in (None, _digest(state)):
+                raise ValueError("sha256")
             self._restore(state)
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+        except (LookupError, TypeError, AttributeError, ValueError) as error:
             raise UserError(f"{self.file} is damaged. Give another --search_dir.") from error
 
     def _restore(self, state):

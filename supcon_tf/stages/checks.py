@@ -59,8 +59,8 @@ def data_checks(
 def _check_initial_run(config: PretrainConfig) -> None:
     if config.initial_run and not (Path(config.initial_run) / "encoder.keras").is_file():
         raise UserError(
-            f"initial_run has no trained encoder. Received: {config.initial_run}. Finish that run "
-            "with --resume, restore its encoder.keras, or give another."
+            f"initial_run has no trained encoder. Received: {config.initial_run}. Give the "
+            "directory of a finished run; one that is not finished continues with --resume."
         )
 
 

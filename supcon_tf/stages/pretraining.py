@@ -14,7 +14,14 @@ from supcon_tf.engine import precision
 from supcon_tf.engine.devices import make_strategy
 from supcon_tf.engine.loop import Watching, fit
 from supcon_tf.engine.saving import Saving, restore_best
-from supcon_tf.engine.workers import agreed, check_alike, chief_first, everywhere, is_chief
+from supcon_tf.engine.workers import (
+    agreed,
+    check_alike,
+    check_same_weights,
+    chief_first,
+    everywhere,
+    is_chief,
+)
 from supcon_tf.networks.initial import initial_weights
 from supcon_tf.stages import pictures
 from supcon_tf.stages.building import compiled_model, encoder_of, steps_per_epoch_of, stream_of
@@ -74,6 +81,7 @@ def pretrain(
         steps = steps_per_epoch_of(config, dataset)
         with strategy.scope():
             model = compiled_model(config, dataset, steps, strategy.num_replicas_in_sync)
+        check_same_weights(strategy, model)
         chief_first(strategy, lambda: run.begin("pretrain", config, dataset.describe()))
         if agreed(strategy, int(config.resume and run.has_finished("pretrain"))):
             return _nothing_to_do(run) if chief else {}

@@ -7,7 +7,7 @@ from conftest import write_images
 from PIL import Image, ImageOps
 
 from supcon_tf import UserError, open_dataset
-from supcon_tf.data.image_files import decodable, extensions, ignored_line
+from supcon_tf.data.image_files import decodable, extensions, fault_in, ignored_line
 from supcon_tf.data.images import InvalidImage, decode
 from supcon_tf.exporting.prediction import find_images
 
@@ -98,6 +98,16 @@ def test_heic_decodes_losslessly_and_upright(tmp_path, heic_pixels, orientation)
     stored = Image.fromarray(heic_pixels)
     stored.getexif()[0x0112] = orientation
     np.testing.assert_array_equal(found, np.asarray(ImageOps.exif_transpose(stored)))
+
+
+@pytest.mark.parametrize("box", [b"meta", b"hdlr", b"iloc", b"ispe"])
+def test_a_damaged_heic_is_a_fault_of_the_image(box, tmp_path, heic_pixels):
+    file = tmp_path / "one.heic"
+    write_heic(file, heic_pixels)
+    content = bytearray(file.read_bytes())
+    assert fault_in(bytes(content), file) is None
+    content[content.index(box) + 4] = 74  # The version of a part.
+    assert fault_in(bytes(content), file).startswith(("the HEIC image", "the bytes are not"))
 
 
 def test_heic_images_of_a_folder_are_trained_on(image_folder, heic_pixels):

@@ -111,7 +111,7 @@ def test_two_workers_answer_alike(tmp_path):
         }
 
 
-# As the script, where the second worker finds one image less, or another version of NumPy.
+# As the script, where the second worker finds other images, another version or other weights.
 _OTHER_MACHINE = textwrap.dedent(
     """
     import dataclasses, importlib.metadata, json, os, runpy, sys
@@ -122,6 +122,14 @@ _OTHER_MACHINE = textwrap.dedent(
         if kind == "data":
             describe = splits.ImageDataset.describe
             splits.ImageDataset.describe = lambda self: describe(self) | {"train": "others"}
+        if kind == "weights":  # As where a file of weights is another one.
+            import supcon_tf.stages.building as building
+            build = building.build_encoder
+            def changed(*given):
+                encoder = build(*given)
+                encoder.set_weights([weight + 1 for weight in encoder.get_weights()])
+                return encoder
+            building.build_encoder = changed
         if kind == "version":
             importlib.metadata.version = lambda package: "0.1"
     runpy.run_path(sys.argv[0], run_name="__main__")
@@ -137,8 +145,9 @@ _OTHER_MACHINE = textwrap.dedent(
         ("settings", ["--keep_checkpoints=3"], "setting keep_checkpoints: 2 on worker 0, 3 on w"),
         ("data", [], "train: {'examples': 1347, 'fingerprint'"),
         ("version", [], "version of keras: '3."),
+        ("weights", [], "weights to begin with"),
     ],
-    ids=["setting", "saving", "data", "version"],
+    ids=["setting", "saving", "data", "version", "weights"],
 )
 def test_workers_that_differ_all_end_with_the_same_line(kind, flags, line, data_dir, tmp_path):
     common = ["--width_multiplier=0.5", "--epochs=1", "--strategy=multi_worker"]

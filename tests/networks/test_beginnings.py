@@ -156,8 +156,8 @@ def test_another_encoder_in_the_initial_run_is_noticed_on_resuming(longer, finis
 def test_a_training_ends_well_whose_initial_run_goes_meanwhile(longer, finished_run, capsys):
     initial = Path(longer.run_dir).parent / "initial"
     shutil.copytree(finished_run, initial)
-    config = longer.replace(initial_run=str(initial), epochs=1, warmup_epochs=0)
-    supcon_tf.pretrain(config, stop_when=lambda history: shutil.rmtree(initial))
+    config = longer.replace(initial_run=str(initial), epochs=2, warmup_epochs=0)
+    supcon_tf.pretrain(config, stop_when=lambda history: bool(shutil.rmtree(initial)))
     assert RunDirectory(config.run_dir).has_finished("pretrain")
     assert (Path(config.run_dir) / "pictures/embeddings.png").is_file()
     assert "no map from before training: " in capsys.readouterr().err

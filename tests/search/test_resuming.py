@@ -131,6 +131,8 @@ def _damage(path, **changes):
     [
         ("oracle/oracle.json", {"trials": None}),
         ("oracle/oracle.json", {"trials": {}}),
+        ("oracle/oracle.json", {"trials": None, "sha256": None}),  # As of an earlier version.
+        ("oracle/oracle.json", {"seed": 5}),
         ("results/1.json", {"score": "abc"}),
         ("results/1.json", {"score": None}),
         ("results/1.json", {"score": math.inf}),
@@ -150,6 +152,14 @@ def test_damage_is_named(name, changes, training, tmp_path):
     with pytest.raises(UserError, match=f"{name} is damaged. Give another --search_dir"):
         tune(config.replace(max_trials=3), BASE)
     assert (tmp_path / "search/trials.json").read_bytes() == report
+
+
+def test_damage_deep_in_the_state_of_hyperband_is_named(training, tmp_path):
+    config = search_config(tmp_path / "search", "hyperband")
+    tune(config, BASE)
+    _damage(tmp_path / "search/oracle/oracle.json", brackets=["x"])
+    with pytest.raises(UserError, match=r"oracle\.json is damaged"):
+        tune(config, BASE)
 
 
 def test_a_search_of_an_earlier_version_is_refused(training, tmp_path):
