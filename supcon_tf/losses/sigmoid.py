@@ -14,8 +14,8 @@ class SigmoidCrossEntropy(keras.losses.Loss):
 
     with logits z, s the sigmoid, and weights w (`class_weights`), which count the images that show
     a class; q is 1 where image i shows class c, else 0, or with label smoothing e it is
-    (1 - e) q + e / 2. With weights of 1 it is the negative log likelihood of an image's classes, and
-    each logit has a gradient of the same size as in softmax cross entropy, whatever their number.
+    (1 - e) q + e / 2. With weights of 1 it is the negative log likelihood of an image's classes. As
+    in softmax cross entropy, the gradient by a logit does not depend on the number of classes.
 
     Args:
         label_smoothing: e in [0, 1).
