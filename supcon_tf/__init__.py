@@ -58,6 +58,7 @@ if TYPE_CHECKING:  # For editors and type checkers.
     from supcon_tf.exporting.prediction import predict as predict
     from supcon_tf.losses.cacr import CACRLoss as CACRLoss
     from supcon_tf.losses.cacr import cacr_loss as cacr_loss
+    from supcon_tf.losses.label_overlap import jaccard_overlap as jaccard_overlap
     from supcon_tf.losses.max_margin import MaxMarginLoss as MaxMarginLoss
     from supcon_tf.losses.max_margin import max_margin_loss as max_margin_loss
     from supcon_tf.losses.metrics import Alignment as Alignment
@@ -135,6 +136,7 @@ _PUBLIC = {
     "export": "exporting.export",
     "fit_temperature": "exporting.calibration",
     "gather_batch": "engine.workers",
+    "jaccard_overlap": "losses.label_overlap",
     "knn_predict": "stages.scores",
     "load_bundle": "exporting.bundle",
     "make_optimizer": "engine.optimizer_factory",

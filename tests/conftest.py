@@ -209,12 +209,12 @@ def several_run(built_once):
 def several_exported(several_run, built_once):
     """The bundle of that run."""
 
+    has_onnx = all(map(importlib.util.find_spec, ("onnx", "onnxruntime", "tf2onnx")))
+
     def build(folder):
-        supcon_tf.export(
-            supcon_tf.ExportConfig(
-                run_dir=str(several_run), saved_models_dir=str(folder), name="colors"
-            )
-        )
+        formats = "saved_model,tflite_float32,tflite_int8" + ",onnx" * has_onnx
+        where = {"saved_models_dir": str(folder), "name": "colors"}
+        supcon_tf.export(supcon_tf.ExportConfig(run_dir=str(several_run), formats=formats, **where))
 
     return built_once("several_exported", build) / "colors"
 

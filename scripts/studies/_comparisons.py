@@ -267,7 +267,7 @@ STUDIES = {
             "learning_rate": 0.1,
         },
         arms={
-            "SupCon, weighed by overlap": {"method": "supcon_out"},
+            "SupCon, weighted by overlap": {"method": "supcon_out"},
             "SimCLR": {"method": "simclr"},
             "cross entropy (sigmoid)": {"method": "cross_entropy"},
         },

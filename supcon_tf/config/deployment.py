@@ -54,7 +54,7 @@ class ExportConfig(Config):
     )
     max_tflite_loss: float = setting(
         0.01,
-        "A smaller TFLite model that loses more of top-1, as a share, is left out.",
+        "A smaller TFLite model that loses more of top-1, or average precision, is left out.",
         at_least=0,
     )
 

@@ -33,8 +33,7 @@ class PretrainConfig(RunConfig):
 
     dataset: str = setting(
         "digits",
-        "TensorFlow Datasets name, folder:PATH (one folder per class), csv:FILE or jsonl:FILE "
-        "(tables of images and labels; a|b, or a list, gives an image several).",
+        "TensorFlow Datasets name, folder:PATH, csv:FILE or jsonl:FILE (several labels: cat|dog).",
         any_bytes=True,
     )
     data_dir: str = setting("", "Where TensorFlow Datasets keeps data ('': its own default).")

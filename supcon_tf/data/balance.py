@@ -27,6 +27,7 @@ def class_counts(labels: np.ndarray, num_classes: int) -> np.ndarray:
         labels: int [N], or bool [N, C] of images with several classes, which count in each.
         num_classes: C.
     """
+    labels = np.asarray(labels)
     if labels.ndim == 2:
         return labels.sum(axis=0)
     return np.bincount(labels[labels >= 0], minlength=num_classes)

@@ -99,7 +99,9 @@ def copies_lines(
     doubted = [twins for group in copies if len(twins := _one_per_class(group, label_of)) > 1]
     if doubted:
         pairs = listed(" = ".join(twins) for twins in doubted)
-        lines.append(f"one image under several classes: {pairs}")
+        several = isinstance(label_of[doubted[0][0]], tuple)
+        what = "copies with different labels" if several else "one image under several classes"
+        lines.append(f"{what}: {pairs}")
     for split in ("test", "validation"):
         leaked = [
             name
@@ -118,6 +120,6 @@ def _one_per_class(names, label_of):
     """The first file of each class that is known."""
     first: dict[str, str] = {}
     for name in names:
-        if label_of.get(name):
+        if label_of.get(name, "") != "":
             first.setdefault(label_of[name], name)
     return list(first.values())

@@ -41,7 +41,7 @@ def alignment(labels, embeddings):
 
         mean_{i, p in P(i)} |z_i - z_p|^2
 
-    With several classes per image, pairs are weighed by `jaccard_overlap`.
+    With several classes per image, pairs are weighted by `jaccard_overlap`.
 
     Args:
         labels: int [B], class ids; bool [B, C] of several classes; None makes every image a class

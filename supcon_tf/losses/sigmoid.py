@@ -8,13 +8,14 @@ from supcon_tf.losses.class_balance import BalancedCrossEntropy
 
 @keras.saving.register_keras_serializable("supcon_tf")
 class SigmoidCrossEntropy(keras.losses.Loss):
-    """Cross entropy of each class by itself, present or absent; their mean over the classes.
+    """Cross entropy of each class by itself, present or absent; their sum over the classes.
 
-        l_i = -1/C sum_c ( w_c q_ic log s(z_ic) + (1 - q_ic) log(1 - s(z_ic)) )
+        l_i = -sum_c ( w_c q_ic log s(z_ic) + (1 - q_ic) log(1 - s(z_ic)) )
 
     with logits z, s the sigmoid, and weights w (`class_weights`), which count the images that show
     a class; q is 1 where image i shows class c, else 0, or with label smoothing e it is
-    (1 - e) q + e / 2.
+    (1 - e) q + e / 2. With weights of 1 it is the negative log likelihood of an image's classes. As
+    in softmax cross entropy, the gradient by a logit does not depend on the number of classes.
 
     Args:
         label_smoothing: e in [0, 1).
@@ -26,7 +27,7 @@ class SigmoidCrossEntropy(keras.losses.Loss):
         y_pred: float [B, C], logits.
 
     Returns:
-        float32 [B], in nats per class, before it is reduced.
+        float32 [B], in nats per image, before it is reduced.
     """
 
     def __init__(self, label_smoothing=0.0, weights=None, **kwargs):
@@ -42,7 +43,7 @@ class SigmoidCrossEntropy(keras.losses.Loss):
         weights = 1.0 if self.weights is None else ops.convert_to_tensor(self.weights, "float32")
         # -log s(z) = softplus(-z), which is finite for logits of any size.
         losses = weights * shown * ops.softplus(-logits) + (1.0 - shown) * ops.softplus(logits)
-        return ops.mean(losses, axis=-1)
+        return ops.sum(losses, axis=-1)
 
     def get_config(self):
         """The constructor's arguments."""

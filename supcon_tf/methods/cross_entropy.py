@@ -42,7 +42,6 @@ class CrossEntropyModel(ClassifyingMethod):
     ):
         names, kwargs = ("cross_entropy",), {**kwargs, "multi_label": multi_label}
         super().__init__(encoder, names, num_classes, label_smoothing, **kwargs)
-        self.class_weights, self.logit_offsets = class_weights, logit_offsets
         self.cross_entropy = classification_loss(
             multi_label, label_smoothing, class_weights, logit_offsets
         )
@@ -59,7 +58,8 @@ class CrossEntropyModel(ClassifyingMethod):
 
     def get_config(self):
         """The constructor's arguments."""
-        own = {"class_weights": self.class_weights, "logit_offsets": self.logit_offsets}
+        loss = self.cross_entropy
+        own = {"class_weights": loss.weights, "logit_offsets": getattr(loss, "offsets", None)}
         return {**super().get_config(), **own}
 
 

@@ -29,7 +29,7 @@ class JointModel(ClassifyingMethod):
         cross_entropy_weight: float >= 0; 0 leaves the encoder to SupCon alone, and the classifier
             as it was at first.
         label_smoothing: float in [0, 1), of the cross entropy.
-        multi_label: whether an image has any number of classes: positives are weighed by their
+        multi_label: whether an image has any number of classes: positives are weighted by their
             overlap (`jaccard_overlap`), and the cross entropy is the sigmoid one.
         **kwargs: as `Method`.
 

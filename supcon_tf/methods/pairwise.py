@@ -28,7 +28,7 @@ class PairwiseModel(Method):
 
     Batches are `(views [B, V, H, W, C], labels [B])`, or `(views, labels, sample_weight [B])`;
     labels may be missing where the loss does not use them. Views of several sizes come as a tuple.
-    With labels bool [B, C], of several classes per image, the positives are weighed by the overlap
+    With labels bool [B, C], of several classes per image, the positives are weighted by the overlap
     of their classes (`jaccard_overlap`); the loss has to take `positive_weights`.
 
     With a queue, earlier embeddings are further contrasts; with `ema_momentum` as well, what is

@@ -72,8 +72,7 @@ def _small_method(config, num_classes, multi_label=False):
         for number in range(1, num_stages(config.encoder) + 1):
             x = keras.layers.ReLU(name=f"stage{number}_block1_relu")(x)
         encoder = keras.Model(images, keras.layers.GlobalAveragePooling2D()(x))
-        steps = 1
-        return method_of(config, encoder, num_classes, steps, multi_label=multi_label)
+        return method_of(config, encoder, num_classes, 1, multi_label=multi_label)
 
 
 def checked_batch(config: PretrainConfig, dataset: ImageDataset, replicas: int):
@@ -82,8 +81,8 @@ def checked_batch(config: PretrainConfig, dataset: ImageDataset, replicas: int):
     Raises:
         UserError: if there is no such batch.
     """
-    _check_several_classes(config, dataset)
     model = _small_method(config, len(dataset.class_names), dataset.multi_label)
+    _check_several_classes(config, dataset)
     try:
         _check_steps(config, dataset)
         if config.batch_size % replicas:

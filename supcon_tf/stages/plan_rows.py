@@ -176,7 +176,7 @@ def _add_several(sheet, config, model, dataset, labels) -> None:
         _add_views_alone(sheet, views)
         return
     positives = views - 1 + views * (config.batch_size - 1) * share_of_pairs_in_common(labels)
-    value = f"{positives:,.1f} expected, with a class in common; weighed by their overlap"
+    value = f"{positives:,.1f} expected, with a class in common; weighted by their overlap"
     sheet.add("positives per anchor", value, positives=float(positives))
 
 

@@ -141,6 +141,18 @@ def test_groups_stay_on_one_side(tmp_path):
     assert not held & {int(file[-7:-4]) // 8 % 5 for file in dataset.train.names}
 
 
+def test_copies_with_other_labels_are_named(tmp_path):
+    name = write_table(tmp_path)
+    for source, copy in ((8, 9), (16, 24)):  # Of no class and of one; both of none.
+        content = (tmp_path / f"all/{source:03d}.png").read_bytes()
+        (tmp_path / f"all/{copy:03d}.png").write_bytes(content)
+    remarks = open_dataset(name).remarks
+    assert remarks == (
+        "exact copies: 2, of 2 images; a split made here never separates them",
+        "copies with different labels: all/008.png = all/009.png",
+    )
+
+
 def test_a_label_that_changes_is_noticed(tmp_path):
     splits = {"split": lambda number: ("train", "test")[number // 8 % 2]}
     name = write_table(tmp_path, **splits)

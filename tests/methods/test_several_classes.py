@@ -75,7 +75,7 @@ def test_two_replicas_train_like_one(name):
         np.testing.assert_allclose(right, left, rtol=1e-4, atol=1e-6)
 
 
-def test_positives_are_weighed_by_overlap_over_the_whole_batch():
+def test_positives_are_weighted_by_overlap_over_the_whole_batch():
     model = built(MODELS["supcon"])
     embeddings = RNG.normal(size=(24, 2, 6)).astype(np.float32)
     found = model.compute_losses({"embeddings": embeddings, "labels": tf.constant(LABELS)})

@@ -132,9 +132,9 @@ function showClasses({ probabilities, class_name: name, milliseconds }) {
 // The probability of the best class; of several classes, the range of those in the answer.
 function sureness(probabilities) {
   const shown = probabilities.filter((share) => share >= SHOWN_FROM);
-  const best = Math.max(...probabilities);
-  if (!model.isMultiLabel || shown.length < 2) return percent(best);
-  return `${percent(Math.min(...shown))} to ${percent(best)}`;
+  const best = percent(Math.max(...probabilities));
+  const least = percent(Math.min(...shown));
+  return model.isMultiLabel && shown.length > 1 && least !== best ? `${least} to ${best}` : best;
 }
 
 function restOf(shares) {
@@ -158,6 +158,7 @@ function showBars(ranked) {
     tag.textContent = tag.title = name;
     track.firstChild.style.width = `${100 * share}%`;
     text.textContent = percent(share);
+    bars.children[index].classList.toggle("answered", !index || (model.isMultiLabel && share >= SHOWN_FROM));
   });
 }
 
