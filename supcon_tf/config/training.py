@@ -33,13 +33,13 @@ class PretrainConfig(RunConfig):
 
     dataset: str = setting(
         "digits",
-        "TensorFlow Datasets name, folder:PATH (one folder per class), csv:FILE or jsonl:FILE.",
+        "A name of TensorFlow Datasets, folder:PATH, csv:FILE or jsonl:FILE.",
         any_bytes=True,
     )
     data_dir: str = setting("", "Where TensorFlow Datasets keeps data ('': its own default).")
     imbalance_factor: float | None = setting(
         None,
-        "cifar10_lt: images of the largest class per image of the smallest (none: 100).",
+        "cifar10_lt: largest class over the smallest, in images (none: 100).",
         kind=float,
         at_least=1,
         at_most=10**4,
@@ -121,7 +121,7 @@ class PretrainConfig(RunConfig):
     batch_size: int = setting(256, "Images per step, over all replicas.", at_least=2, at_most=2**20)
     classes_per_batch: int | None = setting(
         None,
-        "Class-balanced batches: classes of each (none: batches are drawn at random).",
+        "Class-balanced batches: classes of each (none: not balanced).",
         kind=int,
         at_least=1,
     )
@@ -160,7 +160,7 @@ class PretrainConfig(RunConfig):
     decay_rate: float = setting(0.1, "step, exponential: factor of one drop.", above=0, at_most=1)
     ema_momentum: float | None = setting(
         None,
-        "Evaluate and keep a moving average of the weights of this momentum (none: off).",
+        "Evaluate and keep averaged weights, of this momentum (none: off).",
         kind=float,
         above=0,
         below=1,
@@ -186,7 +186,7 @@ class PretrainConfig(RunConfig):
     )
     checkpoint_steps: int | None = setting(
         None,
-        "Steps between two checkpoints, beside those at the ends of epochs (none: those only).",
+        "Steps between checkpoints, beside the ends of epochs (none: those only).",
         kind=int,
         at_least=1,
         identity=False,
@@ -195,7 +195,7 @@ class PretrainConfig(RunConfig):
         2, "Newest checkpoints to keep.", at_least=1, at_most=10**6, identity=False
     )
     best_metric: str = setting(
-        "", "Keep the encoder of the epoch that is best in this, such as knn_top1 ('': the last)."
+        "", "Keep the encoder of the best epoch in this, as knn_top1 ('': the last)."
     )
     seed: int = setting(0, "Seed of weights, order and augmentation.", at_least=0, below=2**31)
     strategy: str = setting(
