@@ -41,6 +41,11 @@ REFUSED = {
     "run": (["classify", "--run_dir=none"], "Run supcon-tf pretrain first."),
     "images": (["pretrain", "--dataset=folder:none"], "folder data set not found"),
     "weights": (["pretrain", "--encoder_weights=none.h5"], "encoder_weights not found"),
+    "sheet": (["show-views", "--output_file=a.jpg"], "output_file must be a .png file"),
+    "views": (
+        ["show-views", "--output_file=a.png", "--augmentation_args=cutuot=1"],
+        "Did you mean 'cutout'?",
+    ),
     "model": (["predict", "--model=none", "README.md"], "model not found. Received: 'none'"),
     "served model": (["serve", "--model_dir=none"], "model not found. Received: 'none'"),
 }

@@ -32,6 +32,7 @@ COMMANDS = {
     "tune": TuneConfig,
     "demo": config.DemoConfig,
     "write-digits": config.WriteDigitsConfig,
+    "show-views": config.ShowViewsConfig,
 }
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 
@@ -39,7 +40,7 @@ each_page = pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.rel
 def fields(command):
     """The settings of a command by name."""
     found = {field.name: field for field in dataclasses.fields(COMMANDS[command])}
-    if command == "tune":
+    if command in ("tune", "show-views"):
         base = dataclasses.fields(config.PretrainConfig)
         found |= {field.name: field for field in base if field.name not in PLACEMENT}
     return found
@@ -48,7 +49,7 @@ def fields(command):
 def kinds(command):
     """The flags of a command: from name to the type of the value."""
     found = {name: field.metadata["kind"] for name, field in fields(command).items()}
-    recipes = {"recipe": str} if command in ("pretrain", "tune") else {}
+    recipes = {"recipe": str} if command in ("pretrain", "tune", "show-views") else {}
     return {**found, **recipes, "flagfile": str, "help": bool}
 
 
