@@ -35,21 +35,6 @@ class WriteConfig(Config):
             raise UserError("no output_dir given. Pass --output_dir=FOLDER.")
 
 
-def read_idx(path):
-    """The array uint8 of an IDX file under gzip."""
-    import gzip
-    import zlib
-
-    import numpy as np
-
-    try:
-        content = gzip.decompress(path.read_bytes())
-        shape = np.frombuffer(content, ">i4", content[3], offset=4)
-        return np.frombuffer(content, np.uint8, offset=4 + 4 * content[3]).reshape(shape)
-    except (OSError, EOFError, ValueError, IndexError, zlib.error) as error:
-        raise UserError(f"{path} is no readable IDX file: {error}.") from error
-
-
 def kept_share(imbalance, label):
     """The share of a class's training images that is kept."""
     import math
@@ -66,19 +51,14 @@ def main(config):
     from PIL import Image
 
     from supcon_tf.core.files import writing
+    from supcon_tf.data.idx import read_split
 
     source, output = Path(config.idx_dir), Path(config.output_dir)
     if output.exists():
         raise UserError(f"output_dir must be new. Received: {config.output_dir!r}.")
     with writing(output) as folder:
-        for split, prefix in (("train", "train"), ("test", "t10k")):
-            images = read_idx(source / f"{prefix}-images-idx3-ubyte.gz")
-            labels = read_idx(source / f"{prefix}-labels-idx1-ubyte.gz")
-            if len(images) != len(labels):
-                raise UserError(
-                    f"{source} holds {len(images)} images and {len(labels)} labels of {prefix}. "
-                    "Install the data set again."
-                )
+        for split in ("train", "test"):
+            images, labels = read_split(source, split)
             for label in range(10):
                 count = config.images_per_class // (1 if split == "train" else 5)
                 if split == "train":

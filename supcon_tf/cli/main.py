@@ -9,6 +9,7 @@ from supcon_tf.core.errors import suggestion
 
 COMMANDS = {
     "demo": "the main job on embedded digits: SupCon against cross entropy, then export",
+    "show-views": "draws training images and their augmented views into a PNG file",
     "pretrain": "trains an encoder, contrastively or with cross entropy",
     "classify": "trains a classifier of a run: linear on the frozen encoder, or with it",
     "evaluate": "scores a run or an export on held-out images, or on any labelled folder",

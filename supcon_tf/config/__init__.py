@@ -19,6 +19,7 @@ from supcon_tf.config.evaluation import EvaluateConfig
 from supcon_tf.config.examples import DemoConfig, WriteDigitsConfig
 from supcon_tf.config.runs import RunConfig
 from supcon_tf.config.training import PretrainConfig
+from supcon_tf.config.view_sheets import ShowViewsConfig
 
 __all__ = [
     "FORMATS",
@@ -34,5 +35,6 @@ __all__ = [
     "PretrainConfig",
     "RunConfig",
     "ServeConfig",
+    "ShowViewsConfig",
     "WriteDigitsConfig",
 ]

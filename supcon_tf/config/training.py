@@ -39,7 +39,7 @@ class PretrainConfig(RunConfig):
     data_dir: str = setting("", "Where TensorFlow Datasets keeps data ('': its own default).")
     imbalance_factor: float | None = setting(
         None,
-        "cifar10_lt: images of the largest class per image of the smallest (none: 100).",
+        "cifar10_lt: largest class over the smallest, in images (none: 100).",
         kind=float,
         at_least=1,
         at_most=10**4,
@@ -130,7 +130,7 @@ class PretrainConfig(RunConfig):
     batch_size: int = setting(256, "Images per step, over all replicas.", at_least=2, at_most=2**20)
     classes_per_batch: int | None = setting(
         None,
-        "Class-balanced batches: classes of each (none: batches are drawn at random).",
+        "Class-balanced batches: classes of each (none: not balanced).",
         kind=int,
         at_least=1,
     )
@@ -169,7 +169,7 @@ class PretrainConfig(RunConfig):
     decay_rate: float = setting(0.1, "step, exponential: factor of one drop.", above=0, at_most=1)
     ema_momentum: float | None = setting(
         None,
-        "Evaluate and keep a moving average of the weights of this momentum (none: off).",
+        "Evaluate and keep averaged weights, of this momentum (none: off).",
         kind=float,
         above=0,
         below=1,
@@ -195,7 +195,7 @@ class PretrainConfig(RunConfig):
     )
     checkpoint_steps: int | None = setting(
         None,
-        "Steps between two checkpoints, beside those at the ends of epochs (none: those only).",
+        "Steps between checkpoints, beside the ends of epochs (none: those only).",
         kind=int,
         at_least=1,
         identity=False,

@@ -1,6 +1,6 @@
 """Data sets by name, as streams of encoded images and labels.
 
-TensorFlow Datasets' own, the embedded digits, folders and tables all come out alike, as
+TensorFlow Datasets' own, digits, Fashion-MNIST, folders and tables all come out alike, as
 `(encoded, label)`, so that decoding happens in one place and shuffle buffers hold compressed bytes.
 """
 
@@ -58,9 +58,10 @@ def open_dataset(
     """Opens a data set.
 
     Args:
-        name: "digits", a name that TensorFlow Datasets knows (prepared, or downloaded now),
-            "cifar10_lt" or "cifar100_lt" (of them a long-tailed part), "folder:PATH", or
-            "csv:FILE" or "jsonl:FILE", tables with a path and a label, or several, a row.
+        name: "digits", "fashion_mnist" (its IDX files installed, or in `data_dir`), a name that
+            TensorFlow Datasets knows (prepared, or downloaded now), "cifar10_lt" or "cifar100_lt"
+            (of them a long-tailed part), "folder:PATH", or "csv:FILE" or "jsonl:FILE", tables with
+            a path and a label, or several, a row.
         data_dir: where TensorFlow Datasets keeps its files; '' for its default.
         image_size_px: side of the square images to make; None for the data set's own, or 64.
         holdout_fraction: for a folder without train/ and test/ (here and below: or a table without

@@ -1,7 +1,5 @@
 """The embedded default data set: scikit-learn's digits as a TensorFlow Datasets builder."""
 
-import contextlib
-import io
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +10,7 @@ from sklearn.model_selection import train_test_split
 
 from supcon_tf.core.errors import UserError
 from supcon_tf.core.files import writing
+from supcon_tf.data.embedded import prepare
 
 NUM_TEST = 450
 
@@ -65,7 +64,7 @@ class Digits(tfds.core.GeneratorBasedBuilder):
             yield int(index), {"image": images[index], "label": int(labels[index])}
 
 
-def prepare(data_dir: str | None) -> tfds.core.DatasetBuilder:
+def find(data_dir: str | None) -> tfds.core.DatasetBuilder:
     """Returns the builder, its files written to TensorFlow Datasets' directory on first use.
 
     Args:
@@ -74,20 +73,7 @@ def prepare(data_dir: str | None) -> tfds.core.DatasetBuilder:
     Raises:
         UserError: if it cannot be written.
     """
-    builder = Digits(data_dir=data_dir)
-    if not builder.is_prepared():
-        tfds.disable_progress_bar()  # It takes a second, and its remarks speak of a download.
-        try:
-            with contextlib.redirect_stdout(io.StringIO()):
-                builder.download_and_prepare()
-        except OSError as error:
-            raise UserError(
-                f"cannot write the digits to {builder.data_dir}: {error.strerror}. Pass a "
-                "directory that can be written as --data_dir."
-            ) from error
-        finally:
-            tfds.enable_progress_bar()
-    return builder
+    return prepare(Digits(data_dir=data_dir), "the digits")
 
 
 def write_digits(output_dir: str) -> int:

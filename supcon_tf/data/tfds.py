@@ -9,7 +9,7 @@ from sklearn.model_selection import train_test_split
 
 from supcon_tf.config.dataset_names import own_data_advice
 from supcon_tf.core.errors import UserError, suggestion
-from supcon_tf.data import digits
+from supcon_tf.data import digits, fashion_mnist
 from supcon_tf.data.balance import long_tail, places_by_class, stratified_places
 from supcon_tf.data.splits import DEFAULT_IMAGE_SIZE_PX, ImageDataset, Split
 
@@ -17,6 +17,9 @@ from supcon_tf.data.splits import DEFAULT_IMAGE_SIZE_PX, ImageDataset, Split
 LONG_TAILED = {"cifar10_lt": "cifar10", "cifar100_lt": "cifar100"}
 _IMBALANCE = 100.0
 _SHUFFLE_BYTES = 256 * 2**20
+# Builders of this package; each returns None where its files are not on this machine.
+_OWN = {"digits": digits.find, "fashion_mnist": fashion_mnist.find}
+_ADVICE = {"fashion_mnist": f" {fashion_mnist.ADVICE}"}
 # Up to so many training images, the validation set is drawn from each class in proportion.
 _DRAWN_ONE_BY_ONE = 200_000
 
@@ -30,9 +33,9 @@ def open_tfds(
     imbalance_factor: float | None = None,
     train_images: int | None = None,
 ) -> ImageDataset:
-    """Opens the embedded digits or a data set of TensorFlow Datasets; see `open_dataset`."""
+    """Opens one of our own data sets or of TensorFlow Datasets'; see `open_dataset`."""
     source = LONG_TAILED.get(name, name)
-    builder = digits.prepare(data_dir) if name == "digits" else _prepared_builder(source, data_dir)
+    builder = _own_builder(name, data_dir) or _prepared_builder(source, data_dir)
     image, label = _check_features(name, builder)
     splits = builder.info.splits
     held_out = [split for split in ("test", "validation") if split in splits]
@@ -115,6 +118,10 @@ def _check_features(name, builder):
     return image, label
 
 
+def _own_builder(name, data_dir):
+    return _OWN[name](data_dir) if name in _OWN else None
+
+
 def _prepared_builder(name, data_dir):
     try:
         builder = tfds.builder(name, data_dir=data_dir)
@@ -134,13 +141,13 @@ def _prepared_builder(name, data_dir):
             raise UserError(
                 f"dataset {name!r} could not be prepared under {builder.data_dir}: "
                 f"{reason[0] if reason else type(error).__name__}. Prepare it there, or pass the "
-                "directory that holds it as --data_dir."
+                f"directory that holds it as --data_dir.{_ADVICE.get(name, '')}"
             ) from error
     return builder
 
 
 def _similar(name):
-    known = ["digits", *LONG_TAILED, *tfds.list_builders(with_community_datasets=False)]
+    known = [*_OWN, *LONG_TAILED, *tfds.list_builders(with_community_datasets=False)]
     return suggestion(name, known).strip() or "Give digits, cifar10, folder:PATH, ..."
 
 

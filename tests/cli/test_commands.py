@@ -50,6 +50,11 @@ REFUSED = {
     "image": (["predict", "--model=docs", "none.png"], "'none.png': image not found."),
     "no model": (["add-class", "--images=docs"], "no model given. Pass --model"),
     "not a model": (["predict", "--model=docs", "README.md"], "model holds no exported SavedModel"),
+    "sheet": (["show-views", "--output_file=a.jpg"], "output_file must be a .png file"),
+    "views": (
+        ["show-views", "--output_file=a.png", "--augmentation_args=cutuot=1"],
+        "Did you mean 'cutout'?",
+    ),
     "model": (["predict", "--model=none", "README.md"], "model not found. Received: 'none'"),
     "served model": (["serve", "--model_dir=none"], "model not found. Received: 'none'"),
 }

@@ -26,8 +26,9 @@ SCRIPTS = (
     "predict",
     "demo",
     "write_digits",
+    "show_views",
 )
-_WITHOUT_RUN = ("predict", "demo", "add_class", "serve", "tune", "studies/stability")
+_WITHOUT_RUN = ("predict", "demo", "add_class", "serve", "tune", "studies/stability", "show_views")
 
 BAD_INPUT = {
     "unknown flag": (["pretrain", "--epoch=3"], "Unknown command line flag 'epoch'"),

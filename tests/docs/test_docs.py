@@ -34,6 +34,7 @@ COMMANDS = {
     "compare": config.CompareConfig,
     "demo": config.DemoConfig,
     "write-digits": config.WriteDigitsConfig,
+    "show-views": config.ShowViewsConfig,
 }
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 
@@ -41,7 +42,7 @@ each_page = pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.rel
 def fields(command):
     """The settings of a command by name."""
     found = {field.name: field for field in dataclasses.fields(COMMANDS[command])}
-    decided = {"tune": PLACEMENT, "compare": DECIDED}
+    decided = {"tune": PLACEMENT, "show-views": PLACEMENT, "compare": DECIDED}
     if command in decided:
         base = dataclasses.fields(config.PretrainConfig)
         found |= {f.name: f for f in base if f.name not in {*decided[command], *found}}
@@ -51,7 +52,8 @@ def fields(command):
 def kinds(command):
     """The flags of a command: from name to the type of the value."""
     found = {name: field.metadata["kind"] for name, field in fields(command).items()}
-    recipes = {"recipe": str} if command in ("pretrain", "tune", "compare") else {}
+    has_recipes = command in ("pretrain", "tune", "compare", "show-views")
+    recipes = {"recipe": str} if has_recipes else {}
     return {**found, **recipes, "flagfile": str, "help": bool}
 
 
