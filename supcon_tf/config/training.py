@@ -11,6 +11,7 @@ from supcon_tf.config.dataset_names import (
 )
 from supcon_tf.config.runs import RunConfig
 from supcon_tf.config.settings import setting
+from supcon_tf.config.together import check_together
 from supcon_tf.core.errors import UserError
 
 
@@ -217,12 +218,6 @@ class PretrainConfig(RunConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.warmup_epochs is not None and self.warmup_epochs >= self.epochs:
-            raise UserError(
-                f"warmup_epochs must be below epochs ({self.epochs}). Received: "
-                f"{self.warmup_epochs:g}. Pass a lower --warmup_epochs, or more --epochs."
-            )
-        self._check_balanced()
         object.__setattr__(self, "dataset", absolute_dataset(self.dataset))
         self.check_outside_data("run_dir", self.run_dir)
         for name in ("data_dir", "encoder_weights", "initial_run"):
@@ -231,43 +226,11 @@ class PretrainConfig(RunConfig):
         for name in ("encoder", "augmentation"):
             if getattr(self, name).endswith(".keras"):
                 object.__setattr__(self, name, absolute(getattr(self, name)))
-        if self.small_view_size_px is not None and not self.small_views:
-            raise UserError(
-                "small_view_size_px is for small_views. Received: "
-                f"{self.small_view_size_px}. Leave it out, or pass --small_views."
-            )
-        self._check_initial_run()
-        if "temperature" in self.method_args:
-            raise UserError("method_args must not hold temperature; use the setting temperature.")
+        check_together(self)
 
     def may_have_validation(self) -> bool:
         """Whether images are set aside for validation, as far as the settings tell."""
         return self.validation_fraction > 0 or is_table(self.dataset)  # By its column split.
-
-    def _check_initial_run(self):
-        if self.initial_run and self.encoder_weights:
-            raise UserError(
-                "initial_run and encoder_weights exclude each other. Received: "
-                f"{self.initial_run!r} and {self.encoder_weights!r}. Give one of them."
-            )
-        if self.initial_run == absolute(self.run_dir):
-            raise UserError(
-                f"initial_run must be another run than run_dir. Received: {self.initial_run!r}. "
-                "Pass another --run_dir."
-            )
-
-    def _check_balanced(self):
-        classes, images = self.classes_per_batch, self.images_per_class
-        if (classes is None) != (images is None):
-            raise UserError(
-                "classes_per_batch and images_per_class go together. Received: "
-                f"{classes} and {images}. Give both, or neither."
-            )
-        if classes is not None and classes * images != self.batch_size:
-            raise UserError(
-                f"batch_size must be classes_per_batch x images_per_class, {classes} x {images}. "
-                f"Received: {self.batch_size}. Pass --batch_size={classes * images}."
-            )
 
     def check_outside_data(self, name: str, path: str) -> None:
         """Refuses an output path in the folder of the images; see `refuse_in_folder`."""

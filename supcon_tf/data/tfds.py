@@ -37,17 +37,7 @@ def open_tfds(
     source = LONG_TAILED.get(name, name)
     builder = _own_builder(name, data_dir) or _prepared_builder(source, data_dir)
     image, label = _check_features(name, builder)
-    splits = builder.info.splits
-    held_out = [split for split in ("test", "validation") if split in splits]
-    if "train" not in splits or not held_out:
-        raise UserError(
-            f"dataset must have the splits train and test (or validation). Received: {name!r}, "
-            f"with {', '.join(splits)}."
-        )
-    # Competitions publish test images without labels (-1); their validation split has them.
-    labelled = [split for split in held_out if _has_labels(_tfds_split(builder, split))]
-    if not labelled:
-        raise UserError(f"dataset must have a labelled held-out split. Received: {name!r}.")
+    held_out = _held_out_split(name, builder)
     height, width = image.shape[:2]
     native = height if height and height == width else None
     train, validation = _tfds_split(builder, "train", native), None
@@ -64,11 +54,27 @@ def open_tfds(
         name=name,
         class_names=tuple(label.names),
         train=train,
-        test=_tfds_split(builder, labelled[0], native),
+        test=_tfds_split(builder, held_out, native),
         native_size_px=native,
         image_size_px=image_size_px or native or DEFAULT_IMAGE_SIZE_PX,
         validation=validation,
     )
+
+
+def _held_out_split(name, builder):
+    """The name of the split with labels that nobody trains on."""
+    splits = builder.info.splits
+    held_out = [split for split in ("test", "validation") if split in splits]
+    if "train" not in splits or not held_out:
+        raise UserError(
+            f"dataset must have the splits train and test (or validation). Received: {name!r}, "
+            f"with {', '.join(splits)}."
+        )
+    # Competitions publish test images without labels (-1); their validation split has them.
+    labelled = [split for split in held_out if _has_labels(_tfds_split(builder, split))]
+    if not labelled:
+        raise UserError(f"dataset must have a labelled held-out split. Received: {name!r}.")
+    return labelled[0]
 
 
 def _long_tailed(train, factor, seed):

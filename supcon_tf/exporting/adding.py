@@ -149,11 +149,7 @@ def _write(
     added_scores.check_top1(top1, config.min_top1)
     model.save(path)
     _write_index_images(path, bundle, new.support, class_names)
-    left_out = {_UNCALIBRATED, *bundle.metrics["export"].get("failed", {})}
-    formats = [name for name in settings.format_names() if name not in left_out]
-    tflite.write_all(path, metadata, formats, select_ops=settings.tflite_select_ops)
-    if onnx_model.FORMAT in formats:
-        onnx_model.write(path, metadata)
+    formats = _convert(path, metadata, bundle, settings)
     np.savez(path / HELD_OUT, features=features, labels=labels)
     expected = probabilities[len(old[1]) :]
     with start_reload(path, formats) as reload:
@@ -170,6 +166,16 @@ def _write(
     }
     finish_bundle(path, metadata, {**bundle.metrics, "added": scores})
     return scores
+
+
+def _convert(path, metadata, bundle, settings):
+    """Writes the TFLite and ONNX models that the bundle has too; the formats, as to compare."""
+    left_out = {_UNCALIBRATED, *bundle.metrics["export"].get("failed", {})}
+    formats = [name for name in settings.format_names() if name not in left_out]
+    tflite.write_all(path, metadata, formats, select_ops=settings.tflite_select_ops)
+    if onnx_model.FORMAT in formats:
+        onnx_model.write(path, metadata)
+    return formats
 
 
 def _probabilities_before(bundle: Bundle, features: np.ndarray) -> np.ndarray:
