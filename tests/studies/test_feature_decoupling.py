@@ -271,16 +271,6 @@ def test_a_study_keeps_what_is_finished(tmp_path, monkeypatch, capsys):
         study.run_study("tiny", dataclasses.replace(TINY, steps=5), 2, tmp_path)
 
 
-@pytest.mark.parametrize("content", ["[]", "{}", "{", '{"setting": {}}'])
-def test_a_damaged_result_is_named(content, tmp_path, monkeypatch):
-    monkeypatch.setattr(study, "train", lambda *given: pytest.fail("it trains"))
-    file = tmp_path / f"results/tiny/{next(iter(ARMS))}, seed 0.json"
-    file.parent.mkdir(parents=True)
-    file.write_text(content)
-    with pytest.raises(UserError, match=r"seed 0\.json"):
-        study.run_study("tiny", TINY, 1, tmp_path)
-
-
 def test_claims_look_at_the_worst_seed():
     high, low = (dict.fromkeys(study.MEASURES, value) for value in (0.95, 0.1))
     arms = list(ARMS)
