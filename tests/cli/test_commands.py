@@ -41,6 +41,10 @@ REFUSED = {
     "run": (["classify", "--run_dir=none"], "Run supcon-tf pretrain first."),
     "images": (["pretrain", "--dataset=folder:none"], "folder data set not found"),
     "weights": (["pretrain", "--encoder_weights=none.h5"], "encoder_weights not found"),
+    "augmentation file": (
+        ["pretrain", "--augmentation=none.keras"],
+        "augmentation not found. Received: ",
+    ),
     "sheet": (["show-views", "--output_file=a.jpg"], "output_file must be a .png file"),
     "views": (
         ["show-views", "--output_file=a.png", "--augmentation_args=cutuot=1"],
