@@ -11,6 +11,7 @@ from supcon_tf.core.errors import UserError, suggestion
 
 # The tables that `auto_augment` may name; see `supcon_tf.data.auto_augment`.
 AUTO_AUGMENT_TABLES = ("imagenet", "cifar10")
+_MOST_OPERATIONS = 16  # Each of them lengthens the graph.
 _SWITCHES = ("flip", "alternating_flip", "trivial_augment", "centered")
 _NOT_SHARES = (*_SWITCHES, "aspect", "strength", "rand_augment", "auto_augment")
 
@@ -114,8 +115,10 @@ class Augmentation:
                 raise ValueError(
                     f"{field.name} must be {word.get(kind, 'a word')}. Received: {value!r}."
                 )
-        if self.rand_augment < 0:
-            raise ValueError(f"rand_augment must be at least 0. Received: {self.rand_augment}.")
+        if not 0 <= self.rand_augment <= _MOST_OPERATIONS:
+            raise ValueError(
+                f"rand_augment must be from 0 to {_MOST_OPERATIONS}. Received: {self.rand_augment}."
+            )
         if self.auto_augment not in ("", *AUTO_AUGMENT_TABLES):
             raise ValueError(
                 f"auto_augment must be one of {', '.join(AUTO_AUGMENT_TABLES)}, or ''. Received: "
@@ -123,10 +126,10 @@ class Augmentation:
             )
 
     def _check_crops(self):
-        if not 0 < self.min_area <= self.max_area <= 1 or not self.aspect >= 1:
+        if not 0 < self.min_area <= self.max_area <= 1 or not 1 <= self.aspect <= 10:
             raise ValueError(
-                "min_area must be above 0, max_area at least that and at most 1, aspect at least "
-                f"1. Received: {self.min_area}, {self.max_area} and {self.aspect}."
+                "min_area must be above 0, max_area at least that and at most 1, aspect from 1 to "
+                f"10. Received: {self.min_area}, {self.max_area} and {self.aspect}."
             )
         if not 0 <= self.shift <= (0.5 if self.min_area == 1 else 0):
             raise ValueError(

@@ -50,6 +50,10 @@ REFUSED = {
     "image": (["predict", "--model=docs", "none.png"], "'none.png': image not found."),
     "no model": (["add-class", "--images=docs"], "no model given. Pass --model"),
     "not a model": (["predict", "--model=docs", "README.md"], "model holds no exported SavedModel"),
+    "augmentation file": (
+        ["pretrain", "--augmentation=none.keras"],
+        "augmentation not found. Received: ",
+    ),
     "sheet": (["show-views", "--output_file=a.jpg"], "output_file must be a .png file"),
     "views": (
         ["show-views", "--output_file=a.png", "--augmentation_args=cutuot=1"],

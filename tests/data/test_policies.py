@@ -133,6 +133,8 @@ def test_cutout_and_the_cifar_policy_are_weak_views_with_a_square():
         ({"brightnes": 0.5}, "Received: 'brightnes'. Did you mean 'brightness'"),
         ({"strength": 3.0}, "strength must be at least 0, and no change of colour above 1"),
         ({"strength": "much"}, "strength must be a number. Received: 'much'"),
+        ({"aspect": float("inf")}, "aspect from 1 to 10. Received: .*inf"),
+        ({"rand_augment": 17}, "rand_augment must be from 0 to 16. Received: 17"),
         ({"flip": 1}, "flip must be true or false. Received: 1"),
         ({"rand_augment": True}, "rand_augment must be a whole number. Received: True"),
         ({"auto_augment": "svhn"}, "auto_augment must be one of imagenet, cifar10.*'svhn'"),
