@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import keras
 
-from supcon_tf.comparison.arms import final_config, shared_recipe
+from supcon_tf.comparison.arms import arm_config, final_config, shared_recipe
 from supcon_tf.comparison.budget import budget_line, epochs_of_arms
 from supcon_tf.comparison.cells import finish_cell
 from supcon_tf.comparison.progress import Progress
@@ -14,7 +14,7 @@ from supcon_tf.comparison.selection import Selection, select_rate, trials_of
 from supcon_tf.config import PretrainConfig
 from supcon_tf.config.arms import ARMS
 from supcon_tf.config.comparison import CompareConfig
-from supcon_tf.core.errors import UserError
+from supcon_tf.core.errors import StorageError, UserError
 from supcon_tf.core.files import printing_to, read_json
 from supcon_tf.data.datasets import ImageDataset, from_config
 from supcon_tf.search.preparation import check_data, check_recipe, check_settings
@@ -77,6 +77,8 @@ def prepare(config: CompareConfig, base: PretrainConfig) -> tuple[PretrainConfig
     base.check_outside_data("comparison_dir", config.comparison_dir)
     if config.is_tuned():
         check_recipe(base)
+        tuning = arm_config(base, config.reference)
+        check_data(tuning, from_config(tuning))
     for arm in config.arm_names():
         check_settings(final_config(base, arm))
     dataset = from_config(final_config(base, config.reference))
@@ -104,7 +106,7 @@ def _run(
     epochs: Mapping[str, int],
     place: SearchDirectory,
 ) -> dict[str, dict]:
-    """Every arm's selection and runs; a round of seeds after the other, so that half says a lot."""
+    """Every arm's selection, and then the runs of all arms, seed by seed."""
     trials = {arm: trials_of(config, base, arm, epochs[arm]) for arm in epochs}
     progress = Progress(sum(map(len, trials.values())) + len(epochs) * config.seeds)
     chosen = {
@@ -112,23 +114,33 @@ def _run(
         for arm, own in trials.items()
     }
     runs: dict[str, list[dict]] = {arm: [] for arm in epochs}
-    evaluation = {"corruptions": config.corruptions, "corruption_images": config.corruption_images}
     for seed in range(config.seeds):
         for arm in epochs:
-            cell = final_config(
-                base,
-                arm,
-                seed=seed,
-                epochs=epochs[arm],
-                learning_rate=chosen[arm].rate,
-                run_dir=str(place.path / "runs" / arm / str(seed)),
-            )
-            with printing_to(place.path / "runs" / f"{arm}-{seed}.log"):
-                run = finish_cell(cell, evaluation=evaluation if config.corruptions else {})
-            keras.utils.clear_session()  # Lets go of the graphs.
+            how = {"seed": seed, "epochs": epochs[arm], "learning_rate": chosen[arm].rate}
+            run = _final_run(config, final_config(base, arm, **how), arm, place)
             progress.cell_ended(f"{arm} seed {seed}", run)
             runs[arm].append(_kept(seed, run))
     return {arm: _described(arm, base, epochs[arm], chosen[arm], runs[arm]) for arm in epochs}
+
+
+def _final_run(
+    config: CompareConfig, cell: PretrainConfig, arm: str, place: SearchDirectory
+) -> dict:
+    """What comes of a final cell, as from `finish_cell`; what it prints goes to its log."""
+    runs, evaluation = place.path / "runs", {}
+    if config.corruptions:
+        limit = config.corruption_images
+        evaluation = {"corruptions": True, "corruption_images": limit}
+    cell = cell.replace(run_dir=str(runs / arm / str(cell.seed)))
+    try:
+        with printing_to(runs / f"{arm}-{cell.seed}.log"):
+            return finish_cell(cell, evaluation=evaluation)
+    except StorageError:
+        raise
+    except UserError as error:
+        raise UserError(f"arm {arm}, seed {cell.seed}: {error}") from error
+    finally:
+        keras.utils.clear_session()  # Lets go of the graphs.
 
 
 def _kept(seed: int, run: dict) -> dict:

@@ -42,14 +42,14 @@ class CompareConfig(Config):
         False, "Print the cells and the time that they take, and stop.", identity=False
     )
     rate_factors: str = setting(
-        "0.5,1,2", "Factors on learning_rate that every arm tries; 1 alone tries none."
+        "0.3,1,3", "Factors on learning_rate that every arm tries; 1 alone tries none."
     )
     tuning_seeds: int = setting(
         1, "Seeds that every factor is tried with, from 0 on.", at_least=1, at_most=100
     )
     seconds: float | None = setting(
         None,
-        "Equal wall-clock: seconds of training for every arm (none: equal epochs).",
+        "Equal wall-clock, in place of epochs: seconds of training for every arm (none: off).",
         kind=float,
         above=0,
         at_most=1e9,
@@ -106,7 +106,7 @@ class CompareConfig(Config):
         except ValueError:
             raise UserError(
                 "rate_factors must be different numbers above 0 with commas between. Received: "
-                f"{self.rate_factors!r}. Pass --rate_factors=0.5,1,2."
+                f"{self.rate_factors!r}. Pass --rate_factors=0.3,1,3."
             ) from None
 
     def is_tuned(self) -> bool:

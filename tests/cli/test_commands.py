@@ -39,6 +39,11 @@ REFUSED = {
     "path as a recipe": (["pretrain", "--recipe=../recipes/digits"], "--flagfile=FILE"),
     "method": (["pretrain", "--method=supcon_outt"], "Did you mean 'supcon_out'?"),
     "augmentation": (["tune", "--space=digits", "--augmentation=cifer"], "Did you mean 'cifar'?"),
+    "arm": (["compare", "--arms=supcon,simclrr"], "Received: 'simclrr'. Did you mean 'simclr'?"),
+    "baseline": (
+        ["evaluate", "--run_dir=tests", "--corruptions", "--baseline=none"],
+        "baseline not found. Received: 'none'",
+    ),
     "run": (["classify", "--run_dir=none"], "Run supcon-tf pretrain first."),
     "images": (["pretrain", "--dataset=folder:none"], "folder data set not found"),
     "weights": (["pretrain", "--encoder_weights=none.h5"], "encoder_weights not found"),

@@ -17,6 +17,7 @@ from supcon_tf.stages.run_directory import RunDirectory
 SCRIPTS = (
     "pretrain",
     "tune",
+    "compare",
     "studies/stability",
     "train_classifier",
     "evaluate",
@@ -28,7 +29,10 @@ SCRIPTS = (
     "write_digits",
     "show_views",
 )
-_WITHOUT_RUN = ("predict", "demo", "add_class", "serve", "tune", "studies/stability", "show_views")
+_WITHOUT_RUN = (
+    *("predict", "demo", "add_class", "serve", "tune", "compare", "show_views"),
+    "studies/stability",
+)
 
 BAD_INPUT = {
     "unknown flag": (["pretrain", "--epoch=3"], "Unknown command line flag 'epoch'"),
@@ -81,6 +85,16 @@ BAD_INPUT = {
     "no recipe in the study": (
         ["studies/stability", "--study={inputs}/study.json"],
         "none.flags: Unable to open",
+    ),
+    "unknown arm": (
+        ["compare", "--arms=cross_entropy,supcom"],
+        "Received: 'supcom'. Did you mean 'supcon'?",
+    ),
+    "rates without validation images": (["compare"], "validation_fraction=0. Pass"),
+    "seed of a comparison": (["compare", "--seed=1"], "Unknown command line flag 'seed'"),
+    "baseline": (
+        ["evaluate", "--run_dir={inputs}", "--corruptions", "--baseline=nowhere"],
+        "Received: 'nowhere'",
     ),
     "flag of a run": (["tune", "--run_dir=runs/x"], "Unknown command line flag 'run_dir'"),
     "no encoder": (["train_classifier"], "has no pretrained encoder"),

@@ -91,10 +91,11 @@ def test_damaged_files_are_named(idx_dir):
         b"",
         b"no gzip",
         gzip.compress(b""),
-        gzip.compress(b"\0\0\x0d\x01\0\0\0\x01\0\0\0\0"),  # Of float32.
-        gzip.compress(b"\0\0\x08\x01\0\0\0\x05ab"),  # Cut off.
+        gzip.compress(b"\0\0\x0d\x01\0\0\0\x01\0\0\0\0"),
+        gzip.compress(b"\0\0\x08\x01\0\0\0\x05ab"),
         gzip.compress(b"\0\0\x08\x01\0\0\0\x05abcde")[:-9],
     ],
+    ids=["empty", "no gzip", "nothing in it", "of float32", "values missing", "cut off"],
 )
 def test_a_file_that_is_no_idx_file_is_named(content, tmp_path):
     (tmp_path / "a.gz").write_bytes(content)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from conftest import write_images
 
-from supcon_tf import UserError, open_dataset
-from supcon_tf.data.augment import AUGMENTATIONS, Share
+from supcon_tf import AUGMENTATIONS, UserError, open_dataset
+from supcon_tf.data.augment import Share
 from supcon_tf.data.holding_out import tie
 from supcon_tf.data.labelled import open_labelled
 from supcon_tf.data.several_labels import hold_out_several, multi_hot
