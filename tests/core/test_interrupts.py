@@ -99,6 +99,8 @@ def test_predict_stops_at_the_batch(tmp_path):
         swallow()
         return np.ones((len(batch), 1))
 
-    results = prediction._results((["a"], classify), {str(tmp_path / "a.png"): ""}, PredictConfig())
+    results = prediction._results(
+        (["a"], False, classify), {str(tmp_path / "a.png"): ""}, PredictConfig()
+    )
     with pytest.raises(KeyboardInterrupt), noting_interrupts():
         next(results)

@@ -3,14 +3,17 @@
 import json
 import math
 import shlex
+import types
 import warnings
 
 import pytest
+from conftest import write_several
 from search.fakes import ALGORITHMS, BASE, GRID, outcome, search_config
 from sklearn.exceptions import ConvergenceWarning
 
 from supcon_tf import UserError, tune
 from supcon_tf.search import figures
+from supcon_tf.search.preparation import open_first
 from supcon_tf.search.report import base_line, next_commands
 from supcon_tf.search.results import Result, best_result, is_hopeless
 
@@ -229,3 +232,10 @@ def test_warnings_of_the_gaussian_process_stay_inside(training, tmp_path):
         warnings.simplefilter("always")
         tune(search_config(tmp_path / "search", "bayesian", max_trials=6), BASE)
     assert not [one for one in caught if issubclass(one.category, ConvergenceWarning)]
+
+
+def test_images_of_several_classes_are_refused(tmp_path):
+    config = BASE.replace(dataset=write_several(tmp_path / "images"), batch_size=16)
+    space = types.SimpleNamespace(first=dict)
+    with pytest.raises(UserError, match="a search is for images of one class each"):
+        open_first(config, space)

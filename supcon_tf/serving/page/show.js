@@ -114,10 +114,14 @@ function copyTo(target, seen) {
 // The classes of an answer in words: several are joined with | by the server.
 const inText = (name) => (model.isMultiLabel ? name.replaceAll("|", ", ") || "none" : name);
 
-function showClasses({ probabilities, class_name: name, milliseconds }) {
+// Whether a class, of a rank from 0 on, is in the answer: the best, and of several those probable.
+const isAnswered = (share, rank) => !rank || (model.isMultiLabel && share >= SHOWN_FROM);
+
+function showClasses({ probabilities, milliseconds }) {
   const ranked = probabilities.map((share, index) => ({ share, name: model.classNames[index] }));
   ranked.sort((left, right) => right.share - left.share); // Stable: on ties the first class wins.
-  const [text, share] = [inText(name), sureness(probabilities)];
+  const answered = ranked.filter(({ share }, rank) => isAnswered(share, rank));
+  const [text, share] = [answered.map(({ name }) => name).join(", "), sureness(probabilities)];
   element("class-title").textContent = model.isMultiLabel ? "Classes" : "Class";
   element("answer").textContent = text;
   element("answer").classList.toggle("long", text.length > 18);
@@ -158,7 +162,7 @@ function showBars(ranked) {
     tag.textContent = tag.title = name;
     track.firstChild.style.width = `${100 * share}%`;
     text.textContent = percent(share);
-    bars.children[index].classList.toggle("answered", !index || (model.isMultiLabel && share >= SHOWN_FROM));
+    bars.children[index].classList.toggle("answered", isAnswered(share, index));
   });
 }
 
