@@ -1,3 +1,5 @@
+"""Tables whose images have several labels, as splits and streams."""
+
 import json
 
 import numpy as np
