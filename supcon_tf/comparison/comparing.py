@@ -82,6 +82,11 @@ def prepare(config: CompareConfig, base: PretrainConfig) -> tuple[PretrainConfig
     for arm in config.arm_names():
         check_settings(final_config(base, arm))
     dataset = from_config(final_config(base, config.reference))
+    if dataset.multi_label:
+        raise UserError(
+            "compare is for images of one class each. Received: "
+            f"dataset={dataset.name}, whose images have several."
+        )
     for arm in config.arm_names():
         try:
             check_data(final_config(base, arm), dataset)

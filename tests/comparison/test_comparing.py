@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from conftest import write_several
 from search.fakes import Training
 
 from supcon_tf import CompareConfig, PretrainConfig, UserError
@@ -230,3 +231,13 @@ def test_equal_wall_clock_gives_every_arm_its_epochs(run, cells, monkeypatch):
     run(seconds=20.0)
     assert timed == ["cross_entropy", "supcon_out", "simclr"]
     assert cells.final[-2].epochs == 8
+
+
+def test_images_of_several_classes_are_refused(tmp_path):
+    base = BASE.replace(dataset=write_several(tmp_path / "photos"), batch_size=16)
+    config = CompareConfig(
+        comparison_dir=str(tmp_path / "comparison"), arms="supcon,cross_entropy"
+    )
+    with pytest.raises(UserError, match="compare is for images of one class each. Received: "):
+        comparing.compare(config, base)
+    assert not (tmp_path / "comparison").exists()

@@ -162,5 +162,6 @@ def test_other_tables_are_scored_and_other_data_refused(run_dir, tmp_path):
     assert found["mean_average_precision"] > 0.9
     with pytest.raises(UserError, match="give a table that lists them"):
         supcon_tf.evaluate(EvaluateConfig(run_dir=run_dir, dataset=f"folder:{tmp_path}"))
-    with pytest.raises(UserError, match="soft_neighbors_temperature is for images of one class"):
-        supcon_tf.evaluate(EvaluateConfig(run_dir=run_dir, soft_neighbors_temperature=0.1))
+    for name, value in {"soft_neighbors_temperature": 0.1, "corruptions": True}.items():
+        with pytest.raises(UserError, match=f"{name} is for images of one class"):
+            supcon_tf.evaluate(EvaluateConfig(run_dir=run_dir, **{name: value}))
