@@ -43,7 +43,11 @@ def commands(recipe):
 def test_the_commands_of_a_header_are_valid(recipe):
     found = commands(recipe)
     assert found[0][1:3] == ["pretrain", f"--recipe={recipe}"]
-    kinds = {"pretrain": supcon_tf.PretrainConfig, "classify": ClassifierConfig}
+    kinds = {
+        "pretrain": supcon_tf.PretrainConfig,
+        "classify": ClassifierConfig,
+        "evaluate": supcon_tf.EvaluateConfig,
+    }
     for _, command, *arguments in found:
         config = parse(arguments, kinds[command])
         if command == "pretrain":
