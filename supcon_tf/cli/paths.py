@@ -24,6 +24,8 @@ def check_paths(config: Config) -> None:
     Raises:
         UserError: with the message of the stage.
     """
+    advice = "Give the directory of a run that was scored with --corruptions"
+    _check(getattr(config, "baseline", ""), "baseline not found", advice)
     model = getattr(config, "model", "")
     if isinstance(config, (PredictConfig, AddClassConfig)) or model:
         _check_model(model, has_files=isinstance(config, PredictConfig))
@@ -44,8 +46,6 @@ def check_paths(config: Config) -> None:
     _check(getattr(config, "model_dir", ""), "model not found", advice)
     if isinstance(config, AddClassConfig):
         _check(config.images, "images not found", "Give a folder with a subfolder per new class")
-    advice = "Give the directory of a run that was scored with --corruptions"
-    _check(getattr(config, "baseline", ""), "baseline not found", advice)
 
 
 def check_images(images: Sequence[str]) -> None:

@@ -235,9 +235,7 @@ def test_equal_wall_clock_gives_every_arm_its_epochs(run, cells, monkeypatch):
 
 def test_images_of_several_classes_are_refused(tmp_path):
     base = BASE.replace(dataset=write_several(tmp_path / "photos"), batch_size=16)
-    config = CompareConfig(
-        comparison_dir=str(tmp_path / "comparison"), arms="supcon,cross_entropy"
-    )
+    config = CompareConfig(comparison_dir=str(tmp_path / "comparison"), arms="supcon,cross_entropy")
     with pytest.raises(UserError, match="compare is for images of one class each. Received: "):
         comparing.compare(config, base)
     assert not (tmp_path / "comparison").exists()

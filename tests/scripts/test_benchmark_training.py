@@ -28,7 +28,7 @@ BAD = {
     "peer": ({"peer": "pml"}, "Received: 'pml'"),
     "peer's folder": ({"peer": "supcontrast:nowhere"}, "Received: 'supcontrast:nowhere'"),
     "encoder": ({"encoder": "resnet9"}, "Received: 'resnet9'"),
-    "batch": ({"batch_size": 2000}, "at most the 1347"),
+    "batch": ({"batch_size": 2000}, "at most 1347"),
 }
 
 

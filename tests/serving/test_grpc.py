@@ -152,7 +152,7 @@ def test_grpc_tells_about_the_model(stub, messages):
 BAD_GRPC = {
     "model": ({"name": "x"}, "NOT_FOUND", "no model 'x' here"),
     "version": ({"version": "2"}, "NOT_FOUND", "version '2' of digits is not served"),
-    "no image": ({"contents": [b"x"], "shape": [1]}, "INVALID_ARGUMENT", "no JPEG"),
+    "no image": ({"contents": [b"x"], "shape": [1]}, "INVALID_ARGUMENT", "not a JPEG"),
     "truncated": ({"contents": [TRUNCATED], "shape": [1]}, "INVALID_ARGUMENT", "not a whole"),
     "huge": ({"contents": [huge_png()], "shape": [1]}, "INVALID_ARGUMENT", "pixels"),
     "shape": ({"shape": [99]}, "INVALID_ARGUMENT", "at most 64"),

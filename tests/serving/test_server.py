@@ -115,7 +115,7 @@ BAD_V1 = {
     "no image": (
         {"instances": [{"b64": PNG}, {"b64": base64_of(b"x" * 99)}]},
         400,
-        "instance 1 is no",
+        "instance 1 is not a",
     ),
     "truncated JPEG": (
         {"instances": [{"b64": base64_of(TRUNCATED)}]},
@@ -165,7 +165,7 @@ BAD_V2 = {
     "no image": (
         tensor(name="encoded", datatype="BYTES", shape=[1], data=["AAAA"]),
         400,
-        "no JPEG",
+        "not a JPEG",
     ),
     "signature": ({**tensor(), "parameters": {"signature_name": 3}}, 400, "Received: 3"),
     "too large": (b" " * 2_000_001, 413, "larger than 2 MB"),

@@ -166,7 +166,7 @@ def test_every_check_that_fails_is_listed(planned, tmp_path):
         "Received: 'rand'",
         "best_metric knn_top1 needs a validation set",
         "momentum must be left out, for adamw",
-        "at most the 1347 training images",
+        "at most 1347, the number of training images",
         "strategy=tpu found no TPU",
     ]:
         assert sum(message in problem for problem in found.problems) == 1, message

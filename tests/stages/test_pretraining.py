@@ -36,7 +36,7 @@ from supcon_tf.stages.run_directory import RunDirectory
             {"method": "comatch", "method_args": {"history": 2**63}},
             "method comatch: history must fit 64 bits. Received: 9223372036854775808",
         ),
-        ({"batch_size": 2000}, "at most the 1347 training images .*Received: 2000"),
+        ({"batch_size": 2000}, "at most 1347, the number of training images.*Received: 2000"),
         ({"image_size_px": 3}, "needs images of 4 pixels"),
         ({"strategy": "mirrored", "batch_size": 129}, "multiple of the 2 replicas. Received: 129"),
         ({"dataset": "folder:/nowhere"}, "data_dir is for TensorFlow Datasets"),
