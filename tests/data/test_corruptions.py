@@ -192,7 +192,7 @@ def loops_of_motion(image, radius, sigma, degrees):
 
 
 def test_motion_blur_equals_loops():
-    image, angles = pictures(2, 12) / 255.0, np.array([-40.0, 100.0])
+    image, angles = smooth_images(2, 12) / 255.0, np.array([-40.0, 100.0])
     found = parts.motion(image, 4, 2.0, angles)
     for number, angle in enumerate(angles):
         expected = loops_of_motion(image[number], 4, 2.0, angle)
