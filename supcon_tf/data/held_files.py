@@ -8,6 +8,17 @@ import tensorflow as tf
 _MOST_BYTES = 2**29
 
 
+def most_bytes(files: int, image_size_px: int) -> int:
+    """Bytes that may be held of so many files, of pictures of 4 to 3.
+
+    Args:
+        files: how many.
+        image_size_px: side S of the views: what crops are taken from has 2 S on its short side.
+    """
+    crops, as_evaluated = 3 * 4 * image_size_px**2 * 4 // 3, 4 * 3 * image_size_px**2
+    return min(_MOST_BYTES, files * (crops + as_evaluated))
+
+
 class HeldFiles:
     """What was made of image files, by file: at most 512 MiB; the rest is made again.
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from supcon_tf.data.held_files import HeldFiles
+from supcon_tf.data.held_files import HeldFiles, most_bytes
 from supcon_tf.data.images import decode, preprocess
 
 # The label of an image whose class is not known.
@@ -69,7 +69,7 @@ class Split:
     def held(self) -> Held | None:
         """All images, decoded now, where they have one size and fit into 256 MiB; else None."""
         side = self.native_size_px
-        if not side or self.num_examples * side**2 * 3 > _HELD_BYTES:
+        if not side or not self.held_bytes(side):
             return None
 
         def load(encoded, label):
@@ -79,6 +79,13 @@ class Split:
         decoded = self.records().map(load, num_parallel_calls=tf.data.AUTOTUNE)
         with tf.device("CPU:0"):  # Streams are made there.
             return Held(*decoded.batch(self.num_examples).get_single_element())
+
+    def held_bytes(self, image_size_px: int) -> int:
+        """Bytes of images that a training holds in memory, at most, for views of that size."""
+        if self.native_size_px is None:
+            return 0 if self.folder is None else most_bytes(self.num_examples, image_size_px)
+        all_images = self.num_examples * self.native_size_px**2 * 3
+        return all_images if all_images <= _HELD_BYTES else 0
 
     @functools.cached_property
     def held_files(self) -> HeldFiles:

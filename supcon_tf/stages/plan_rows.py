@@ -53,6 +53,10 @@ def add_data(sheet: Sheet, dataset: ImageDataset) -> None:
     left_out = f"; {bad} unreadable left out" * bool(bad)
     value = f"{text.format(**sizes)} images of {side} x {side} pixels{left_out}"
     sheet.add("data set", f"{dataset.name}: {value}", **sizes, bad_images=bad)
+    splits = (dataset.all_images, dataset.validation)
+    held = sum(split.held_bytes(side) for split in splits if split is not None)
+    how = f"up to {format_bytes(held)} of the machine's memory" if held else "decoded every epoch"
+    sheet.add("  held, decoded", how, held_bytes=held)
     for remark in dataset.remarks:
         sheet.add("", remark)
 

@@ -64,6 +64,7 @@ def test_activation_memory_goes_with_what_is_encoded_at_once(planned):
     # At least eight maps [8, 8, 8] of the first stage.
     assert 256 * 8 * 4 * 8**3 < whole["activation_bytes"] < 100 * 2**20
     assert whole["views_bytes"] == 128 * 2 * 8 * 8 * 3 * 4
+    assert whole["held_bytes"] == 1347 * 8 * 8 * 3
     micro = planned(micro_batch_size=32).numbers
     assert micro["activation_bytes"] * 4 == whole["activation_bytes"]
     assert micro["gradient_bytes"] == 2 * whole["gradient_bytes"]
