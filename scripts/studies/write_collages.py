@@ -12,11 +12,10 @@ package dataset-fashion-mnist.
 
 import dataclasses
 
-from write_fashion_mnist import read_idx
-
 from supcon_tf.cli import flags
 from supcon_tf.config.settings import Config, setting
 from supcon_tf.core.errors import UserError
+from supcon_tf.data.idx import read_idx
 
 NAMES = "T-shirt trouser pullover dress coat sandal shirt sneaker bag boot".split()  # noqa: SIM905
 _SIDE, _MOST = 28, 3

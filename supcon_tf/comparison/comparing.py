@@ -3,8 +3,6 @@
 import dataclasses
 from collections.abc import Mapping
 
-import keras
-
 from supcon_tf.comparison.arms import arm_config, final_config, shared_recipe
 from supcon_tf.comparison.budget import budget_line, epochs_of_arms
 from supcon_tf.comparison.cells import finish_cell
@@ -19,6 +17,7 @@ from supcon_tf.core.files import printing_to, read_json
 from supcon_tf.data.datasets import ImageDataset, from_config
 from supcon_tf.search.preparation import check_data, check_recipe, check_settings
 from supcon_tf.search.search_directory import SearchDirectory
+from supcon_tf.search.trials import free_memory
 
 # From comparison.json: how a comparison was begun.
 _ORIGIN = ("started", "git_commit", "versions", "hardware")
@@ -145,7 +144,7 @@ def _final_run(
     except UserError as error:
         raise UserError(f"arm {arm}, seed {cell.seed}: {error}") from error
     finally:
-        keras.utils.clear_session()  # Lets go of the graphs.
+        free_memory()
 
 
 def _kept(seed: int, run: dict) -> dict:

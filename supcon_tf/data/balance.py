@@ -47,10 +47,10 @@ def stratified_places(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
     Raises:
         UserError: if there are fewer images, or a class would be left without any.
     """
-    members = list(places_by_class(labels).values())
-    shares = np.array([len(own) for own in members]) * count / len(labels)
+    members, drawn_of = list(places_by_class(labels).values()), min(count, len(labels))
+    shares = np.array([len(own) for own in members]) * drawn_of / len(labels)
     counts = np.floor(shares).astype(int)
-    counts[np.argsort(counts - shares, kind="stable")[: count - counts.sum()]] += 1
+    counts[np.argsort(counts - shares, kind="stable")[: drawn_of - counts.sum()]] += 1
     if count > len(labels) or counts.min() < 1:
         raise UserError(
             f"train_images must be at most the {len(labels)} training images, and leave one of "

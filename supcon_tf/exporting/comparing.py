@@ -1,11 +1,12 @@
 """Comparison of exports with the model they were made of, in a process without this package."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,16 +23,17 @@ _IN_FLOAT32 = ("tflite_float32", "onnx")
 _RELOAD = Path(__file__).with_name("reload_export.py")
 
 
-def start_reload(bundle: Path, formats: Sequence[str]) -> subprocess.Popen:
+@contextlib.contextmanager
+def start_reload(bundle: Path, formats: Sequence[str]) -> Iterator[subprocess.Popen]:
     """Starts the process that `compare_exports` runs a bundle in, before the bundle is there.
 
-    It imports TensorFlow, which takes seconds, and waits. Use it as a context.
+    It imports TensorFlow, which takes seconds, and waits. After the block it is no more.
 
     Args:
         bundle: folder of the SavedModel, with tflite/ in it.
         formats: those of its models, as `ExportConfig.format_names` gives them.
     """
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-I", str(_RELOAD), str(bundle), *formats],
         env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1"},
         stdin=subprocess.PIPE,
@@ -40,6 +42,12 @@ def start_reload(bundle: Path, formats: Sequence[str]) -> subprocess.Popen:
         text=True,
         errors="replace",
     )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
 
 
 def compare_exports(
@@ -60,7 +68,7 @@ def compare_exports(
         limit: at most so many of them, as `Split.sample` draws them.
         expected: probabilities float [N, C] that the model gives them.
         labels: int [N], or bool [N, C] of several classes per image.
-        process: what `start_reload` returned.
+        process: what `start_reload` yields.
 
     Returns:
         By export: `top1`, `model_top1` (of several classes per image the mean average precisions,

@@ -71,8 +71,8 @@ def export(config: ExportConfig) -> dict:
     with writing(target) as temporary:
         print(f"exporting to {target}", file=sys.stderr)
         temporary.mkdir(parents=True)
-        reload = start_reload(temporary, config.format_names())
-        with reload, naming_lost_images(dataset.train, dataset.test):
+        reading = naming_lost_images(dataset.train, dataset.test)
+        with start_reload(temporary, config.format_names()) as reload, reading:
             scores = _write_bundle(temporary, target, run, dataset, model, config, reload)
     scores = {"path": str(target), **scores}
     run.record("export", scores)

@@ -77,7 +77,7 @@ def run_trial(trial: Trial, place: SearchDirectory) -> Result:
             f"cannot write to {place.kind}_dir {place.path}: {error.strerror or error}. Put it "
             "right, then continue with --resume."
         ) from error
-    _free_memory()
+    free_memory()
     return result
 
 
@@ -167,8 +167,8 @@ def _train_and_score(trial: Trial, run: RunDirectory, done: int) -> dict[str, An
     }
 
 
-def _free_memory() -> None:
-    """Lets go of the graphs of the trial before."""
+def free_memory() -> None:
+    """Lets go of the graphs of the training before."""
     keras.utils.clear_session()
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from supcon_tf import ClassifierConfig, PretrainConfig, UserError
+from supcon_tf.comparison import cells
 from supcon_tf.stages.checks import settings_checks
 from supcon_tf.stages.run_directory import RunDirectory
 
@@ -69,7 +70,7 @@ def test_a_finished_run_that_lost_files_is_named(tiny, tmp_path, files, lacks):
     for name, content in {"manifest": {}, **files}.items():
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match=f"{tmp_path} is damaged: it lacks {lacks}. Remove it"):
-        running._found(tiny, RunDirectory(str(tmp_path)))
+        cells._found(RunDirectory(str(tmp_path)), tiny.curves)
 
 
 @pytest.mark.slow
