@@ -55,6 +55,14 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: place[item.path])
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_garbage_collection_between_trainings():
+    """Searches and comparisons call it: among the graphs of a thousand tests it takes seconds."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr("keras.utils.clear_session", lambda: None)
+        yield
+
+
 @pytest.fixture(scope="session")
 def built_once(tmp_path_factory):
     """Calls build(folder) in the first of pytest-xdist's workers to ask; all get that folder."""

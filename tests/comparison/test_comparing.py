@@ -68,8 +68,6 @@ def cells(monkeypatch, data_dir):
     monkeypatch.setattr(trials, "pretrain", stand_in.pretrain)
     monkeypatch.setattr(trials, "_history", stand_in.history)
     monkeypatch.setattr(trials, "validation_score", stand_in.score)
-    for module in (trials, comparing):
-        monkeypatch.setattr(module, "free_memory", lambda: None)
     monkeypatch.setattr(comparing, "finish_cell", stand_in.finish)
     stand_in.draw = figures.draw
     monkeypatch.setattr(figures, "draw", lambda *arguments: None)

@@ -13,7 +13,6 @@ def training(monkeypatch):
     monkeypatch.setattr(trials, "_history", stand_in.history)
     monkeypatch.setattr(trials, "validation_score", stand_in.score)
     monkeypatch.setattr(tuning, "open_first", lambda base, space: Data())
-    monkeypatch.setattr(trials, "free_memory", lambda: None)
     stand_in.draw = figures.draw
     monkeypatch.setattr(figures, "draw", lambda *arguments: None)
     return stand_in
