@@ -72,7 +72,7 @@ def epochs_of_arms(
 
 
 def budget_line(config: CompareConfig, base: PretrainConfig, images: int) -> str:
-    """What is equal, in a sentence.
+    """The budget that is equal for all arms, in a sentence.
 
     Args:
         config: the comparison's settings.

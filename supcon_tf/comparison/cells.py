@@ -51,7 +51,7 @@ def finish_cell(
 
 
 def _found(run, curves):
-    """What `finish_cell` returns."""
+    """The result of `finish_cell`, read from a finished run."""
     manifest = read_json(run.path / "manifest.json")
     try:
         metrics, history = run.metrics(), run.history()["pretrain"]

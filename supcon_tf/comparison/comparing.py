@@ -130,7 +130,7 @@ def _run(
 def _final_run(
     config: CompareConfig, cell: PretrainConfig, arm: str, place: SearchDirectory
 ) -> dict:
-    """What comes of a final cell, as from `finish_cell`; what it prints goes to its log."""
+    """The result of a final cell, as from `finish_cell`; its output goes to its log."""
     runs, evaluation = place.path / "runs", {}
     if config.corruptions:
         limit = config.corruption_images
@@ -148,7 +148,7 @@ def _final_run(
 
 
 def _kept(seed: int, run: dict) -> dict:
-    """What a report keeps of a cell: no scores by class, which its own directory has."""
+    """The part of a cell that a report keeps: no scores by class, which its directory has."""
     scores = {
         name: value
         for name, value in run["scores"].items()

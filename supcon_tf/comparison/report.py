@@ -1,4 +1,4 @@
-"""What comes of a comparison: report.json, report.md and pictures/."""
+"""The results of a comparison: report.json, report.md and pictures/."""
 
 import statistics
 from collections.abc import Mapping, Sequence

@@ -18,7 +18,7 @@ OBJECTIVE = "linear_top1"
 
 @dataclasses.dataclass(frozen=True)
 class Selection:
-    """What was tried for an arm, and which learning rate was chosen.
+    """The learning rates tried for an arm, and the one chosen.
 
     Attributes:
         rate: the learning rate.

@@ -1,4 +1,4 @@
-"""What is made of image files, held in memory: they are decoded once and not every epoch."""
+"""Images made of files and held in memory, so that files are not decoded every epoch."""
 
 from collections.abc import Callable
 
@@ -20,7 +20,7 @@ def most_bytes(files: int, image_size_px: int) -> int:
 
 
 class HeldFiles:
-    """What was made of image files, by file: at most 512 MiB; the rest is made again.
+    """Images made of files, by file: at most 512 MiB; the rest is made again.
 
     It fills as files are first asked for.
     """
@@ -36,7 +36,7 @@ class HeldFiles:
         dtype: tf.DType,
         make: Callable[[], tuple[tf.Tensor, tf.Tensor]],
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """What `make` returns for a file, made now or before.
+        """The result of `make` for a file, made now or before.
 
         Args:
             file: scalar string.

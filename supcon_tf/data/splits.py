@@ -89,13 +89,13 @@ class Split:
 
     @functools.cached_property
     def held_files(self) -> HeldFiles:
-        """What has been made of the split's image files."""
+        """Images made of the split's files, held in memory."""
         return HeldFiles()
 
     def image_of(
         self, element, purpose: str, dtype: tf.DType, make: Callable
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """What `make` returns for the decoded image of an element; its label, and its identity.
+        """The result of `make` for an element's decoded image, its label and its identity.
 
         Of an image file it is held in memory.
 

@@ -179,13 +179,18 @@ class _ViewMaker:
 
     def crops_of_one(self, index, element):
         """Of an image of any size its crops, for each kind float32 [V, S, S, 3]; and as above."""
-        crops = []
-        for kind, seed in zip(self.kinds, self._seeds(1, self._place_of(index)), strict=True):
-            image, label, own = self.split.image_of(
-                element, f"crops of {kind.source_px}", tf.uint8, kind.shrunk
-            )
-            crops.append(kind.crop(to_unit(image)[None], seed))
+        largest = max(self.kinds, key=lambda kind: kind.source_px)  # It is decoded once for all.
+        image, label, own = self.split.image_of(
+            element, f"crops of {largest.source_px}", tf.uint8, largest.shrunk
+        )
+        crops = [
+            kind.crop(to_unit(self._source(kind, image, largest))[None], seed)
+            for kind, seed in zip(self.kinds, self._seeds(1, self._place_of(index)), strict=True)
+        ]
         return tuple(crops), label, own
+
+    def _source(self, kind, image, largest):
+        return image if kind.source_px == largest.source_px else kind.shrunk(image)
 
     def views(self, step, batch):
         """For each kind views float32 [b, V, S, S, 3] of images, or of their crops; and labels."""

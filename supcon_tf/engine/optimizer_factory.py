@@ -45,7 +45,7 @@ def make_optimizer(
         name: one of `OPTIMIZERS`.
         learning_rate: number > 0, schedule or callable.
         momentum: in [0, 1); None is the default above.
-        nesterov: Nesterov momentum, for sgd and lars with a momentum above 0.
+        nesterov: Nesterov momentum, for sgd and lars with a momentum above 0; muon's always is.
         weight_decay: at least 0, per step.
         clip_norm: above 0: all gradients are scaled together so that the norm of their sum over
             replicas, over all variables and without weight decay, is at most this. None: no limit.
@@ -57,7 +57,8 @@ def make_optimizer(
         ValueError: if an argument is out of range, or would have no effect on this optimizer.
 
     Reference:
-        Khosla et al. 2020, section 4 (sgd, lars, rmsprop); Loshchilov and Hutter 2019 (adamw).
+        Khosla et al. 2020, section 4 (sgd, lars, rmsprop); Loshchilov and Hutter 2019 (adamw);
+        You et al. 2020 (lamb); Jordan et al. 2024 (muon).
     """
     _check_arguments(name, learning_rate, momentum, nesterov, weight_decay, clip_norm)
     if isinstance(learning_rate, numbers.Real):

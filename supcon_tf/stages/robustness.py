@@ -18,7 +18,7 @@ _BATCH = 256
 
 
 def conditions(split: Split, image_size_px: int, limit: int | None, seed: int) -> dict:
-    """What two classifiers' scores must have in common to be compared.
+    """Conditions that two classifiers' scores must share to be compared.
 
     Args:
         split: as in `corruption_scores`, like the others.
