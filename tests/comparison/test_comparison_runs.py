@@ -16,6 +16,7 @@ from supcon_tf.comparison.budget import seconds_per_epoch
 from supcon_tf.data.datasets import from_config
 
 TINY = {"width_multiplier": 0.25, "batch_size": 16, "epochs": 2, "warmup_epochs": 0.0}
+HOW = {"arms": "cross_entropy,supcon", "seeds": 1, "rate_factors": "0.01,1"}
 
 
 def photos(folder, test_classes):
@@ -27,17 +28,19 @@ def photos(folder, test_classes):
     )
 
 
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    """The settings of a comparison, and its report."""
+    folder = tmp_path_factory.mktemp("compared")
+    base = photos(folder / "photos", ["dark", "light"])
+    return base, compare(CompareConfig(comparison_dir=str(folder / "comparison"), **HOW), base)
+
+
 @pytest.mark.slow
-def test_wrong_labels_in_the_test_split_change_no_selection(tmp_path):
-    reports = []
-    for name, classes in (("right", ["dark", "light"]), ("wrong", ["light", "dark"])):
-        config = CompareConfig(
-            comparison_dir=str(tmp_path / f"{name}_comparison"),
-            arms="cross_entropy,supcon",
-            seeds=1,
-            rate_factors="0.01,1",
-        )
-        reports.append(compare(config, photos(tmp_path / name, classes)))
+def test_wrong_labels_in_the_test_split_change_no_selection(compared, tmp_path):
+    base = photos(tmp_path / "photos", ["light", "dark"])
+    config = CompareConfig(comparison_dir=str(tmp_path / "comparison"), **HOW)
+    reports = [compared[1], compare(config, base)]
     for arm in ("cross_entropy", "supcon"):
         right, wrong = (report["arms"][arm] for report in reports)
         assert right["selection"] == wrong["selection"]
@@ -49,42 +52,34 @@ def test_wrong_labels_in_the_test_split_change_no_selection(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_kill_at_any_time_changes_nothing(tmp_path, data_dir):
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    flags = [
-        "--arms=cross_entropy,supcon",
-        "--seeds=1",
-        "--rate_factors=0.5,2",
-        "--validation_fraction=0.2",
-        "--train_images=200",
-        f"--data_dir={data_dir}",
-        *(f"--{name}={value}" for name, value in TINY.items()),
-    ]
+def test_a_kill_at_any_time_changes_nothing(compared, tmp_path):
+    base, first = compared
+    killed = tmp_path / "killed"
+    settings = {**HOW, **TINY, "dataset": base.dataset, "image_size_px": 12}
+    flags = [f"--{name}={value}" for name, value in settings.items()]
 
-    def start(folder):
+    def start():
         command = [sys.executable, str(ROOT / "scripts/compare.py"), *flags]
         return subprocess.Popen(
-            [*command, f"--comparison_dir={folder}"],
+            [*command, "--validation_fraction=0.2", f"--comparison_dir={killed}"],
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
 
-    _, error = (process := start(whole)).communicate()
-    assert process.returncode == 0, error
-    for wanted in ("results/cross_entropy-2-0.json", "runs/supcon/0/config.json"):
-        process = start(killed)
+    for wanted in ("results/cross_entropy-1-0.json", "runs/supcon/0/config.json"):
+        process = start()
         while process.poll() is None and not (killed / wanted).exists():
             time.sleep(0.02)
         process.send_signal(signal.SIGKILL)
         process.communicate()
         assert not (killed / "report.json").exists()
-    kept = (killed / "results/cross_entropy-2-0.json").stat().st_mtime_ns
-    _, error = (process := start(killed)).communicate()
+    kept = (killed / "results/cross_entropy-1-0.json").stat().st_mtime_ns
+    _, error = (process := start()).communicate()
     assert process.returncode == 0, error
-    assert (killed / "results/cross_entropy-2-0.json").stat().st_mtime_ns == kept
-    first, second = (json.loads((one / "report.json").read_text()) for one in (whole, killed))
+    assert (killed / "results/cross_entropy-1-0.json").stat().st_mtime_ns == kept
+    second = json.loads((killed / "report.json").read_text())
     for arm in first["arms"]:
         one, other = first["arms"][arm], second["arms"][arm]
         assert one["selection"] == other["selection"]
@@ -103,12 +98,7 @@ def test_timing_writes_nothing(tmp_path, data_dir):
 @pytest.mark.slow
 def test_scores_on_corrupted_images_can_be_added_later(tmp_path, data_dir):
     base = PretrainConfig(data_dir=data_dir, train_images=100, **TINY)
-    how = {
-        "comparison_dir": str(tmp_path / "comparison"),
-        "arms": "cross_entropy,supcon",
-        "seeds": 1,
-        "rate_factors": "1",
-    }
+    how = {**HOW, "rate_factors": "1", "comparison_dir": str(tmp_path / "comparison")}
     plain = compare(CompareConfig(**how), base)
     assert set(plain["arms"]["supcon"]["values"]) == {"top1", "knn_top1", "ece"}
     encoders = sorted((tmp_path / "comparison").rglob("encoder.keras"))

@@ -47,8 +47,8 @@ def test_a_start_within_an_epoch_continues_the_stream(digits):
     ("name", "of_one_size"),
     [
         ("cifar", False),
-        ("imagenet", False),
         ("strong", True),
+        pytest.param("imagenet", False, marks=pytest.mark.slow),
         pytest.param("cifar", True, marks=pytest.mark.slow),
         pytest.param("imagenet", True, marks=pytest.mark.slow),
         pytest.param("strong", False, marks=pytest.mark.slow),

@@ -206,7 +206,7 @@ def test_a_head_trains_its_batch_norm_and_dropout():
 
 @pytest.mark.multi_device
 @pytest.mark.parametrize("weights", [(), (WEIGHTS,)], ids=["", "weighted"])
-@pytest.mark.parametrize("images", [8, 7])
+@pytest.mark.parametrize("images", [pytest.param(8, marks=pytest.mark.slow), 7])
 def test_two_replicas_give_what_one_gives_even_with_a_ragged_batch(images, weights):
     """The last batch of 3 is 2 on one replica and 1 on the other."""
     models, data = [], dataset(*(array[:images] for array in (VIEWS, LABELS, *weights)))

@@ -43,7 +43,7 @@ _MOMENTUM_QUEUE = {"queue_size": 40, "ema_momentum": 0.9}
 @pytest.mark.parametrize(
     ("method", "settings"),
     [
-        pytest.param("supcon_out", {"regularizer": _DECAY}, id="regularizer"),
+        pytest.param("supcon_out", {"regularizer": _DECAY}, id="regularizer", marks=_SLOW),
         pytest.param("cross_entropy", {"regularizer": _DECAY}, id="cross_entropy"),
         pytest.param("supcon_out", _MOMENTUM_QUEUE, id="momentum_queue"),
         pytest.param("supcon_out", {"optimizer": "lars"}, id="lars", marks=_SLOW),

@@ -59,7 +59,7 @@ def check_equal(model, twin, compiled=False):
         ("supcon_out", False),
         ("cross_entropy", False),
         ("triplet", False),
-        ("supcon_out", True),
+        pytest.param("supcon_out", True, marks=pytest.mark.slow),
         pytest.param("cross_entropy", True, marks=pytest.mark.slow),
         pytest.param("triplet", True, marks=pytest.mark.slow),
     ],

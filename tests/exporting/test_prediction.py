@@ -137,7 +137,9 @@ def test_a_tflite_file_without_its_digest_is_refused_outside_of_its_bundle(
     assert len(results(version / "tflite/float32.tflite", [digit_files])) == 30
 
 
-@pytest.mark.parametrize("model", ["", "tflite/float32.tflite"])
+@pytest.mark.parametrize(
+    "model", [pytest.param("", marks=pytest.mark.slow), "tflite/float32.tflite"]
+)
 def test_an_image_for_which_the_model_gives_nan_is_named(model, bundle, digit_files, tmp_path):
     fragile = write_fragile(bundle, tmp_path / "1") / model
     write_images(tmp_path, ["white"], 1, level=10_000)

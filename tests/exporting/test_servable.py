@@ -55,6 +55,7 @@ def test_rank_among_known_distances():
     np.testing.assert_allclose(found["out_of_distribution"], [0.25, 0.75])
 
 
+@pytest.mark.slow
 def test_operators_outside_the_builtin_set_are_refused_unless_asked_for(tmp_path):
     image = keras.Input((4, 4, 3))
     larger = keras.layers.UpSampling2D(2, interpolation="bicubic")(image)

@@ -29,6 +29,7 @@ SETTINGS = {
     "loco": {"method_args": {"overlap": 1}},
     "suncet": {"labels_per_class": 8, "method_args": {"images_per_class": 4}},
     "comatch": {
+        "train_images": 1000,
         "labels_per_class": 8,
         "batch_size": 64,
         "ema_momentum": 0.9,
@@ -48,6 +49,7 @@ def test_killed_resumed_evaluated_exported_served(method, small_config, tmp_path
     settings = {
         **small_config,
         "epochs": 2,
+        "train_images": 400,
         "warmup_epochs": 0.0,
         "learning_rate": 0.05,
         "checkpoint_steps": 1,
@@ -56,7 +58,7 @@ def test_killed_resumed_evaluated_exported_served(method, small_config, tmp_path
     }
     whole, broken = str(tmp_path / "whole"), str(tmp_path / method)
     supcon_tf.pretrain(supcon_tf.PretrainConfig(**settings, run_dir=whole), maps=False)
-    code, error = finish(start({**settings, "run_dir": broken}, kill_at=3))
+    code, error = finish(start({**settings, "run_dir": broken}, kill_at=4))
     assert code == -9, error
     config = supcon_tf.PretrainConfig(**settings, run_dir=broken, resume=True)
     supcon_tf.pretrain(config, maps=False)

@@ -35,7 +35,7 @@ SPACE = {
 
 @pytest.fixture(scope="module")
 def base(small_config):
-    small = {"width_multiplier": 0.5, "epochs": 2, "warmup_epochs": None}
+    small = {"train_images": 512, "epochs": 2, "warmup_epochs": None}
     return {**small_config, **small, "validation_fraction": 0.2}
 
 
@@ -100,7 +100,7 @@ def test_the_loss_of_a_linear_classifier_reproduces_and_the_test_split_is_not_re
     pretrain(again, maps=False)
     train_classifier(supcon_tf.ClassifierConfig(run_dir=again.run_dir))
     metrics = evaluate(supcon_tf.EvaluateConfig(run_dir=again.run_dir, split="validation"))
-    assert metrics["images"] == 269
+    assert metrics["images"] == 102
     assert metrics["nll"] == report["best"]["score"]
     # A classifier of that stage is not one that the pretraining kept by itself.
     assert not keeps_classifier(RunDirectory(again.run_dir))
@@ -173,8 +173,8 @@ def test_a_search_killed_in_a_trial_loses_no_trial_and_repeats_none(
         command = [sys.executable, "-W", "ignore", "-c", _WORKER, *arguments]
         return subprocess.run(command, env=environment, capture_output=True, text=True)
 
-    # 16 steps a trial: this is the second one's twelfth, in its second epoch.
-    killed = run(28)
+    # 6 steps a trial: this is the second one's fifth, in its second epoch.
+    killed = run(11)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     kept = (folder / "results/0.json").read_bytes()
     assert not (folder / "results/1.json").exists()

@@ -174,6 +174,7 @@ def test_class_names_are_text_and_a_model_without_index_says_so(page, server):
     assert not is_shown(page, "score-card")
 
 
+@pytest.mark.slow
 @needs_chromium
 def test_when_the_version_changes_the_page_shows_the_new_one(browser, served_bundle, tmp_path):
     pictures = "[...document.querySelectorAll('#neighbors img')].map((picture) => picture.src)"

@@ -32,6 +32,7 @@ def asked(server, path, body=None):
         return json.load(answer)
 
 
+@pytest.mark.slow
 def test_both_protocols_name_several_classes(several_server, image):
     encoded = base64.b64encode(image.read_bytes()).decode()
     metadata = asked(several_server, "v1/models/colors/metadata")["metadata"]

@@ -106,6 +106,7 @@ def run_dir(finished_run, tmp_path):
     return shutil.copytree(finished_run, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_run_is_scored_on_corrupted_images(run_dir, monkeypatch):
     monkeypatch.setattr(robustness, "CORRUPTIONS", ("contrast", "jpeg_compression"))
 
