@@ -10,7 +10,11 @@ from supcon_tf.data.policies import AUGMENTATIONS, named_augmentation
 _PACKAGE = Path(__file__).parents[1]
 # Files that load TensorFlow, and the dictionary in each whose keys are the names.
 _METHODS = ("methods/__init__.py", "METHODS")
-_ENCODERS = (("networks/resnet.py", "ENCODERS"), ("networks/wide_resnet.py", "WIDE_ENCODERS"))
+_ENCODERS = (
+    ("networks/resnet.py", "ENCODERS"),
+    ("networks/wide_resnet.py", "WIDE_ENCODERS"),
+    ("networks/airbench.py", "AIRBENCH_ENCODERS"),
+)
 _LONG_TAILED = ("data/tfds.py", "LONG_TAILED")
 
 

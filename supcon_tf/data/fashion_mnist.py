@@ -83,7 +83,7 @@ def find(data_dir: str | None) -> tfds.core.DatasetBuilder | None:
     Raises:
         UserError: if the files are damaged, or nothing can be written there.
     """
-    folders = [Path(data_dir)] * (data_dir is not None) + [INSTALLED]
+    folders = [*map(Path, filter(None, [data_dir])), INSTALLED]
     folder = next(filter(holds_idx, folders), None)
     builder = FashionMnistIdx(data_dir=data_dir, idx_dir=folder)
     if builder.is_prepared():

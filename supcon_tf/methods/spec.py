@@ -74,11 +74,11 @@ class Parts:
         """The stages of the encoder.
 
         Raises:
-            ValueError: if it is not a residual network.
+            ValueError: if it is not one of our own networks.
         """
         if not num_stages(self._config.encoder):
             raise ValueError(
-                "encoder must be a residual network by name, such as resnet50, for its stages. "
+                "encoder must be a network by name, such as resnet50, for its stages. "
                 f"Received: {self._config.encoder!r}."
             )
         return split_into_stages(self.encoder)

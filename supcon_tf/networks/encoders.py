@@ -1,4 +1,4 @@
-"""Encoders by name: our residual networks, keras.applications, keras_hub, any `.keras` file.
+"""Encoders by name: our own networks, keras.applications, keras_hub, any `.keras` file.
 
 All take images in [0, 1] and give one feature vector per image. An encoder saved as `.keras` loads
 wherever Keras is, without this package.
@@ -12,6 +12,7 @@ import keras
 from supcon_tf.core.errors import UserError
 from supcon_tf.core.files import check_readable
 from supcon_tf.networks import resnet
+from supcon_tf.networks.airbench import AIRBENCH_ENCODERS, build_airbench
 from supcon_tf.networks.applications import (
     APPLICATION,
     IMAGENET,
@@ -32,6 +33,7 @@ from supcon_tf.networks.wide_resnet import WIDE_ENCODERS, build_wide_resnet
 ENCODERS = {
     **dict.fromkeys(resnet.ENCODERS, resnet.build_resnet),
     **dict.fromkeys(WIDE_ENCODERS, build_wide_resnet),
+    **dict.fromkeys(AIRBENCH_ENCODERS, build_airbench),
 }
 
 
@@ -75,8 +77,8 @@ def build_encoder(
     Args:
         name: one of
 
-            * a key of `ENCODERS`, such as `resnet50` or `wide_resnet28_2`: see `build_resnet` and
-              `build_wide_resnet` for their form;
+            * a key of `ENCODERS`, such as `resnet50`, `wide_resnet28_2` or `airbench94`: see
+              `build_resnet`, `build_wide_resnet` and `build_airbench` for their form;
             * `applications:NAME`, such as `applications:MobileNetV2`: a model of
               `keras.applications`, in any case of letters, with global average pooling and
               without its classifier. It maps the images to what that application expects;
@@ -87,9 +89,9 @@ def build_encoder(
               average pooling. Python lambdas in it are refused. Its layers keep their weights
               and stay as trainable as they were saved.
         image_size_px: side S of the square input.
-        width_multiplier: factor > 0 on all channels of a residual network; 1 for the others.
-        weights: path of a local `.weights.h5` or `.h5` file for `load_weights`: the residual
-            network's, or the application's own (`include_top=False`); for an application also
+        width_multiplier: factor > 0 on all channels of a key of `ENCODERS`; 1 for the others.
+        weights: path of a local `.weights.h5` or `.h5` file for `load_weights`: our own
+            networks', or the application's own (`include_top=False`); for an application also
             `imagenet`, which Keras downloads; empty for random weights, with a `.keras` file and
             with a preset. Keras's download of EfficientNetB0 to B7 comes with one more
             rescaling, by 1 / sqrt(standard deviation), in the model; a file does not bring it.
@@ -104,7 +106,7 @@ def build_encoder(
 
     Reference:
         https://keras.io/api/applications; He et al. 2016, and Zagoruyko and Komodakis 2016,
-        for the residual networks.
+        for the residual networks; Jordan 2024 for airbench94.
     """
     check_encoder(name, width_multiplier, weights)
     if name.startswith(APPLICATION):

@@ -73,7 +73,7 @@ def build_resnet(name: str, image_size_px: int, width_multiplier: float = 1.0) -
         )
     architecture = ENCODERS[name]
     num_stages = len(architecture.blocks)
-    check_sizes(name, num_stages, image_size_px, width_multiplier)
+    check_sizes(name, 2 ** (num_stages - 1), image_size_px, width_multiplier)
     widths = [max(1, round(width_multiplier * channels)) for channels in architecture.channels]
     imagenet = num_stages == 4 and image_size_px >= IMAGENET_STEM_FROM_PX
     stem = _imagenet_stem if imagenet else _cifar_stem
@@ -87,18 +87,18 @@ def build_resnet(name: str, image_size_px: int, width_multiplier: float = 1.0) -
     return keras.Model(images, features, name=name)
 
 
-def check_sizes(name: str, num_stages: int, image_size_px: int, width_multiplier: float) -> None:
+def check_sizes(name: str, least_px: int, image_size_px: int, width_multiplier: float) -> None:
     """Raises `UserError` unless the image is large enough for the strides and the width positive.
 
     Args:
         name: of the network, for the message.
-        num_stages: stages, each but the first of which halves the sides.
+        least_px: side of the smallest image that the strides leave something of.
         image_size_px: side of the square input.
         width_multiplier: factor on all channels.
     """
-    if image_size_px < 2 ** (num_stages - 1):
+    if image_size_px < least_px:
         raise UserError(
-            f"{name} needs images of {2 ** (num_stages - 1)} pixels or more. "
+            f"{name} needs images of {least_px} pixels or more. "
             f"Received: image_size_px={image_size_px}."
         )
     if not width_multiplier > 0:

@@ -6,6 +6,7 @@ import re
 
 import keras
 
+from supcon_tf.networks.airbench import AIRBENCH_ENCODERS
 from supcon_tf.networks.resnet import ENCODERS
 from supcon_tf.networks.wide_resnet import CHANNELS, WIDE_ENCODERS
 
@@ -40,6 +41,8 @@ def num_stages(name: str) -> int:
     """
     if name in WIDE_ENCODERS:
         return len(CHANNELS)
+    if name in AIRBENCH_ENCODERS:
+        return len(AIRBENCH_ENCODERS[name])
     return len(ENCODERS[name].blocks) if name in ENCODERS else 0
 
 
@@ -47,8 +50,8 @@ def split_into_stages(encoder: keras.Model) -> Stages:
     """Finds the stages of an encoder whose layers are named `stage1_...`, `stage2_...` and so on.
 
     Args:
-        encoder: a functional model that ends in global average pooling, such as a residual network
-            of `build_encoder`, or its `training_copy`.
+        encoder: a functional model that ends in global average pooling, such as a key of
+            `ENCODERS`, or its `training_copy`.
 
     Raises:
         ValueError: if it has no such layers.
@@ -59,8 +62,8 @@ def split_into_stages(encoder: keras.Model) -> Stages:
         stages.setdefault(number, []).append(layer)
     if not any(stages) or not isinstance(last, keras.layers.GlobalAveragePooling2D):
         raise ValueError(
-            "only a residual network has stages, layers named stage1_... and so on before global "
-            f"average pooling. Received: the encoder {encoder.name!r}."
+            "only a network by name, such as resnet50, has stages, layers named stage1_... and so "
+            f"on before global average pooling. Received: the encoder {encoder.name!r}."
         )
     # The last layer of a stage outputs its map.
     maps = [encoder.input, *(stage[-1].output for stage in stages.values())]

@@ -40,7 +40,7 @@ def build_wide_resnet(name: str, image_size_px: int, width_multiplier: float = 1
     Reference:
         Differs from FixMatch: convolutions have no bias, and are padded alike on all sides.
     """
-    check_sizes(name, len(CHANNELS), image_size_px, width_multiplier)
+    check_sizes(name, 2 ** (len(CHANNELS) - 1), image_size_px, width_multiplier)
     images = keras.Input((image_size_px, image_size_px, 3), name="images")
 
     def width(channels):

@@ -68,7 +68,7 @@ def _small_method(config, num_classes, multi_label=False):
     """The method around an encoder as small as possible, for images of any size."""
     with initial_weights(config.seed):  # Leaves Python's random numbers as they are.
         images = x = keras.Input((None, None, 3))
-        # A residual network's stages, which a method may ask for.
+        # The stages of our own networks, which a method may ask for.
         for number in range(1, num_stages(config.encoder) + 1):
             x = keras.layers.ReLU(name=f"stage{number}_block1_relu")(x)
         encoder = keras.Model(images, keras.layers.GlobalAveragePooling2D()(x))

@@ -19,6 +19,7 @@ from supcon_tf.networks.stages import num_stages, split_into_stages
         ("resnet50", 224, (56, 28, 14, 7)),
         ("resnet8", 128, (128, 64, 32)),
         ("wide_resnet28_2", 16, (16, 8, 4)),
+        ("airbench94", 32, (15, 7, 3)),
     ],
 )
 def test_sides_of_the_stages(name, size, sides):
@@ -106,5 +107,5 @@ def _without_pooling():
     ],
 )
 def test_other_encoders_are_refused(build, name):
-    with pytest.raises(ValueError, match=f"only a residual network .*the encoder '{name}'"):
+    with pytest.raises(ValueError, match=f"only a network by name.*the encoder '{name}'"):
         split_into_stages(build())
