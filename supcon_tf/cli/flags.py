@@ -166,7 +166,8 @@ def run(main, config_class, usage, positional=False, base=None, base_without=())
         config_class: its fields become the flags.
         usage: what `--help` prints above the flags.
         positional: whether there are arguments that are not flags: images.
-        base: a second configuration whose fields are flags too, which `--help` does not list.
+        base: a second configuration whose fields are flags too, which `--help` does not list; the
+            first one's `check_base`, if it has one, is called with it.
         base_without: the base's fields that keep their defaults and are no flags.
     """
     _define(config_class)
@@ -189,6 +190,8 @@ def run(main, config_class, usage, positional=False, base=None, base_without=())
             for config in given[: 1 + (base is not None)]:
                 check_names(config)
                 check_paths(config)
+            if hasattr(config_class, "check_base"):
+                given[0].check_base(given[1])
             _import_tensorflow()
             from supcon_tf.core.keras_settings import set_keras
 

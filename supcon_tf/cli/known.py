@@ -6,6 +6,7 @@ from pathlib import Path
 from supcon_tf.config.dataset_names import own_data, own_data_advice
 from supcon_tf.core.errors import UserError, suggestion
 from supcon_tf.data.policies import AUGMENTATIONS, named_augmentation
+from supcon_tf.networks.application_names import APPLICATION, application_name
 
 _PACKAGE = Path(__file__).parents[1]
 # Files that load TensorFlow, and the dictionary in each whose keys are the names.
@@ -44,6 +45,8 @@ def check_names(config) -> None:
     encoder = getattr(config, "encoder", "")
     if getattr(config, "dry_run", False):
         return  # The plan names every fault, and not the first alone.
+    if encoder.startswith(APPLICATION):
+        application_name(encoder)
     if encoder and ":" not in encoder and not encoder.endswith(".keras"):
         other = ", applications:NAME, keras_hub:PRESET, or the path of a .keras file"
         _require("encoder", encoder, sum((_keys(*place) for place in _ENCODERS), ()), other)

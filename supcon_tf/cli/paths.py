@@ -11,10 +11,12 @@ from supcon_tf.config import (
     EvaluateConfig,
     ExportConfig,
     PredictConfig,
+    WriteDigitsConfig,
 )
 from supcon_tf.config.dataset_names import own_data, plain_path_advice
 from supcon_tf.config.settings import Config
 from supcon_tf.core.errors import UserError
+from supcon_tf.core.files import new_folder
 from supcon_tf.exporting.layout import newest_bundle
 
 
@@ -44,6 +46,8 @@ def check_paths(config: Config) -> None:
             _check(value, f"{name} not found", "Check the path")
     advice = "Give a directory that supcon-tf export wrote, such as saved_models/NAME"
     _check(getattr(config, "model_dir", ""), "model not found", advice)
+    if isinstance(config, WriteDigitsConfig):
+        new_folder(config.output_dir)
     if isinstance(config, AddClassConfig):
         _check(config.images, "images not found", "Give a folder with a subfolder per new class")
 

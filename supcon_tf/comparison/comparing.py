@@ -15,7 +15,7 @@ from supcon_tf.config.comparison import CompareConfig
 from supcon_tf.core.errors import StorageError, UserError
 from supcon_tf.core.files import printing_to, read_json
 from supcon_tf.data.datasets import ImageDataset, from_config
-from supcon_tf.search.preparation import check_data, check_recipe, check_settings
+from supcon_tf.search.preparation import check_data, check_settings
 from supcon_tf.search.search_directory import SearchDirectory
 from supcon_tf.search.trials import free_memory
 
@@ -74,8 +74,8 @@ def prepare(config: CompareConfig, base: PretrainConfig) -> tuple[PretrainConfig
     """
     base = shared_recipe(base, config.arm_names())
     base.check_outside_data("comparison_dir", config.comparison_dir)
+    config.check_base(base)
     if config.is_tuned():
-        check_recipe(base)
         tuning = arm_config(base, config.reference)
         check_data(tuning, from_config(tuning))
     for arm in config.arm_names():

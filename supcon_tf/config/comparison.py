@@ -6,6 +6,8 @@ from typing import ClassVar
 from supcon_tf.config.arms import ARMS
 from supcon_tf.config.search import PLACEMENT
 from supcon_tf.config.settings import Config, setting
+from supcon_tf.config.training import PretrainConfig
+from supcon_tf.config.trials import check_trials
 from supcon_tf.core.errors import UserError, suggestion
 
 # Settings of a pretraining that a comparison decides by itself for each of its cells.
@@ -108,6 +110,11 @@ class CompareConfig(Config):
                 "rate_factors must be different numbers above 0 with commas between. Received: "
                 f"{self.rate_factors!r}. Pass --rate_factors=0.3,1,3."
             ) from None
+
+    def check_base(self, base: PretrainConfig) -> None:
+        """Raises `UserError` if the recipe's arms cannot be tuned, as far as settings tell."""
+        if self.is_tuned():
+            check_trials(base)
 
     def is_tuned(self) -> bool:
         """Whether a learning rate is chosen for each arm."""

@@ -3,6 +3,8 @@
 import dataclasses
 
 from supcon_tf.config.settings import Config, setting
+from supcon_tf.config.training import PretrainConfig
+from supcon_tf.config.trials import check_trials
 from supcon_tf.core.errors import UserError
 
 # What a trial is scored by, on its validation set, and which way is better.
@@ -81,6 +83,15 @@ class TuneConfig(Config):
                 f"grace_epochs is for trials that may be stopped. Received: {self.grace_epochs} "
                 "with prune=False. Leave one of them out."
             )
+
+    def check_base(self, base: PretrainConfig) -> None:
+        """Raises `UserError` if the recipe cannot be searched from, as far as settings tell."""
+        if self.grace_epochs is not None and self.grace_epochs > base.epochs:
+            raise UserError(
+                f"grace_epochs must be at most the {base.epochs} epochs of the recipe. Received: "
+                f"{self.grace_epochs}. Lower it."
+            )
+        check_trials(base)
 
     def is_pruning(self) -> bool:
         """Whether hopeless trials are stopped by the median rule."""

@@ -23,6 +23,16 @@ NO_ROOM = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
 _locks: dict[Path, tuple[int, int]] = {}
 
 
+def new_folder(output_dir: str) -> Path:
+    """The absolute path of a folder to write; `UserError` if anything is there."""
+    if not output_dir:
+        raise UserError("output_dir must name a folder. Received: ''.")
+    folder = Path(output_dir).resolve()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"output_dir must be new or empty. Received: {output_dir!r}.")
+    return folder
+
+
 @contextlib.contextmanager
 def writing(path: Path):
     """Yields a temporary path beside `path`, and renames it to `path` when the block succeeds.

@@ -1,15 +1,12 @@
 """The embedded default data set: scikit-learn's digits as a TensorFlow Datasets builder."""
 
-from pathlib import Path
-
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from supcon_tf.core.errors import UserError
-from supcon_tf.core.files import writing
+from supcon_tf.core.files import new_folder, writing
 from supcon_tf.data.embedded import prepare
 
 NUM_TEST = 450
@@ -88,11 +85,7 @@ def write_digits(output_dir: str) -> int:
     Raises:
         UserError: if the folder holds anything.
     """
-    if not output_dir:
-        raise UserError("output_dir must name a folder. Received: ''.")
-    folder = Path(output_dir).resolve()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"output_dir must be new or empty. Received: {output_dir!r}.")
+    folder = new_folder(output_dir)
     images, labels = load_images()
     with writing(folder) as temporary:
         for index, (image, label) in enumerate(zip(images, labels, strict=True)):

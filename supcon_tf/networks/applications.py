@@ -1,41 +1,21 @@
 """Encoders from keras.applications, with the preprocessing that each of them was trained with."""
 
-import difflib
 import inspect
 import os
 import pathlib
 import re
 import warnings
-from collections.abc import Callable
 
 import keras
 import numpy as np
 from keras import layers
 
 from supcon_tf.core.errors import UserError
+from supcon_tf.networks.application_names import application_name
 from supcon_tf.networks.loading import as_features, load_weights, reason
 
 # In place of a path: the weights that Keras downloads.
 IMAGENET = "imagenet"
-APPLICATION, _LIST = "applications:", "https://keras.io/api/applications"
-
-
-def find_application(name: str) -> Callable:
-    """The function of keras.applications that `applications:NAME` means.
-
-    Raises:
-        UserError: if there is no such model.
-    """
-    # Models are the only functions there that begin with a capital letter.
-    known = {key.lower(): key for key in dir(keras.applications) if key[0].isupper()}
-    wanted = name.removeprefix(APPLICATION).lower()
-    if wanted not in known:
-        close = difflib.get_close_matches(wanted, known, n=1)
-        hint = (
-            f"did you mean {APPLICATION}{known[close[0]]}?" if close else f"choose one of {_LIST}."
-        )
-        raise UserError(f"keras.applications has no such model; {hint} Received: {name!r}.")
-    return getattr(keras.applications, known[wanted])
 
 
 def build_application(name: str, image_size_px: int, weights: str) -> keras.Model:
@@ -49,7 +29,8 @@ def build_application(name: str, image_size_px: int, weights: str) -> keras.Mode
     Raises:
         UserError: if the image size does not suit it, or the weights cannot be had.
     """
-    builder, shape = find_application(name), (image_size_px, image_size_px, 3)
+    builder = getattr(keras.applications, application_name(name))
+    shape = (image_size_px, image_size_px, 3)
     application = _bare(builder, name, shape, "imagenet" if weights == IMAGENET else None)
     load_weights(application, name, "" if weights == IMAGENET else weights)
     images = keras.Input(shape, name="images")

@@ -13,12 +13,8 @@ from supcon_tf.core.errors import UserError
 from supcon_tf.core.files import check_readable
 from supcon_tf.networks import resnet
 from supcon_tf.networks.airbench import AIRBENCH_ENCODERS, build_airbench
-from supcon_tf.networks.applications import (
-    APPLICATION,
-    IMAGENET,
-    build_application,
-    find_application,
-)
+from supcon_tf.networks.application_names import APPLICATION, application_name
+from supcon_tf.networks.applications import IMAGENET, build_application
 from supcon_tf.networks.hub import HUB, build_hub_encoder, check_hub
 from supcon_tf.networks.loading import (
     as_features,
@@ -50,7 +46,7 @@ def check_encoder(name: str, width_multiplier: float = 1.0, weights: str = "") -
             have no effect.
     """
     if name.startswith(APPLICATION):
-        find_application(name)
+        application_name(name)
     elif name.startswith(HUB):
         check_hub(name)
     elif name.endswith(".keras"):

@@ -1,16 +1,14 @@
 """The checks of a search before the first trial, except those of its space file."""
 
-import os
-
 from supcon_tf.config import PretrainConfig
 from supcon_tf.config.search import TuneConfig
+from supcon_tf.config.trials import check_scored
 from supcon_tf.core.errors import UserError
 from supcon_tf.data.datasets import ImageDataset, from_config
 from supcon_tf.engine.devices import make_strategy
 from supcon_tf.search.algorithms import make_oracle
 from supcon_tf.search.space import SearchSpace, configured
 from supcon_tf.search.space_file import read_space
-from supcon_tf.search.workers import ENVIRONMENT
 from supcon_tf.stages.checks import data_checks, settings_checks
 
 
@@ -27,12 +25,7 @@ def prepare(config: TuneConfig, base: PretrainConfig):
     Raises:
         UserError: if a setting or the space cannot be used.
     """
-    if config.grace_epochs is not None and config.grace_epochs > base.epochs:
-        raise UserError(
-            f"grace_epochs must be at most the {base.epochs} epochs of the recipe. Received: "
-            f"{config.grace_epochs}. Lower it."
-        )
-    check_recipe(base)
+    config.check_base(base)
     space = read_space(config.space, config.algorithm)
     oracle = make_oracle(config, base, space)
     if config.algorithm == "hyperband" and space.count() < oracle.planned().settings:
@@ -42,25 +35,6 @@ def prepare(config: TuneConfig, base: PretrainConfig):
             f"{oracle.factor}. Use --algorithm=grid, add values, or raise --grace_epochs."
         )
     return space, oracle
-
-
-def check_recipe(recipe: PretrainConfig) -> None:
-    """Raises `UserError` unless trials of a recipe can be scored, each in one process."""
-    _check_scored(recipe.may_have_validation())
-    several = recipe.strategy == "auto" and os.environ.get("TF_CONFIG")
-    if recipe.strategy == "multi_worker" or several:
-        raise UserError(
-            "each trial trains in one process. Received: strategy='multi_worker', or TF_CONFIG. "
-            f"Several machines run several trials: set {', '.join(ENVIRONMENT)}."
-        )
-
-
-def _check_scored(has_validation: bool) -> None:
-    if not has_validation:
-        raise UserError(
-            "trials are scored on a validation set. Received: validation_fraction=0. Pass "
-            "validation_fraction=0.2."
-        )
 
 
 def open_first(base: PretrainConfig, space: SearchSpace) -> ImageDataset:
@@ -76,7 +50,7 @@ def open_first(base: PretrainConfig, space: SearchSpace) -> ImageDataset:
             "(when), or begin with another value."
         ) from error
     dataset = from_config(config)
-    _check_scored(dataset.validation is not None)
+    check_scored(dataset.validation is not None)
     if dataset.multi_label:
         raise UserError(
             f"a search is for images of one class each. Received: {dataset.name}, whose images "

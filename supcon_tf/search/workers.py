@@ -12,10 +12,10 @@ import time
 
 import grpc
 
+from supcon_tf.config.trials import ENVIRONMENT
 from supcon_tf.core.errors import UserError
 from supcon_tf.search.search_directory import SearchDirectory
 
-ENVIRONMENT = ("KERASTUNER_TUNER_ID", "KERASTUNER_ORACLE_IP", "KERASTUNER_ORACLE_PORT")
 # Seconds between two checks for something to do.
 IDLE_SECONDS = 0.5
 # Until it is said that the chief does not answer.

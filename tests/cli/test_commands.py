@@ -50,6 +50,17 @@ REFUSED = {
     "data set": (["pretrain", "--dataset=digit"], "Received: 'digit'. Did you mean 'digits'?"),
     "bare folder": (["evaluate", "--dataset=docs"], "Did you mean 'folder:docs'?"),
     "encoder": (["pretrain", "--encoder=resnet9"], "Received: 'resnet9'. Did you mean 'resnet"),
+    "application": (
+        ["pretrain", "--encoder=applications:MobileNetV9"],
+        "did you mean applications:MobileNetV",
+    ),
+    "full folder": (["write-digits", "--output_dir=docs"], "must be new or empty"),
+    "search without validation": (["tune", "--space=digits"], "Pass validation_fraction=0.2."),
+    "comparison without validation": (["compare"], "Pass validation_fraction=0.2."),
+    "grace": (
+        ["tune", "--space=digits", "--validation_fraction=0.2", "--grace_epochs=1000"],
+        "grace_epochs must be at most the ",
+    ),
     "not a run": (["evaluate", "--run_dir=docs"], "Received: 'docs'. Run supcon-tf pretrain"),
     "space": (["tune", "--space=none.json"], "space not found. Received: 'none.json'"),
     "image": (["predict", "--model=docs", "none.png"], "'none.png': image not found."),

@@ -9,6 +9,7 @@ import pytest
 from networks.helpers import application, random_images
 
 from supcon_tf import UserError, build_encoder
+from supcon_tf.networks.application_names import application_name
 from supcon_tf.networks.encoders import check_encoder
 
 # One of each family, and the least size that it takes. The slow ones are those that share their
@@ -124,3 +125,10 @@ def test_refuses_images_too_small_for_an_application(name, size, message):
     with pytest.raises(UserError, match=message) as caught:
         build_encoder(f"applications:{name}", size)
     assert "\n" not in str(caught.value)
+
+
+def test_every_application_is_known_by_name():
+    models = [name for name in dir(keras.applications) if name[0].isupper()]
+    assert len(models) > 30
+    for name in models:
+        assert application_name(f"applications:{name.upper()}") == name
