@@ -92,10 +92,10 @@ def _fail(message):
     sys.exit(2)
 
 
-def _parser(config_class, usage):
+def _parser(config_class, usage, takes_recipe):
     def parse(argv):
         if {"--help", "-help", "-h"} & set(argv):
-            print_and_exit(help_text(config_class, usage))
+            print_and_exit(help_text(config_class, usage, takes_recipe))
         try:
             return flags.FLAGS([argv[0], *with_files(argv[1:])])
         except (flags.Error, UserError) as error:
@@ -213,4 +213,4 @@ def run(main, config_class, usage, positional=False, base=None, base_without=())
             print(f"\ninterrupted; what is finished is kept{advice}.", file=sys.stderr)
             sys.exit(130)
 
-    app.run(guarded, flags_parser=_parser(config_class, usage))
+    app.run(guarded, flags_parser=_parser(config_class, usage, base is not None))

@@ -14,18 +14,19 @@ from supcon_tf.config.settings import Config, default_of
 _WIDTH, _COLUMN = 100, 26
 
 
-def help_text(config_class: type[Config], usage: str) -> str:
+def help_text(config_class: type[Config], usage: str, takes_recipe: bool = False) -> str:
     """The text that a command prints for `--help`.
 
     Args:
         config_class: its fields are the flags; `SECTIONS` maps the first field of each group to
             the group's title.
         usage: printed above the flags.
+        takes_recipe: whether the flags of a pretraining are taken too, and so its recipes.
     """
     lines = [usage.strip(), ""]
     lines += _entry("--flagfile=FILE", "A recipe: a file with one flag per line.")
     sections = getattr(config_class, "SECTIONS", {})
-    if issubclass(config_class, PretrainConfig):
+    if takes_recipe or issubclass(config_class, PretrainConfig):
         lines += _entry("--recipe=NAME", "A recipe of this package; flags after it win.")
     for field in dataclasses.fields(config_class):
         if field.name in sections:

@@ -10,8 +10,14 @@ def shared_recipe(base: PretrainConfig, arms: tuple[str, ...]) -> PretrainConfig
     """The recipe that all cells share: whatever their seed, they have the same splits.
 
     Raises:
-        UserError: if `method_args` are given for a method that no arm has.
+        UserError: if `method_args` are given for a method that no arm has, or a memory queue,
+            which not every arm can use.
     """
+    if base.queue_size:
+        raise UserError(
+            f"compare trains without a memory queue, which not every arm can use. Received: "
+            f"queue_size={base.queue_size}. Leave it out."
+        )
     if base.method_args and base.method not in {ARMS[name].method for name in arms}:
         raise UserError(
             f"method_args are for the arm of --method, which is none of the arms. Received: "

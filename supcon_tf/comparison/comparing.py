@@ -27,7 +27,7 @@ def compare(config: CompareConfig, base: PretrainConfig) -> dict:
     """Compares methods at an equal budget, each with a learning rate chosen on validation images.
 
     Everything is checked before anything is written. A comparison that was stopped continues where
-    it was; more seeds or arms extend one.
+    it was; more seeds, arms or factors of the learning rate extend one.
 
     Args:
         config: the comparison's settings.
@@ -121,23 +121,27 @@ def _run(
     for seed in range(config.seeds):
         for arm in epochs:
             how = {"seed": seed, "epochs": epochs[arm], "learning_rate": chosen[arm].rate}
-            run = _final_run(config, final_config(base, arm, **how), arm, place)
+            run = _final_run(config, final_config(base, arm, **how), arm, chosen[arm].factor, place)
             progress.cell_ended(f"{arm} seed {seed}", run)
             runs[arm].append(_kept(seed, run))
     return {arm: _described(arm, base, epochs[arm], chosen[arm], runs[arm]) for arm in epochs}
 
 
 def _final_run(
-    config: CompareConfig, cell: PretrainConfig, arm: str, place: SearchDirectory
+    config: CompareConfig, cell: PretrainConfig, arm: str, factor: float, place: SearchDirectory
 ) -> dict:
-    """The result of a final cell, as from `finish_cell`; its output goes to its log."""
-    runs, evaluation = place.path / "runs", {}
+    """The result of a final cell, as from `finish_cell`; its output goes to its log.
+
+    Its directory has the name of the arm and of its rate, so that runs with another rate, chosen
+    before more rates were tried, stay as they are.
+    """
+    runs, name, evaluation = place.path / "runs", f"{arm}-{factor:g}", {}
     if config.corruptions:
         limit = config.corruption_images
         evaluation = {"corruptions": True, "corruption_images": limit}
-    cell = cell.replace(run_dir=str(runs / arm / str(cell.seed)))
+    cell = cell.replace(run_dir=str(runs / name / str(cell.seed)))
     try:
-        with printing_to(runs / f"{arm}-{cell.seed}.log"):
+        with printing_to(runs / f"{name}-{cell.seed}.log"):
             return finish_cell(cell, evaluation=evaluation)
     except StorageError:
         raise

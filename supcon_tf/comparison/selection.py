@@ -21,12 +21,14 @@ class Selection:
     """The learning rates tried for an arm, and the one chosen.
 
     Attributes:
-        rate: the learning rate.
+        factor: of `rate_factors`, the one chosen.
+        rate: the learning rate that it gives.
         scores: by learning rate, ascending, the validation top-1 of each tuning seed; None of a
             training that failed.
         at_edge: whether a rate beyond those tried might be better.
     """
 
+    factor: float
     rate: float
     scores: dict[float, list[float | None]]
     at_edge: bool
@@ -72,6 +74,7 @@ def select_rate(
         UserError: if a training failed with every rate.
     """
     scores: dict[float, list[float | None]] = {}
+    factors = {base.learning_rate * factor: factor for factor in config.factors()}
     reason = None
     for trial in trials:
         result = place.result(trial.name) or run_trial(trial, place)
@@ -79,7 +82,8 @@ def select_rate(
         reason = reason or result.reason
         scores.setdefault(trial.values["learning_rate"], []).append(result.score)
     if not scores:
-        return Selection(base.learning_rate * config.factors()[0], {}, False)
+        ((rate, factor),) = factors.items()
+        return Selection(factor, rate, {}, False)
     means = {rate: statistics.fmean(own) for rate, own in scores.items() if None not in own}
     if not means:
         raise UserError(
@@ -87,4 +91,4 @@ def select_rate(
             "--rate_factors, or leave it out of --arms."
         )
     rate = max(means, key=lambda one: (means[one], -one))
-    return Selection(rate, scores, rate in (min(scores), max(scores)))
+    return Selection(factors[rate], rate, scores, rate in (min(scores), max(scores)))

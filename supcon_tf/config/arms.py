@@ -36,4 +36,4 @@ ARMS = {
     "npairs": Arm("N-pairs", "npairs"),
 }
 # The recipe's settings that are an arm's business.
-OF_METHOD = ("temperature", *_HEAD, "queue_size")
+OF_METHOD = _TEMPERED

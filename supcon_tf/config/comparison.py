@@ -44,7 +44,9 @@ class CompareConfig(Config):
         False, "Print the cells and the time that they take, and stop.", identity=False
     )
     rate_factors: str = setting(
-        "0.3,1,3", "Factors on learning_rate that every arm tries; 1 alone tries none."
+        "0.3,1,3",
+        "Factors on learning_rate that every arm tries; 1 alone tries none.",
+        identity=False,
     )
     tuning_seeds: int = setting(
         1, "Seeds that every factor is tried with, from 0 on.", at_least=1, at_most=100

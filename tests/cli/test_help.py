@@ -1,6 +1,6 @@
 """The text of `--help`."""
 
-from supcon_tf import EvaluateConfig, PretrainConfig
+from supcon_tf import EvaluateConfig, PretrainConfig, TuneConfig
 from supcon_tf.cli.help import help_text
 
 
@@ -15,4 +15,5 @@ def test_the_flags_of_evaluate_are_in_groups_of_100_columns():
 
 def test_recipes_are_offered_where_they_fit():
     assert "--recipe=NAME" in help_text(PretrainConfig, "Trains.")
+    assert "--recipe=NAME" in help_text(TuneConfig, "Searches.", takes_recipe=True)
     assert "--recipe" not in help_text(EvaluateConfig, "Scores.")

@@ -181,10 +181,20 @@ def test_a_stopped_comparison_continues_and_may_be_extended(run, cells, capsys):
     assert lines[-1].startswith("cell 12 of 12, supcon seed 2: 9 s of training")
 
 
+def test_more_factors_train_what_they_change(run, cells):
+    run(rate_factors="0.5,1")
+    cells.final.clear()
+    report = run(rate_factors="0.5,1,2")
+    assert len(cells.began) == 9
+    assert rates(report) == {"cross_entropy": 0.1, "supcon": 0.2, "simclr": 0.05}
+    folders = {"/".join(one.run_dir.split("/")[-3:]) for one in cells.final if one.seed == 0}
+    # A cell that is there is not trained again; supcon's with its former rate stays beside it.
+    assert folders == {"runs/cross_entropy-1/0", "runs/supcon-2/0", "runs/simclr-0.5/0"}
+
+
 @pytest.mark.parametrize(
     ("change", "name"),
     [
-        ({"rate_factors": "1,2"}, "rate_factors"),
         ({"seconds": 5.0}, "seconds"),
         ({"base": BASE.replace(epochs=4)}, "epochs"),
         ({"base": BASE.replace(train_images=500)}, "train_images"),

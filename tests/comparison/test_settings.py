@@ -74,6 +74,11 @@ def test_supcon_and_its_form_in_differ_in_the_method_alone():
     assert {name for name in one if one[name] != other[name]} == {"method"}
 
 
+def test_a_queue_that_not_every_arm_can_use_is_refused():
+    with pytest.raises(UserError, match="without a memory queue.*Received: queue_size=64"):
+        shared_recipe(RECIPE.replace(queue_size=64), ("supcon", "simclr"))
+
+
 def test_arguments_of_the_method_reach_its_arm():
     recipe = RECIPE.replace(method="joint", method_args={"cross_entropy_weight": 0.1})
     arms = ("cross_entropy", "joint")
