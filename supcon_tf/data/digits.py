@@ -7,7 +7,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from supcon_tf.core.files import new_folder, writing
-from supcon_tf.data.embedded import prepare
+from supcon_tf.data.embedded import grey_images, prepare
 
 NUM_TEST = 450
 
@@ -32,16 +32,11 @@ class Digits(tfds.core.GeneratorBasedBuilder):
     VERSION = tfds.core.Version("1.0.0")
 
     def _info(self):
-        return tfds.core.DatasetInfo(
-            builder=self,
+        return grey_images(
+            self,
+            8,
+            [str(digit) for digit in range(10)],
             description="Handwritten digits of 8 x 8 pixels, from scikit-learn.",
-            features=tfds.features.FeaturesDict(
-                {
-                    "image": tfds.features.Image(shape=(8, 8, 1), encoding_format="png"),
-                    "label": tfds.features.ClassLabel(names=[str(digit) for digit in range(10)]),
-                }
-            ),
-            supervised_keys=("image", "label"),
             homepage="https://archive.ics.uci.edu/dataset/80",
         )
 

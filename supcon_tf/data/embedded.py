@@ -1,11 +1,34 @@
-"""Preparation of the package's own TensorFlow Datasets builders, which download nothing."""
+"""Shared parts of the package's own TensorFlow Datasets builders, which download nothing."""
 
 import contextlib
 import io
+from collections.abc import Sequence
 
 import tensorflow_datasets as tfds
 
 from supcon_tf.core.errors import UserError
+
+
+def grey_images(
+    builder: tfds.core.DatasetBuilder,
+    side_px: int,
+    class_names: Sequence[str],
+    *,
+    description: str,
+    homepage: str,
+) -> tfds.core.DatasetInfo:
+    """What a builder's `_info` returns for square grey images of one class each."""
+    features = {
+        "image": tfds.features.Image(shape=(side_px, side_px, 1), encoding_format="png"),
+        "label": tfds.features.ClassLabel(names=list(class_names)),
+    }
+    return tfds.core.DatasetInfo(
+        builder=builder,
+        description=description,
+        features=tfds.features.FeaturesDict(features),
+        supervised_keys=("image", "label"),
+        homepage=homepage,
+    )
 
 
 def prepare(builder: tfds.core.DatasetBuilder, what: str) -> tfds.core.DatasetBuilder:

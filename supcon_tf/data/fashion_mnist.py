@@ -5,7 +5,7 @@ from pathlib import Path
 
 import tensorflow_datasets as tfds
 
-from supcon_tf.data.embedded import prepare
+from supcon_tf.data.embedded import grey_images, prepare
 from supcon_tf.data.idx import holds_idx, read_split
 
 # Where Debian's package dataset-fashion-mnist puts the files.
@@ -47,16 +47,11 @@ class FashionMnistIdx(tfds.core.GeneratorBasedBuilder):
         super().__init__(**kwargs)
 
     def _info(self):
-        return tfds.core.DatasetInfo(
-            builder=self,
+        return grey_images(
+            self,
+            28,
+            CLASS_NAMES,
             description="Clothes of 28 x 28 pixels, from IDX files.",
-            features=tfds.features.FeaturesDict(
-                {
-                    "image": tfds.features.Image(shape=(28, 28, 1), encoding_format="png"),
-                    "label": tfds.features.ClassLabel(names=list(CLASS_NAMES)),
-                }
-            ),
-            supervised_keys=("image", "label"),
             homepage="https://github.com/zalandoresearch/fashion-mnist",
         )
 

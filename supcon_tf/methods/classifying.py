@@ -24,6 +24,8 @@ class ClassifyingMethod(Method, abc.ABC):
         num_classes: int >= 2.
         label_smoothing: float in [0, 1).
         multi_label: whether an image has any number of classes: sigmoid cross entropy.
+        class_weights: float [C], of each class in the loss; None for 1.
+        logit_offsets: float [C], added to the logits in the loss alone; None for 0.
         **kwargs: as `Method`.
 
     Raises:
@@ -31,7 +33,16 @@ class ClassifyingMethod(Method, abc.ABC):
     """
 
     def __init__(
-        self, encoder, loss_names, num_classes, label_smoothing, *, multi_label=False, **kwargs
+        self,
+        encoder,
+        loss_names,
+        num_classes,
+        label_smoothing,
+        *,
+        multi_label=False,
+        class_weights=None,
+        logit_offsets=None,
+        **kwargs,
     ):
         super().__init__(encoder, loss_names, **kwargs)
         if not isinstance(label_smoothing, int | float) or not 0 <= label_smoothing < 1:
@@ -44,7 +55,9 @@ class ClassifyingMethod(Method, abc.ABC):
         self.classification_head.build(encoder.output_shape)
         if self.ema_momentum is not None:
             self.ema_head = frozen_copy(self.classification_head, encoder.output_shape)
-        self.cross_entropy = classification_loss(multi_label, label_smoothing)
+        self.cross_entropy = classification_loss(
+            multi_label, label_smoothing, class_weights, logit_offsets
+        )
 
     def averaged_networks(self):
         """As the base's, and the classifier."""

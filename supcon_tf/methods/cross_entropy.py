@@ -4,7 +4,6 @@ import keras
 
 from supcon_tf.engine.batches import encode_views, unpack_views
 from supcon_tf.losses.class_balance import loss_balance
-from supcon_tf.losses.sigmoid import classification_loss
 from supcon_tf.methods.classifying import ClassifyingMethod
 from supcon_tf.methods.spec import MethodSpec, Parts
 from supcon_tf.networks.heads import project_views
@@ -40,10 +39,15 @@ class CrossEntropyModel(ClassifyingMethod):
         multi_label=False,
         **kwargs,
     ):
-        names, kwargs = ("cross_entropy",), {**kwargs, "multi_label": multi_label}
-        super().__init__(encoder, names, num_classes, label_smoothing, **kwargs)
-        self.cross_entropy = classification_loss(
-            multi_label, label_smoothing, class_weights, logit_offsets
+        super().__init__(
+            encoder,
+            ("cross_entropy",),
+            num_classes,
+            label_smoothing,
+            multi_label=multi_label,
+            class_weights=class_weights,
+            logit_offsets=logit_offsets,
+            **kwargs,
         )
 
     def forward(self, batch, training=True):

@@ -64,6 +64,13 @@ def test_installed_files_need_no_setting_and_are_read_once(idx_dir, tmp_path, mo
     assert first.train.fingerprint == again.train.fingerprint
 
 
+def test_the_default_directory_takes_them_too(idx_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(fashion_mnist, "INSTALLED", idx_dir)
+    monkeypatch.setattr(tfds.core.constants, "DATA_DIR", str(tmp_path / "default"))
+    assert content(open_dataset("fashion_mnist").test) == expected("t10k")
+    assert (tmp_path / "default").exists()
+
+
 def test_without_files_one_line_says_what_to_do(tmp_path, monkeypatch):
     """TensorFlow Datasets' own download is tried, and fails here."""
     monkeypatch.setattr(fashion_mnist, "INSTALLED", tmp_path / "not installed")
