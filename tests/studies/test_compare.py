@@ -26,7 +26,13 @@ def tiny(small_config):
     """Two methods of one epoch with a curve."""
     return comparisons.Study(
         title="Tiny",
-        base={**small_config, "epochs": 1, "warmup_epochs": 0.0, "validation_fraction": 0.2},
+        base={
+            **small_config,
+            "train_images": 400,
+            "epochs": 1,
+            "warmup_epochs": 0.0,
+            "validation_fraction": 0.2,
+        },
         arms={"SimCLR": {"method": "simclr"}, "cross entropy": {"method": "cross_entropy"}},
         curves=("knn_top1",),
         classifier={"epochs": 1},
