@@ -249,7 +249,7 @@ def _log_mean_of_views(logs, views):
 class CACRLoss(AnchorLoss):
     """`cacr_loss` as a Keras loss: `loss(labels or None, embeddings)` is its mean over the anchors.
 
-    Its arguments are the options of `cacr_loss`, and `reduction` and `name` as in
+    Its arguments are the options of `cacr_loss`, plus `reduction` and `name` as in
     `keras.losses.Loss`; with reduction "none" it returns one value per anchor. `loss(labels,
     embeddings, queue=..., keys=...)` is the momentum variant.
 

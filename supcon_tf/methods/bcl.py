@@ -120,7 +120,7 @@ class BalancedContrastive(Method):
         num_classes: int >= 2.
         temperature: float > 0.
         block_size: as `bcl_loss`.
-        **kwargs: as `Method`.
+        **kwargs: as for `Method`.
 
     Reference:
         Zhu et al. 2022. Differs: the contrastive branch alone, and the prototypes are free weights;

@@ -24,7 +24,7 @@ class ClassifyingMethod(Method, abc.ABC):
         num_classes: int >= 2.
         label_smoothing: float in [0, 1).
         multi_label: whether an image has any number of classes: sigmoid cross entropy.
-        **kwargs: as `Method`.
+        **kwargs: as for `Method`.
 
     Raises:
         ValueError: if an argument is out of range.

@@ -45,7 +45,7 @@ class CoMatch(ClassifyingMethod):
         settings: `CoMatchSettings`, or a dict of its attributes.
         bank_size: rows of the memory bank; it smooths once it is full.
         ramp_steps: steps per epoch, for `graph_ramp`.
-        **kwargs: as `Method`.
+        **kwargs: as for `Method`.
 
     Raises:
         ValueError: if `settings` need a moving average or a bank, and there is none.

@@ -26,7 +26,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
     the moving variance averages the biased one, as Keras does.
 
     Args:
-        **kwargs: as `keras.layers.BatchNormalization`.
+        **kwargs: as for `keras.layers.BatchNormalization`.
 
     Call arguments:
         inputs: float [B, H, W, C] for the fused kernel; any that Keras takes.
@@ -69,9 +69,9 @@ def check_precision(precision: str) -> None:
 def training_copy(
     encoder: keras.Model, precision: str = "float32", any_size: bool = False
 ) -> keras.Model:
-    """The same encoder as it is trained: fused, synchronized batch norm; perhaps half precision.
+    """The encoder's form for training: fused, synchronized batch norm, optionally half precision.
 
-    Weights stay float32 under the mixed policies, and so do the layers that put out the features.
+    Weights stay float32 under the mixed policies, and so do the layers that output the features.
 
     Args:
         encoder: a functional model.
@@ -119,7 +119,7 @@ def portable_copy(encoder: keras.Model, state_of: keras.Model | None = None) -> 
     """The inverse of `training_copy`: Keras's own layers, float32.
 
     Args:
-        encoder: what `training_copy` returned.
+        encoder: as returned by `training_copy`.
         state_of: a model of the same layers, such as a moving average, whose state the copy gets;
             None for the encoder's own.
 
