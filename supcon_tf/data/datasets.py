@@ -1,6 +1,6 @@
 """Data sets by name, as streams of encoded images and labels.
 
-TensorFlow Datasets' own, digits, Fashion-MNIST, folders and tables all come out alike, as
+TensorFlow Datasets' own, digits, Fashion-MNIST, folders and tables all come out in one form, as
 `(encoded, label)`, so that decoding happens in one place and shuffle buffers hold compressed bytes.
 """
 

@@ -14,7 +14,7 @@ from supcon_tf.data.images import decode, preprocess
 
 # The label of an image whose class is not known.
 UNLABELED = -1
-# Images of one size are decoded once and held in memory while they take at most so many bytes.
+# Images of one size are decoded once and held in memory if they take at most this many bytes.
 _HELD_BYTES = 2**28
 _LABELS_AT_ONCE = 4096
 DEFAULT_IMAGE_SIZE_PX = 64
@@ -224,7 +224,7 @@ class Split:
             return tf.ensure_shape(image, [image_size_px, image_size_px, 3]), label
 
         images = self._sampled(limit).map(load, num_parallel_calls=tf.data.AUTOTUNE)
-        # TensorFlow's work grows with the size that is asked for, not with what is there.
+        # TensorFlow's work grows with the batch size requested, not with the number of images.
         batch_size = min(batch_size, self.num_examples, limit or self.num_examples)
         return images.batch(batch_size).prefetch(tf.data.AUTOTUNE)
 

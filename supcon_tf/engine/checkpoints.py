@@ -123,7 +123,7 @@ def _reserve(path: Path, size: int) -> None:
         size: in bytes.
 
     Raises:
-        OSError: if there is no room; where the system cannot tell, nothing is reserved.
+        OSError: if there is no room; if the system cannot tell, nothing is reserved.
     """
     with open(path, "wb") as file:
         try:
@@ -174,7 +174,7 @@ def newest(folder: Path) -> State | None:
         folder: the stage's folder of checkpoints.
 
     Returns:
-        Its state; None where there is no checkpoint.
+        Its state; None if there is no checkpoint.
 
     Raises:
         UserError: if there are checkpoints and none is sound.

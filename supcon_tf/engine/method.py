@@ -184,7 +184,7 @@ class Method(keras.Model, abc.ABC):
         super().compile(optimizer=optimizer, **kwargs)
 
     def compile_from_config(self, config):
-        """Compiles a loaded model as it was: Keras leaves this to classes with their own `compile`."""
+        """Compiles a loaded model as it was; Keras leaves this to those that override `compile`."""
         self.compile(**keras.saving.deserialize_keras_object(config))
         self.optimizer.build(self.trainable_variables)
 
@@ -253,7 +253,7 @@ class Method(keras.Model, abc.ABC):
         self.ema_updates.assign_add(1)
 
     def get_config(self):
-        """The constructor's arguments; a subclass adds its own beside the encoder."""
+        """The constructor's arguments; a subclass adds its own to them."""
         return {
             "encoder": keras.saving.serialize_keras_object(self.encoder),
             "micro_batch_size": self.micro_batch_size,

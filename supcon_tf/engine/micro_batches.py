@@ -67,14 +67,14 @@ def micro_batch_gradients(model, batch):
 
 
 def micro_batch_count(batch, size):
-    """How many micro-batches a batch makes.
+    """The number of micro-batches in a batch.
 
     Args:
         batch: a structure of tensors, or of their specs, of known sizes.
         size: examples of its largest tensor at once.
 
     Raises:
-        ValueError: if a tensor cannot be split into so many equal parts.
+        ValueError: if a tensor cannot be split into this many equal parts.
     """
     sizes = [tensor.shape[0] for tensor in tf.nest.flatten(batch)]
     largest = None if None in sizes else max(sizes)

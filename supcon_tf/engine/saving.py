@@ -8,7 +8,7 @@ import keras
 
 from supcon_tf.engine import checkpoints
 
-# What the best epoch of pretraining is chosen by, and whether more is better.
+# The metrics that may choose the best epoch of pretraining, and whether more is better.
 BEST_METRICS = {"knn_top1": True, "knn_map": True, "loss": False}
 # Of fine-tuning, on validation images: the share that is classified correctly, or the mean average
 # precision where they have several classes.
@@ -23,7 +23,7 @@ class Saving:
     """When checkpoints are written and which are kept.
 
     Attributes:
-        every_steps: steps between two, beside the ends of epochs; None for those only.
+        every_steps: steps between two, besides the ends of epochs; None for those only.
         share: how much of the time may go into checkpoints at the ends of epochs. An end that
             comes too soon after the last one writes none, unless its epoch is the best so far, or
             the last, or several workers train.

@@ -15,7 +15,7 @@ from supcon_tf.stages.class_scores import THRESHOLD
 
 @dataclasses.dataclass(frozen=True)
 class Head:
-    """From features to probabilities: a linear classifier and, beside it, added classes.
+    """From features to probabilities: a linear classifier and, in addition, added classes.
 
     Attributes:
         kernel: float32 [F, C].

@@ -19,10 +19,10 @@ _LEAST_SUM = 1e-38
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """How much of the matrix of all pairs is held at once.
+    """The parts of the matrix of all pairs that are held at once.
 
     Attributes:
-        matrix: up to so many elements, it is kept whole for the backward pass: that is faster.
+        matrix: up to this many elements, it is kept whole for the backward pass, which is faster.
         block: elements of one block of anchors by contrasts.
         square: rows and columns of a square block of the symmetric path.
     """

@@ -233,7 +233,7 @@ def _repulsion(distances, logits, positive, negative, rbf_t, positive_prior):
 
 
 def _log_mean_of_views(logs, views):
-    """From logs float32 [V * B] to the log of the mean over each view's images, alike in a view.
+    """From logs float32 [V * B] to the log of the mean over each view's images, one per row.
 
     Either every query of a view has negatives or none has, and then the result is 0 too.
     """

@@ -13,7 +13,7 @@ _UNIFORMITY_ROWS = 256
 
 
 def positives_per_anchor(labels, embeddings):
-    """How many positives each anchor has: the other rows of its class, or with a class in common.
+    """The number of positives of each anchor: other rows of its class, or with a class in common.
 
     Args:
         labels: int [B], class ids; bool [B, C] of several classes; None makes every image a class
@@ -157,7 +157,7 @@ class Uniformity(_BatchMetric):
 
 @keras.saving.register_keras_serializable("supcon_tf")
 class EffectiveRank(keras.metrics.Metric):
-    """How many dimensions the embeddings of an epoch use; `update_state(labels, embeddings)`.
+    """The number of dimensions that an epoch's embeddings use; `update_state(labels, embeddings)`.
 
     exp of the entropy of the normalized singular values of all rows: 1 if they lie on a line, D if
     they fill the space evenly. It needs an eigendecomposition, so the training loop computes it at

@@ -43,7 +43,7 @@ def bcl_loss(labels, embeddings, prototypes, *, temperature=0.1, block_size=None
     Args:
         labels: int [B], class ids from 0 to C - 1.
         embeddings: float [B, V, D], or [B, D].
-        prototypes: float [C, D], one for each class. They are no anchors.
+        prototypes: float [C, D], one for each class. They are not anchors.
         temperature: float > 0, dimensionless.
         block_size: anchors per block; None chooses.
 

@@ -1,4 +1,4 @@
-"""Methods that train a linear classifier beside their encoder, with cross entropy."""
+"""Methods that train a linear classifier along with their encoder, with cross entropy."""
 
 import abc
 

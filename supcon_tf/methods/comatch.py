@@ -196,7 +196,7 @@ class CoMatch(ClassifyingMethod):
             self.contrast_queue.push(embeddings["contrast"], pseudo_labels)
 
     def measure(self, outputs):
-        """How good, how confident and how connected the pseudo-labels are."""
+        """Updates the metrics of the pseudo-labels: accuracy, confidence, edges."""
         aligned, pseudo_labels = self._label(outputs)
         hidden = tf.cast(tf.reshape(outputs["hidden"], [-1]), tf.int64)
         known = tf.cast(hidden >= 0, tf.float32)
@@ -208,7 +208,7 @@ class CoMatch(ClassifyingMethod):
 
     @property
     def metrics(self):
-        """The losses; accuracy of the pseudo-labels; confident share; edges beside the loop."""
+        """The losses; accuracy of the pseudo-labels; confident share; edges besides the loop."""
         return [*super().metrics, *self.monitors.values()]
 
     def get_config(self):
@@ -267,7 +267,7 @@ def _stream(
     alpha=CoMatchSettings.alpha,
     graph_weight=CoMatchSettings.graph_weight,
 ):
-    """Labelled images, and so many times as many unlabelled ones in three views, or in two."""
+    """Labelled images, and a multiple of them of unlabelled ones in three views, or in two."""
     unlabelled = _unlabelled(dataset)
     check_count("unlabelled_ratio", unlabelled_ratio)
     if config.num_views != 2:

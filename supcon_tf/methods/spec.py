@@ -26,7 +26,7 @@ HEAD_DIM = 128
 
 
 class Parts:
-    """The parts that a method can be built of, each made when it is asked for.
+    """The parts that a method can be built of, each made on request.
 
     Args:
         config: the settings.
@@ -65,7 +65,7 @@ class Parts:
         self._labels, self.multi_label = labels, multi_label
 
     def class_counts(self) -> np.ndarray:
-        """The labelled training images of each class, int64 [C]; 1 where there are no data."""
+        """The labelled training images of each class, int64 [C]; 1 if there are no data."""
         if self._labels is None:
             return np.ones(self.num_classes, np.int64)
         return class_counts(self._labels(), self.num_classes)
@@ -105,7 +105,7 @@ class Parts:
         return head
 
     def queue_size(self, least: int = 0) -> int:
-        """The rows of the memory queue; 0 for none, unless at least so many are needed.
+        """The rows of the memory queue, which must be at least `least`; 0 for none.
 
         Raises:
             ValueError: if there are fewer.
@@ -118,7 +118,7 @@ class Parts:
         return self._config.queue_size
 
     def check_all_used(self) -> None:
-        """Raises `UserError` if a setting is given of a part that was not asked for."""
+        """Raises `UserError` if a setting is given of a part that was not requested."""
         settings = {
             "projection head": ("embedding_dim", "projection_hidden_dim"),
             "memory queue": ("queue_size",),
@@ -217,8 +217,8 @@ class MethodSpec:
             and go, or depend on what a bank holds.
         own_batches: whether the stream composes its batches in its own way, so that those of
             `classes_per_batch` are not for it.
-        settings: callables whose keyword arguments are the method's settings beside those of
-            `build` and `stream`; `build` then takes any.
+        settings: callables whose keyword arguments are the method's settings in addition to those
+            of `build` and `stream`; `build` then takes any.
         takes_several_classes: from the configuration to whether the images may have several classes
             each.
     """
@@ -271,7 +271,7 @@ class MethodSpec:
 _RESERVED = {"name", "reduction"}
 
 
-# What a setting must be, by the type of its default; one of None is checked where it is used.
+# The kind of value a setting takes, by its default's type; a None is checked where it is used.
 _KINDS = {
     bool: (bool, "true or false"),
     int: (int | float, "a number"),

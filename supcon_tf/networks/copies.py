@@ -1,7 +1,7 @@
 """The encoder as it is trained, and as it is kept.
 
 What is saved is made of Keras's own layers in float32 and loads wherever Keras is. What is trained
-computes the same with a faster batch norm, over all replicas, and in the precision asked for.
+computes the same with a faster batch norm, over all replicas, and in the requested precision.
 """
 
 import keras

@@ -37,7 +37,7 @@ class _Waiting:
 class Batcher:
     """Decodes images one by one and classifies those that wait together.
 
-    While one batch is computed the next one gathers, so that nobody waits for a batch to fill
+    While one batch is computed the next one gathers, so that no request waits for a batch to fill
     unless asked to. All methods are called from one event loop.
 
     Args:
@@ -62,7 +62,7 @@ class Batcher:
         """Classifies the instances of one request.
 
         Args:
-            bundle: an `exporting.bundle.Bundle`, even if another version is served meanwhile.
+            bundle: an `exporting.bundle.Bundle`, even if another version is served by then.
             instances: one for each image.
             wants_neighbors: whether the nearest training images are wanted too.
 

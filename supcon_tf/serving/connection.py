@@ -155,7 +155,7 @@ class Connection(HttpToolsProtocol):
             super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """Counts a request once it has arrived: a slow one keeps nobody out."""
+        """Counts a request once it has arrived: a slow one does not keep others out."""
         if not self._is_refused:
             super().on_message_complete()
             self._count(True)
