@@ -35,11 +35,11 @@ class CoMatch(ClassifyingMethod):
 
     Batches are `{"labelled": (views [B, 1, H, W, C], labels [B]), "unlabelled": ((weak, strong,
     contrast), labels)}` with weak, strong and contrast [n, 1, H, W, C]; the labels of the
-    unlabelled images are used by the monitors alone, and `UNLABELED` where they are not known.
+    unlabelled images are used only by metrics, and are `UNLABELED` if they are not known.
 
     Args:
         encoder: a built model from images [N, H, W, C] to features [N, F].
-        projection_head: a layer from features [N, F] to unit-norm embeddings [N, D]; None where
+        projection_head: a layer from features [N, F] to unit-norm embeddings [N, D]; None if
             neither the bank nor the graph is used.
         num_classes: int >= 2.
         settings: `CoMatchSettings`, or a dict of its attributes.
@@ -52,9 +52,9 @@ class CoMatch(ClassifyingMethod):
 
     Reference:
         Li et al. 2021, "CoMatch: Semi-supervised Learning with Contrastive Graph Regularization",
-        algorithm 1. Differs: smoothing begins once the bank is full, and in the authors' code after
-        six steps or, for ImageNet, one epoch; the projection head has ReLU, not LeakyReLU; the
-        moving average follows quickly at first and includes batch norm's statistics.
+        algorithm 1. Differs: smoothing begins once the bank is full (in the authors' code after six
+        steps or, for ImageNet, one epoch); the projection head has ReLU, not LeakyReLU; the moving
+        average follows quickly at first and includes batch norm's statistics.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class CoMatch(ClassifyingMethod):
         self.monitors = {name: keras.metrics.Mean(name=name) for name in monitors}
 
     def averaged_networks(self):
-        """As the base's, and the projection head of the teacher."""
+        """The base class's pairs, and the projection head of the teacher."""
         teacher = (
             [(self.projection_head, self.ema_projection)] if self.contrast_queue is not None else []
         )
@@ -98,7 +98,7 @@ class CoMatch(ClassifyingMethod):
         Returns:
             `logits` [b, 1, C] and `labels` [b] of the labelled images; `weak_logits` and
             `strong_logits` [n, C], `hidden` labels [n]; `embeddings` [b, D] of "labelled" and
-            [n, D] of "weak", "strong" and "contrast", where they are of use.
+            [n, D] of "weak", "strong" and "contrast", if they are used.
         """
         labelled, labels = batch["labelled"]
         kinds, hidden = batch["unlabelled"]
