@@ -168,7 +168,7 @@ def run(main, config_class, usage, positional=False, base=None, base_without=())
         positional: whether there are arguments that are not flags: images.
         base: a second configuration whose fields are flags too, which `--help` does not list; the
             first one's `check_base`, if it has one, is called with it.
-        base_without: the base's fields that keep their defaults and are no flags.
+        base_without: the base's fields that keep their defaults and are not flags.
     """
     _define(config_class)
     if base is not None:

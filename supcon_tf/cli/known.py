@@ -20,7 +20,7 @@ _LONG_TAILED = ("data/tfds.py", "LONG_TAILED")
 
 
 def names_of(setting: str) -> tuple[str, ...]:
-    """The names that a setting takes; none where they are no fixed list."""
+    """The names that a setting takes; empty if there is no fixed list of them."""
     names = {"method": lambda: _keys(*_METHODS), "augmentation": lambda: tuple(AUGMENTATIONS)}
     return names.get(setting, tuple)()
 
@@ -35,7 +35,7 @@ def _keys(file, name):
 
 
 def check_names(config) -> None:
-    """Raises `UserError` where a setting of a configuration is not one of its names."""
+    """Raises `UserError` if a setting of a configuration is not one of its known names."""
     method = getattr(config, "method", None)
     if method is not None:
         _require("method", method, names_of("method"))
@@ -44,7 +44,7 @@ def check_names(config) -> None:
         named_augmentation(augmentation, getattr(config, "augmentation_args", None))
     encoder = getattr(config, "encoder", "")
     if getattr(config, "dry_run", False):
-        return  # The plan names every fault, and not the first alone.
+        return  # The plan names every fault, not only the first.
     if encoder.startswith(APPLICATION):
         application_name(encoder)
     if encoder and ":" not in encoder and not encoder.endswith(".keras"):

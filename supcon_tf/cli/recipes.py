@@ -56,7 +56,7 @@ def _method(arguments):
 
 
 def _flags_for(method, file):
-    """The flags of a file; without those of its own method where that is another one."""
+    """The flags of a file; without those of its own method if another method is used."""
     flags = read_flag_file(file)
     own = _method(flags)
     if own in (None, method):

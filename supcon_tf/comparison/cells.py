@@ -19,15 +19,15 @@ def finish_cell(
     evaluation: Mapping[str, Any] | None = None,
     curves: Sequence[str] = (),
 ) -> dict:
-    """Does what is left of a cell: pretraining, a classifier where the method has none, scores.
+    """Does what is left of a cell: pretraining, a classifier if the method has none, scores.
 
-    What is finished is kept, and a stage that was stopped continues.
+    Finished stages are kept, and a stage that was stopped continues.
 
     Args:
         config: the pretraining; `run_dir` is the cell's.
         classifier: settings of `ClassifierConfig`.
         evaluation: settings of `EvaluateConfig`.
-        curves: of the history, to be returned beside the loss.
+        curves: names of curves of the history to return besides the loss.
 
     Returns:
         `scores` of the held-out split, `seconds` of pretraining and of the classifier stage, the

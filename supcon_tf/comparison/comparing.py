@@ -26,8 +26,8 @@ _ORIGIN = ("started", "git_commit", "versions", "hardware")
 def compare(config: CompareConfig, base: PretrainConfig) -> dict:
     """Compares methods at an equal budget, each with a learning rate chosen on validation images.
 
-    Everything is checked before anything is written. A comparison that was stopped continues where
-    it was; more seeds, arms or factors of the learning rate extend one.
+    Everything is checked before anything is written. A stopped comparison continues where it
+    stopped; more seeds, arms or factors of the learning rate extend it.
 
     Args:
         config: the comparison's settings.

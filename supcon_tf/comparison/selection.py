@@ -1,4 +1,4 @@
-"""The learning rate of every arm, chosen on validation images; the test split is not looked at."""
+"""The learning rate of every arm, chosen on validation images; the test split is not used."""
 
 import dataclasses
 import statistics
@@ -12,7 +12,7 @@ from supcon_tf.search.results import Result
 from supcon_tf.search.search_directory import SearchDirectory
 from supcon_tf.search.trials import Trial, run_trial
 
-# The accuracy that a comparison is about: of the arm's classifier, or of a linear one.
+# The score that decides: the top-1 of the arm's own classifier, or of a linear one.
 OBJECTIVE = "linear_top1"
 
 
@@ -23,7 +23,7 @@ class Selection:
     Attributes:
         factor: of `rate_factors`, the one chosen.
         rate: the learning rate that it gives.
-        scores: by learning rate, ascending, the validation top-1 of each tuning seed; None of a
+        scores: by learning rate, ascending, the validation top-1 of each tuning seed; None for a
             training that failed.
         at_edge: whether a rate beyond those tried might be better.
     """
@@ -35,7 +35,7 @@ class Selection:
 
 
 def trials_of(config: CompareConfig, base: PretrainConfig, arm: str, epochs: int) -> list[Trial]:
-    """The trainings that an arm's learning rate is chosen by, rate by rate."""
+    """The trainings on which the choice of an arm's learning rate is based, rate by rate."""
     if not config.is_tuned():
         return []
     return [
@@ -60,15 +60,15 @@ def select_rate(
 ) -> Selection:
     """Runs the trials that are left, and chooses the rate with the best mean score.
 
-    Of rates that tie the lowest is chosen; one with which a training failed is not.
+    If rates tie, the lowest is chosen; a rate with which a training failed is never chosen.
 
     Args:
         config: the comparison's settings.
         base: the shared recipe.
-        arm: its name.
+        arm: the arm's name.
         trials: as from `trials_of`.
         place: the comparison's directory.
-        ended: called with a trial's name and result, also where it was there already.
+        ended: called with a trial's name and result, even if the result existed already.
 
     Raises:
         UserError: if a training failed with every rate.

@@ -7,7 +7,7 @@ from supcon_tf.config.runs import RunConfig
 from supcon_tf.config.settings import default_of, setting
 from supcon_tf.core.errors import UserError
 
-# What settings of None stand for: on the frozen encoder, and where the encoder is trained too.
+# The values of settings that are None: with a frozen encoder, and with fine-tuning.
 _LINEAR = {"batch_size": 256, "epochs": 100, "learning_rate": 0.5, "weight_decay": 0.0}
 _FINE_TUNED = {"batch_size": 64, "epochs": 30, "learning_rate": 0.05, "weight_decay": 1e-4}
 _OF_FINE_TUNING = ("encoder_rate_factor", "augmentation", "patience", "strategy")
@@ -137,5 +137,5 @@ class ClassifierConfig(RunConfig):
                 )
 
     def is_fine_tuning(self) -> bool:
-        """Whether the encoder is trained too, or a part of it."""
+        """Whether the encoder, or a part of it, is trained too."""
         return self.fine_tune != "none"

@@ -21,7 +21,7 @@ def is_table(dataset: str) -> bool:
 
 
 def without_place(dataset: str) -> str:
-    """The name without the folders above: where they lie on a machine is nobody's business."""
+    """The name without the folders above, whose place on a machine is private."""
     own = own_data(dataset)
     return f"{_KINDS[own[0]]} {os.path.basename(own[1])}" if own else dataset
 

@@ -76,7 +76,7 @@ def read_flag_file(path: str | Path) -> list[str]:
     """The flags of a file, without comments and empty lines.
 
     Raises:
-        UserError: if it cannot be read, or a line is no flag.
+        UserError: if it cannot be read, or a line is not a flag.
     """
     try:
         lines = [line.strip() for line in Path(path).read_text().splitlines()]

@@ -7,7 +7,7 @@ from supcon_tf.config.training import PretrainConfig
 from supcon_tf.config.trials import check_trials
 from supcon_tf.core.errors import UserError
 
-# What a trial is scored by, on its validation set, and which way is better.
+# The scores of a trial on its validation set, and which way is better.
 OBJECTIVES = {"knn_top1": "max", "linear_top1": "max", "nll": "min"}
 # Settings of a pretraining that a search decides by itself for each of its trials.
 PLACEMENT = ("run_dir", "resume", "overwrite", "dry_run", "verbose")

@@ -74,7 +74,7 @@ def _check_type(name: str, value: Any, expected: type, optional: bool) -> Any:
     if value is None and optional:
         return None
     if expected is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value) if abs(value) < 2**1023 else math.inf  # Larger ones are no float.
+        return float(value) if abs(value) < 2**1023 else math.inf  # Larger ones are not floats.
     if expected is str and isinstance(value, PurePath):
         return str(value)
     if expected is dict and isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""Files that are never half there: written under a temporary name, then renamed."""
+"""Files that are never half-written: written under a temporary name, then renamed."""
 
 import contextlib
 import errno
@@ -35,18 +35,18 @@ def new_folder(output_dir: str) -> Path:
 
 @contextlib.contextmanager
 def writing(path: Path):
-    """Yields a temporary path beside `path`, and renames it to `path` when the block succeeds.
+    """Yields a temporary path next to `path`, and renames it to `path` when the block succeeds.
 
     A file is replaced; a folder that is already there and not empty is a `UserError`. The content
     is on the disk before the name is.
 
     Raises:
-        StorageError: if the disk or a quota is full, or the file larger than may be.
+        StorageError: if the disk or a quota is full, or the file is larger than allowed.
     """
     new = [folder for folder in path.parents if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Of this machine's processes it can be known whether they live; the folder may be shared.
-    # No host's name has an @ in it.
+    # Only for this machine's processes is it known whether they live; the folder may be shared.
+    # A host name never contains an @.
     prefix = f"{TEMPORARY_PREFIX}{socket.gethostname()}@"
     temporary = path.with_name(f"{prefix}{os.getpid()}-{path.name}")
     for left in path.parent.glob(f"{glob.escape(prefix)}*-{glob.escape(path.name)}"):
@@ -81,8 +81,8 @@ def writing(path: Path):
     finally:
         remove(temporary)
         if not path.exists():
-            with contextlib.suppress(OSError):  # Somebody else uses it by now.
-                for folder in new:  # The innermost first; nothing is left of a failure.
+            with contextlib.suppress(OSError):  # Another process uses it by now.
+                for folder in new:  # The innermost first; a failure leaves nothing behind.
                     folder.rmdir()
 
 
@@ -93,17 +93,17 @@ def _is_alive(name: str) -> bool:
     except ProcessLookupError:
         return False
     except (ValueError, OverflowError, OSError):
-        return True  # Not a name of ours, or somebody else's process.
+        return True  # Not a name of ours, or another user's process.
     return True
 
 
 def lock(folder: Path) -> bool:
     """Keeps other processes from locking a folder until `unlock`, or as long as this one lives.
 
-    Within the process it may be locked several times, and is given back with the last `unlock`.
+    Within the process it may be locked several times; the last `unlock` releases it.
 
     Returns:
-        Whether it is locked for this process; False where another one has it.
+        Whether it is locked for this process; False if another one has it.
     """
     folder = folder.resolve()
     descriptor, times = _locks.get(folder, (None, 0))
@@ -140,7 +140,7 @@ def has_lost_lock(folder: Path) -> bool:
 
 
 def unlock(folder: Path) -> None:
-    """Gives a folder back that this process has locked; nothing where it has not."""
+    """Releases a folder that this process has locked; does nothing if it has not."""
     folder = folder.resolve()
     descriptor, times = _locks.pop(folder, (None, 0))
     if times > 1:
@@ -164,7 +164,7 @@ def updating(folder: Path):
 
 
 def remove(path: Path) -> None:
-    """Removes a file, a link or a folder with all that is in it; nothing where there is none."""
+    """Removes a file, a link or a folder with its content; does nothing if there is none."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -181,7 +181,7 @@ def _flush(path: Path) -> None:
 
 @contextlib.contextmanager
 def printing_to(path: Path):
-    """Adds what is printed inside to a file; nothing of it is seen."""
+    """Appends everything printed inside to a file, instead of showing it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with (
         open(path, "a", buffering=1, errors="backslashreplace") as file,
@@ -198,7 +198,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def check_readable(path: Path) -> None:
-    """Opens a file, before a library does that cannot say why it failed.
+    """Opens a file before it goes to a library that could not say why it failed.
 
     Raises:
         UserError: if it cannot be read.
@@ -211,7 +211,7 @@ def check_readable(path: Path) -> None:
 
 
 def parse_json(text: str | bytes, **how: Any) -> Any:
-    """Parses JSON; whatever is wrong with it is a `ValueError`.
+    """Parses JSON; any fault in it is a `ValueError`.
 
     Args:
         text: in UTF-8.
@@ -240,7 +240,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_user_json(path: str, title: str) -> Any:
-    """Reads JSON that somebody wrote by hand, where a name given twice is a mistake.
+    """Reads JSON written by hand, in which a name given twice is a mistake.
 
     Args:
         path: the file.
@@ -261,7 +261,7 @@ def read_user_json(path: str, title: str) -> Any:
         raise ValueError(f"{text} is not a number")
 
     try:
-        text = Path(path).read_text("utf-8-sig")  # Windows' editors write a byte order mark.
+        text = Path(path).read_text("utf-8-sig")  # Windows editors write a byte order mark.
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not a text file"
         raise UserError(f"{title} {path} cannot be read: {reason}. Pass a JSON file.") from error

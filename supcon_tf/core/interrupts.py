@@ -1,13 +1,13 @@
-"""Ctrl-C that is not lost: Python drops an exception that is raised inside a callback.
+"""Ctrl-C that is not lost, although Python drops an exception raised inside a callback.
 
-Callbacks are `__del__`, those of weak references, and what C++ calls.
+Callbacks are `__del__`, those of weak references, and functions that C++ calls.
 """
 
 import contextlib
 import signal
 import threading
 
-# A list, so that the signal handler and the checks share one; its length is the Ctrl-Cs so far.
+# A list that the signal handler and the checks share; its length is the number of Ctrl-Cs so far.
 _noted = []
 
 
@@ -15,9 +15,9 @@ _noted = []
 def noting_interrupts():
     """Raises KeyboardInterrupt at the end of the block at the latest, if there was a Ctrl-C in it.
 
-    It is raised at once as well, as always; `check_interrupts` raises it where that was dropped.
-    In other threads than the main one, and where the program handles Ctrl-C itself, it does
-    nothing. It may be nested, and used as a decorator.
+    KeyboardInterrupt is also raised at once, as usual; if it was dropped there, `check_interrupts`
+    raises it again. In threads other than the main one, and where the program handles Ctrl-C
+    itself, the block does nothing. It may be nested, and used as a decorator.
     """
     usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if not usual or threading.current_thread() is not threading.main_thread():

@@ -101,7 +101,7 @@ def recolor(images, augmentation, seed, share=WHOLE, mirrored=None):
         float32 [B, S, S, 3] in [0, 1].
 
     Raises:
-        ValueError: if an alternating flip is asked for without `mirrored`.
+        ValueError: if an alternating flip is requested without `mirrored`.
     """
 
     def chosen(probability, seed):
@@ -155,7 +155,7 @@ def _operate(images, augmentation, seed, share):
 
 
 def _jitter(images, augmentation, seed, share):
-    """The images with changed colours, and the seed that chooses whose changes count."""
+    """The images with changed colours, and the seed that chooses which of them are used."""
     changes = [
         (change, largest)
         for change, largest in zip(

@@ -8,9 +8,9 @@ from supcon_tf.core.errors import UserError
 
 
 def places_by_class(labels: np.ndarray) -> dict[int, np.ndarray]:
-    """The places of each class, the class that occurs first being the first.
+    """The places of each class in `labels`, the classes in the order of their first occurrence.
 
-    What is drawn class by class in this order does not depend on the names of the classes.
+    A draw class by class in this order does not depend on the names of the classes.
 
     Args:
         labels: int [N].
@@ -21,10 +21,10 @@ def places_by_class(labels: np.ndarray) -> dict[int, np.ndarray]:
 
 
 def class_counts(labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """The images of each class, int64 [C]; those without a known class count nowhere.
+    """The images of each class, int64 [C]; those without a known class are not counted.
 
     Args:
-        labels: int [N], or bool [N, C] of images with several classes, which count in each.
+        labels: int [N], or bool [N, C] for images with several classes, which count in each.
         num_classes: C.
     """
     labels = np.asarray(labels)
@@ -34,7 +34,7 @@ def class_counts(labels: np.ndarray, num_classes: int) -> np.ndarray:
 
 
 def stratified_places(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Draws images so that each class keeps its share, by the method of the largest remainder.
+    """Draws images so that each class keeps its share, by the largest-remainder method.
 
     Args:
         labels: int [N].
@@ -64,11 +64,11 @@ def stratified_places(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
 def balanced_order(
     labels: np.ndarray, classes_per_batch: int, images_per_class: int, seed: int
 ) -> Callable[[int], np.ndarray]:
-    """Draws batches of as many images from each of some classes.
+    """Draws batches that hold equally many images of each of some classes.
 
     In every round each class has its turn once, in an order drawn for that round. At its turn a
     class gives its next images; whenever too few are left, the order of all of them is drawn again,
-    so that no image is twice in a batch.
+    so that no image occurs twice in a batch.
 
     Args:
         labels: int [N].
@@ -77,8 +77,8 @@ def balanced_order(
         seed: int >= 0.
 
     Returns:
-        From a step to int [images_per_class * classes_per_batch], places in `labels`: the first
-        image of each class, then the second of each, ...
+        A function from a step to int [images_per_class * classes_per_batch], places in `labels`:
+        the first image of each class, then the second of each, ...
 
     Raises:
         ValueError: if the classes cannot be divided into such batches, or a class has fewer images.
@@ -117,15 +117,15 @@ def balanced_order(
 
 
 def repeated_order(num_examples: int, batch_size: int, seed: int) -> Callable[[int], np.ndarray]:
-    """Draws batches that run on from one permutation of the examples into the next.
+    """Draws batches that continue from one permutation of the examples into the next.
 
     Args:
         num_examples: N.
-        batch_size: images of each batch, of any number.
+        batch_size: images per batch; may exceed N.
         seed: int >= 0.
 
     Returns:
-        From a step to int [batch_size], places below N.
+        A function from a step to int [batch_size], places below N.
     """
 
     def permutation(epoch):
@@ -146,13 +146,13 @@ def long_tail(labels: np.ndarray, imbalance_factor: float, seed: int) -> np.ndar
 
         n_c = floor(n factor^(-c / (C - 1)))
 
-    of class c = 0 .. C - 1, where n is the size of the smallest class, so that the first class
-    keeps n images and the last one n / factor.
+    images of class c = 0 .. C - 1 are drawn, where n is the size of the smallest class: the first
+    class keeps n images and the last one n / factor.
 
     Args:
         labels: int [N], from 0 to C - 1 with C >= 2.
         imbalance_factor: at least 1.
-        seed: int >= 0, of the images that are drawn.
+        seed: int >= 0, from which the images are drawn.
 
     Returns:
         int [n], places in `labels`, ascending.
@@ -163,7 +163,7 @@ def long_tail(labels: np.ndarray, imbalance_factor: float, seed: int) -> np.ndar
     Reference:
         Cui et al. 2019, section 5.1, and Cao et al. 2019, "Learning Imbalanced Datasets with
         Label-Distribution-Aware Margin Loss" (CIFAR-10-LT and CIFAR-100-LT). Differs: they take the
-        first images of a shuffled order, so that the images are others.
+        first images of a shuffled order, so the images differ.
     """
     members = [np.flatnonzero(labels == label) for label in range(labels.max() + 1)]
     largest, last = min(map(len, members)), len(members) - 1

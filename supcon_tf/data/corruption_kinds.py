@@ -32,7 +32,7 @@ def gaussian_noise(images, rng, deviation):
 
 
 def shot_noise(images, rng, photons):
-    """Counts so many photons per unit of light, Poisson."""
+    """Draws photon counts, Poisson, with a given number of photons per unit of light."""
     return rng.poisson(images * photons) / photons
 
 

@@ -7,7 +7,7 @@ from scipy import ndimage
 
 
 def blur(images: np.ndarray, sigma: float, mode: str = "nearest", truncate: float = 4.0):
-    """Images float [N, S, S, C] convolved with a Gaussian of so many pixels; 0 for none."""
+    """Images float [N, S, S, C] convolved with a Gaussian of sigma pixels; 0 for none."""
     return ndimage.gaussian_filter(images, (0, sigma, sigma, 0), mode=mode, truncate=truncate)
 
 

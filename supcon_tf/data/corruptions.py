@@ -150,7 +150,7 @@ def parameters(corruption: str, severity: int, side: int) -> tuple:
 def corrupt(
     images: np.ndarray, corruption: str, severity: int, seed: int, first: int = 0
 ) -> np.ndarray:
-    """Corrupts images; the same ones with the same seed always alike.
+    """Corrupts images; the same images and seed always give the same result.
 
     Args:
         images: uint8 [N, S, S, 3].
@@ -163,7 +163,7 @@ def corrupt(
         uint8 [N, S, S, 3].
 
     Raises:
-        ValueError: if there is no such corruption or severity, or the images are others.
+        ValueError: if there is no such corruption or severity, or the images have another form.
     """
     if corruption not in CORRUPTIONS or severity not in SEVERITIES:
         raise ValueError(

@@ -1,6 +1,6 @@
 """Data sets by name, as streams of encoded images and labels.
 
-TensorFlow Datasets' own, digits, Fashion-MNIST, folders and tables all come out alike, as
+TensorFlow Datasets' own, digits, Fashion-MNIST, folders and tables all come out in one form, as
 `(encoded, label)`, so that decoding happens in one place and shuffle buffers hold compressed bytes.
 """
 
@@ -60,10 +60,10 @@ def open_dataset(
     Args:
         name: "digits", "fashion_mnist" (its IDX files installed, or in `data_dir`), a name that
             TensorFlow Datasets knows (prepared, or downloaded now), "cifar10_lt" or "cifar100_lt"
-            (of them a long-tailed part), "folder:PATH", or "csv:FILE" or "jsonl:FILE", tables with
-            a path and a label, or several, a row.
+            (long-tailed subsets of these), "folder:PATH", or "csv:FILE" or "jsonl:FILE", tables
+            with a path and one or several labels per row.
         data_dir: where TensorFlow Datasets keeps its files; '' for its default.
-        image_size_px: side of the square images to make; None for the data set's own, or 64.
+        image_size_px: side of the square images to make; None for the data set's own side, or 64.
         holdout_fraction: for a folder without train/ and test/ (here and below: or a table without
             a column split): share of each class held out; None for 0.2.
         holdout_by: for a folder: "image", or "folder" to keep the images of a subfolder below the

@@ -1,6 +1,6 @@
 """A folder of a user's own images: one subfolder per class, with or without train/ and test/ above.
 
-A subfolder unlabeled/ beside them holds training images, at any depth, whose class is not known.
+A subfolder unlabeled/ next to them holds training images, at any depth, of unknown class.
 """
 
 import contextlib

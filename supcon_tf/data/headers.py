@@ -8,7 +8,7 @@ import struct
 
 FORMATS = "JPEG, PNG, BMP, GIF or WebP"
 _JPEG_WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD9)}
-# No real file has so many segments or blocks of less than their usual 255 bytes.
+# No real file has this many segments, or blocks of less than their usual 255 bytes.
 _MAX_STEPS = 1_000_000
 _WEBP_ANIMATION = 0x02
 _JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}

@@ -1,4 +1,4 @@
-"""Images made of files and held in memory, so that files are not decoded every epoch."""
+"""Images made from files and held in memory, so that files are not decoded in every epoch."""
 
 from collections.abc import Callable
 
@@ -9,20 +9,20 @@ _MOST_BYTES = 2**29
 
 
 def most_bytes(files: int, image_size_px: int) -> int:
-    """Bytes that may be held of so many files, of pictures of 4 to 3.
+    """Bytes that may be held for a number of files, assuming pictures with sides of 4 to 3.
 
     Args:
-        files: how many.
-        image_size_px: side S of the views: what crops are taken from has 2 S on its short side.
+        files: their number.
+        image_size_px: side S of the views; they are cropped from images with a short side of 2 S.
     """
     crops, as_evaluated = 3 * 4 * image_size_px**2 * 4 // 3, 4 * 3 * image_size_px**2
     return min(_MOST_BYTES, files * (crops + as_evaluated))
 
 
 class HeldFiles:
-    """Images made of files, by file: at most 512 MiB; the rest is made again.
+    """Images made from files, by file, up to 512 MiB; those beyond that are made again.
 
-    It fills as files are first asked for.
+    It fills as files are first requested.
     """
 
     def __init__(self):
@@ -40,7 +40,7 @@ class HeldFiles:
 
         Args:
             file: scalar string.
-            purpose: what is made of it.
+            purpose: what the image is for.
             dtype: of the image.
             make: returns an image [H, W, 3] and a number, int64.
 

@@ -26,11 +26,11 @@ class Augmentation:
         max_area: see `min_area`.
         aspect: a crop's width over height is between 1 / aspect and aspect.
         centered: whether crops lie in the image's centre rather than anywhere.
-        shift: a view is moved by up to this share of its side, either way, over its reflection;
-            at most 0.5, and only where `min_area` is 1.
+        shift: a view is moved by up to this share of its side, in either direction, with its
+            reflection as padding; at most 0.5, and only if `min_area` is 1.
         flip: whether half of the views are mirrored left to right.
-        alternating_flip: whether an image is mirrored in every other epoch, half of the images in
-            the first; of several views of an image the first, third, ... in turn with the others.
+        alternating_flip: whether each image is mirrored in every other epoch, half of the images in
+            the first; of several views of an image, the first, third, ... alternate with the rest.
         strength: factor on the four changes of colour below.
         brightness: factor on the pixels, up to 1 +- this.
         contrast: factor on the distance from the image's mean grey, up to 1 +- this.
@@ -40,7 +40,7 @@ class Augmentation:
         rand_augment: random operations on each view; see the function of this name for the
             operations and their ranges.
         rand_augment_magnitude: share of its range that each operation takes.
-        rand_augment_probability: with which each of them is applied.
+        rand_augment_probability: probability with which each of them is applied.
         auto_augment: table of learned pairs of operations, one pair for each view: "imagenet" or
             "cifar10"; '' for none.
         trivial_augment: whether one operation of random strength is applied to each view.
@@ -152,7 +152,7 @@ _IMAGENET = dataclasses.replace(
 )
 
 AUGMENTATIONS = {
-    # Digits, letters, signs: mirrored or recoloured they may be something else.
+    # Digits, letters, signs: mirrored or recoloured, they may mean something else.
     "symbols": Augmentation(min_area=0.5, brightness=0.4, contrast=0.4),
     # SimAugment: at half of its strength and without blur for small images.
     "cifar": Augmentation(
@@ -165,7 +165,7 @@ AUGMENTATIONS = {
     # Symbols often fill the image: less of them is turned or moved out of it.
     "weak_symbols": _WEAK,
     "strong_symbols": dataclasses.replace(_STRONG, rand_augment_magnitude=0.5),
-    # As SupCon and its baselines treat ImageNet, beside `imagenet`.
+    # As SupCon and its baselines treat ImageNet, besides `imagenet`.
     "crop_flip": _CROP_FLIP,
     "auto_augment": dataclasses.replace(_CROP_FLIP, auto_augment="imagenet"),
     "rand_augment": dataclasses.replace(
@@ -179,7 +179,7 @@ AUGMENTATIONS = {
     "auto_augment_cifar": dataclasses.replace(_WEAK, flip=True, auto_augment="cifar10", cutout=0.5),
     "alternating_flip": dataclasses.replace(_WEAK, shift=1 / 16, alternating_flip=True),
     "cutout": dataclasses.replace(_WEAK, flip=True, cutout=0.5),
-    # The image itself, of one that is not square its centre.
+    # The image itself; if it is not square, its central square.
     "none": Augmentation(aspect=1.0, centered=True),
 }
 

@@ -14,7 +14,7 @@ from supcon_tf.data.images import decode, preprocess
 
 # The label of an image whose class is not known.
 UNLABELED = -1
-# Images of one size are decoded once and held in memory while they take at most so many bytes.
+# Images of one size are decoded once and held in memory if they take at most this many bytes.
 _HELD_BYTES = 2**28
 _LABELS_AT_ONCE = 4096
 DEFAULT_IMAGE_SIZE_PX = 64
@@ -35,7 +35,7 @@ class Held(NamedTuple):
 
 
 def identity(encoded: tf.Tensor) -> tf.Tensor:
-    """A number int64 for an encoded image that is the same wherever and whenever it comes."""
+    """An int64 number for an encoded image, the same wherever and whenever the image occurs."""
     return tf.strings.to_hash_bucket_fast(encoded, 2**62)
 
 
@@ -46,14 +46,14 @@ class Split:
     Attributes:
         num_examples: how many examples it has.
         elements: makes a dataset of small elements (paths, or encoded images) in a fixed order,
-            or with their files in the order of a seed.
+            or with their files in an order drawn from a seed.
         load: turns an element into `(encoded scalar string, label)`; the label is an int64 scalar,
             or bool [C] where images have several classes.
         shuffle_buffer: elements held while shuffling.
         fingerprint: changes when examples are added, removed or resized.
-        native_size_px: side of its square images; None where sizes differ.
+        native_size_px: side of its square images; None if sizes differ.
         names: of each example in the stored order, such as its file; None for its place in it.
-        folder: that the names are files of; None where they are none.
+        folder: the folder of the files that are the names; None if they are not files.
     """
 
     num_examples: int
@@ -67,7 +67,7 @@ class Split:
 
     @functools.cached_property
     def held(self) -> Held | None:
-        """All images, decoded now, where they have one size and fit into 256 MiB; else None."""
+        """All images, decoded now, if they have one size and fit into 256 MiB; otherwise None."""
         side = self.native_size_px
         if not side or not self.held_bytes(side):
             return None
@@ -77,11 +77,11 @@ class Split:
             return image, label, identity(encoded)
 
         decoded = self.records().map(load, num_parallel_calls=tf.data.AUTOTUNE)
-        with tf.device("CPU:0"):  # Streams are made there.
+        with tf.device("CPU:0"):  # Streams are made on the CPU.
             return Held(*decoded.batch(self.num_examples).get_single_element())
 
     def held_bytes(self, image_size_px: int) -> int:
-        """Bytes of images that a training holds in memory, at most, for views of that size."""
+        """The most bytes of images that a training holds in memory, for views of that size."""
         if self.native_size_px is None:
             return 0 if self.folder is None else most_bytes(self.num_examples, image_size_px)
         all_images = self.num_examples * self.native_size_px**2 * 3
@@ -89,7 +89,7 @@ class Split:
 
     @functools.cached_property
     def held_files(self) -> HeldFiles:
-        """Images made of the split's files, held in memory."""
+        """Images made from the split's files, held in memory."""
         return HeldFiles()
 
     def image_of(
@@ -97,11 +97,11 @@ class Split:
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """The result of `make` for an element's decoded image, its label and its identity.
 
-        Of an image file it is held in memory.
+        For an image file, the result is held in memory.
 
         Args:
             element: an element of the split.
-            purpose: tells what is made from what else is made of the image.
+            purpose: tells results of one image for different purposes apart.
             dtype: of the result.
             make: from uint8 [H, W, 3] to an image [H', W', 3].
         """
@@ -125,9 +125,9 @@ class Split:
         Args:
             shuffle_seed: int or int64 scalar tensor that fixes the order; None for the stored one.
             skip: int or int64 scalar tensor, examples to leave out at the beginning.
-            keep: from a place in the order (after those skipped) to whether that example is wanted.
-                None for all.
-            places: whether the examples' places in the stored order, int64, stand for them.
+            keep: a function from a place in the order (after those skipped) to whether that example
+                is wanted. None for all.
+            places: whether to give the examples' places in the stored order, int64, instead.
         """
         elements = tf.data.Dataset.range(self.num_examples)
         buffer = self.num_examples
@@ -185,7 +185,7 @@ class Split:
         wanted = tf.constant(np.isin(np.arange(self.num_examples), places))
 
         def elements(seed):
-            # The files' order must stay the stored one, in which the places count.
+            # The files must stay in the stored order, to which the places refer.
             numbered = self.elements(None).enumerate()
             return numbered.filter(lambda place, element: tf.gather(wanted, place)).map(
                 lambda place, element: element
@@ -224,7 +224,7 @@ class Split:
             return tf.ensure_shape(image, [image_size_px, image_size_px, 3]), label
 
         images = self._sampled(limit).map(load, num_parallel_calls=tf.data.AUTOTUNE)
-        # TensorFlow's work grows with the size that is asked for, not with what is there.
+        # TensorFlow's work grows with the batch size requested, not with the number of images.
         batch_size = min(batch_size, self.num_examples, limit or self.num_examples)
         return images.batch(batch_size).prefetch(tf.data.AUTOTUNE)
 
@@ -239,14 +239,14 @@ class ImageDataset:
         train: split to learn from, with labels.
         test: held-out split.
         native_size_px: side of its square images, or None where sizes differ.
-        image_size_px: side of the square images that are made of them.
+        image_size_px: side of the square images that are made from them.
         bad_images: files left out because they could not be read.
         copies: names of files of one content, two or more at a time; a split never separates them.
-        remarks: lines about the images that a user should see once, where they were checked.
+        remarks: lines about the images that a user should see once, if they were checked.
         validation: split taken from the training images to watch the training on; None for none.
         unlabelled: training images whose labels are not to be used; None for none. The label of
-            such an image is its class where that is known, for monitors, else `UNLABELED`.
-        with_unlabelled: all training images; None where there are no others than `train`.
+            such an image is its class if that is known, for metrics, and otherwise `UNLABELED`.
+        with_unlabelled: all training images; None if there are none besides `train`.
         multi_label: whether an image has any number of classes, so that its label is bool [C];
             otherwise it is the number of its class.
     """
@@ -282,7 +282,7 @@ class ImageDataset:
                 for name, split in splits.items()
             },
             "bad_images": list(self.bad_images),
-            # Without copies, as before there was this key.
+            # Left out without copies, as before this key existed.
             **({"copies": [list(group) for group in self.copies]} if self.copies else {}),
             **({"multi_label": True} if self.multi_label else {}),
         }

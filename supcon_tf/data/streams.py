@@ -1,7 +1,7 @@
 """Streams of batches as functions of seed, step and share, so that resuming is exact.
 
-A stream that begins at a later step continues one that was broken off, and the shares of several
-workers make up the batch of one. Methods compose their batches of `views`, `balanced` and `zipped`.
+A stream that begins at a later step continues one that was interrupted, and the shares of several
+workers make up the batch of one. Methods build their streams from `views`, `balanced` and `zipped`.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from supcon_tf.data.policies import Augmentation
 from supcon_tf.data.splits import ImageDataset, Split
 from supcon_tf.data.views import STREAM_STRIDE, Position, Views, sharding_off, views_of_elements
 
-# Far apart, so that the seeds of neighbouring runs do not meet.
+# Far apart, so that the seeds of neighbouring runs do not coincide.
 _EPOCH_STRIDE = 1_000_003
 _ENDLESS = 2**40
 
@@ -32,15 +32,15 @@ def training_views(
     first_step: int = 0,
     share: Share = WHOLE,
 ) -> tf.data.Dataset:
-    """Batches of views of the training images for several epochs on end.
+    """Batches of views of the training images for several consecutive epochs.
 
     Args:
         dataset: where the training split comes from.
         augmentation: how views are made: an `Augmentation`; a function from an image float32
             [H, W, 3] in [0, 1] and a seed int64 [2] to a view; or a Keras layer or model from
             images to images, whose random numbers are then those of the stream. A function gets
-            an image in its own size, or where sizes differ scaled down to a short side of at most
-            twice a view's; a layer gets the central square, of a view's size.
+            an image in its own size or, if sizes differ, scaled down to a short side of at most
+            twice a view's; a layer gets the central square, resized to a view's size.
         num_views: views of each image.
         batch_size: images per batch; what is left over at an epoch's end is dropped.
         epochs: epochs in all.
@@ -117,11 +117,11 @@ def views(
 def repeated(
     split: Split, kinds: Views | Sequence[Views], *, batch_size: int, position: Position
 ) -> tf.data.Dataset:
-    """Endless batches of views that run on from one epoch into the next.
+    """Endless batches of views that continue from one epoch into the next.
 
-    As `views`, but no image is left out of an epoch, and a batch may be larger than the split: then
-    images are repeated in it. For splits of a few images: their elements (files' names, or encoded
-    images) are held in memory.
+    Like `views`, but no image is left out of an epoch, and a batch may be larger than the split:
+    then images are repeated in it. For splits of a few images: their elements (files' names, or
+    encoded images) are held in memory.
 
     Args:
         split: the images.
@@ -144,11 +144,11 @@ def balanced(
     images_per_class: int,
     position: Position,
 ) -> tf.data.Dataset:
-    """Endless batches of as many images from each of some classes.
+    """Endless batches of equally many images from each of some classes.
 
-    A permutation of the classes is consumed, so many of them per batch, and drawn again when it is
-    used up; so is one of each class's images. The elements of the split (files' names, or encoded
-    images) are held in memory.
+    A permutation of the classes is consumed, a few of them per batch, and drawn again when it is
+    used up; so is a permutation of each class's images. The elements of the split (files' names, or
+    encoded images) are held in memory.
 
     Args:
         split: labelled images.
@@ -161,8 +161,8 @@ def balanced(
         As `views`; a batch's rows are the first image of each class, then the second of each, ...
 
     Raises:
-        ValueError: if the classes cannot be divided so, a class has too few images, or the batch
-            is not a multiple of the shares.
+        ValueError: if the classes cannot be divided like this, a class has too few images, or the
+            batch is not a multiple of the shares.
 
     Reference:
         Assran et al. 2020, "Supervision Accelerates Pre-training in Contrastive Semi-Supervised
@@ -178,7 +178,7 @@ def _order_seed(position):
 
 
 def _views_in_order(split, kinds, order, batch_size, position):
-    """Batches whose images `order` gives, from a step to places in the split."""
+    """Batches of the images at the places in the split that `order` gives for each step."""
     size = position.split(batch_size)
     first = position.share.index * size
     stored = split.ordered(places=split.held is not None)
@@ -208,11 +208,11 @@ def chain_epochs(
     steps_per_epoch: int,
     number: int = 0,
 ) -> tf.data.Dataset:
-    """Strings together endless epochs from `first_step` on.
+    """Chains endless epochs, from `first_step` on.
 
     Args:
-        one_epoch: from a shuffle seed and a number of steps to skip, int64 scalars, to the dataset
-            of one epoch.
+        one_epoch: a function from a shuffle seed and a number of steps to skip, int64 scalars, to
+            the dataset of one epoch.
         seed: int >= 0; the shuffle seed of epoch e depends on it, the number and e alone.
         first_step: step to begin with, counted from the first epoch on.
         steps_per_epoch: steps per epoch.

@@ -20,7 +20,7 @@ _SHUFFLE_BYTES = 256 * 2**20
 # Builders of this package; each returns None where its files are not on this machine.
 _OWN = {"digits": digits.find, "fashion_mnist": fashion_mnist.find}
 _ADVICE = {"fashion_mnist": f" {fashion_mnist.ADVICE}"}
-# Up to so many training images, the validation set is drawn from each class in proportion.
+# Up to this many training images, the validation set is drawn from each class in proportion.
 _DRAWN_ONE_BY_ONE = 200_000
 
 
@@ -62,7 +62,7 @@ def open_tfds(
 
 
 def _held_out_split(name, builder):
-    """The name of the split with labels that nobody trains on."""
+    """The name of the labelled split that is not trained on."""
     splits = builder.info.splits
     held_out = [split for split in ("test", "validation") if split in splits]
     if "train" not in splits or not held_out:

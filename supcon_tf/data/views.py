@@ -13,7 +13,7 @@ from supcon_tf.data.own_augmentation import ImageFunction, own_views
 from supcon_tf.data.policies import Augmentation
 from supcon_tf.data.splits import Split, identity
 
-# Far apart, so that the seeds of the streams of one run do not meet.
+# Far apart, so that the seeds of the streams of one run do not coincide.
 STREAM_STRIDE = 2**40
 
 
@@ -34,7 +34,7 @@ class Views:
 
     @property
     def source_px(self):
-        """The side that `shrink` is told: of small crops (multi-crop) more of the image is kept."""
+        """The side given to `shrink`: for small crops (multi-crop) more of the image is kept."""
         share = getattr(self.augmentation, "max_area", 1.0) ** 0.5  # Of the image's side.
         return math.ceil(self.size_px / share)
 
@@ -43,14 +43,14 @@ class Views:
         return shrink(image, self.source_px)
 
     def crop(self, images, seed, share=WHOLE):
-        """Crops [n * V, S, S, 3] of images float32 [n, H, W, 3], or the views that a user makes."""
+        """Crops [n * V, S, S, 3] of images float32 [n, H, W, 3], or views of the user's own."""
         if isinstance(self.augmentation, Augmentation):
             return random_crops(images, self.count, self.size_px, self.augmentation, seed, share)
         first = share.index * tf.shape(images)[0]
         return own_views(self.augmentation, images, self.count, self.size_px, seed, first)
 
     def recolor(self, crops, seed, share, turns):
-        """Views [n * V, S, S, 3] of crops; `turns` int64 [n] alternate where images flip so."""
+        """Views [n * V, S, S, 3] of crops; for an alternating flip, `turns` int64 [n] alternate."""
         if not isinstance(self.augmentation, Augmentation):
             return crops
         mirrored = (turns[:, None] + tf.range(self.count, dtype=tf.int64)) % 2 == 1
@@ -103,8 +103,8 @@ def views_of_elements(
 
     Args:
         split: where the images come from.
-        elements: those that are made here: elements of the split, or their places where it is held
-            in memory.
+        elements: the elements of the split to make here, or their places if the split is held in
+            memory.
         kinds: how views are made.
         batch_size: images of a whole batch.
         position: where the stream begins.
@@ -144,7 +144,7 @@ class _ViewMaker:
         kinds: the kinds of views.
         batch_size: images of a whole batch.
         position: where the stream begins.
-        steps_per_epoch: batches in which each image is seen once, or about so.
+        steps_per_epoch: batches in which each image is seen about once.
     """
 
     split: Split
@@ -159,7 +159,7 @@ class _ViewMaker:
         return self.position.split(self.batch_size)
 
     def _place_of(self, index):
-        """The place in the order of all images of the example that is made here as number index."""
+        """The place, in the order of all images, of example number `index` of those made here."""
         within = self.position.share.index * self.size + index % self.size
         return index // self.size * self.batch_size + within
 
@@ -178,7 +178,7 @@ class _ViewMaker:
         return image, label, identity(encoded)
 
     def crops_of_one(self, index, element):
-        """Of an image of any size its crops, for each kind float32 [V, S, S, 3]; and as above."""
+        """Crops of an image of any size, float32 [V, S, S, 3] for each kind; and as above."""
         largest = max(self.kinds, key=lambda kind: kind.source_px)  # It is decoded once for all.
         image, label, own = self.split.image_of(
             element, f"crops of {largest.source_px}", tf.uint8, largest.shrunk
@@ -193,7 +193,7 @@ class _ViewMaker:
         return image if kind.source_px == largest.source_px else kind.shrunk(image)
 
     def views(self, step, batch):
-        """For each kind views float32 [b, V, S, S, 3] of images, or of their crops; and labels."""
+        """Views float32 [b, V, S, S, 3] of images or crops, for each kind; and the labels."""
         images, labels, identities = batch
         made, share = [], self.position.share
         turns = self._turns(step, identities)
@@ -209,13 +209,13 @@ class _ViewMaker:
         return tuple(made), labels
 
     def _turns(self, step, identities):
-        """Int64 [b]: 0 or 1 of an image in the first epoch, one more in each epoch that follows."""
+        """Int64 [b]: 0 or 1 for an image in the first epoch, one more in each later epoch."""
         keys = tf.strings.as_string(identities) + f" {self.position.seed}"
         return tf.strings.to_hash_bucket_fast(keys, 2) + step // self.steps_per_epoch
 
 
 def sharding_off(stream: tf.data.Dataset) -> tf.data.Dataset:
-    """Batches are split over the replicas as they are; the files behind them are not."""
+    """Turns sharding off: the batches are split over the replicas, the files behind them not."""
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     return stream.with_options(options)

@@ -34,7 +34,7 @@ class State:
 
 
 def folder_of(folder: Path, stage: str) -> Path:
-    """Where the checkpoints of a stage lie in a run directory."""
+    """The folder of a stage's checkpoints in a run directory."""
     return folder / "checkpoints" / stage
 
 
@@ -116,14 +116,14 @@ def _check_space(folder: Path, model: keras.Model) -> int:
 
 
 def _reserve(path: Path, size: int) -> None:
-    """Takes the room of a file, which a quota or a limit may refuse where the disk has it.
+    """Reserves space for a file, which a quota or a limit may refuse even if the disk has room.
 
     Args:
         path: a new file.
         size: in bytes.
 
     Raises:
-        OSError: if there is no room; where the system cannot tell, nothing is reserved.
+        OSError: if there is no room; if the system cannot tell, nothing is reserved.
     """
     with open(path, "wb") as file:
         try:
@@ -168,13 +168,13 @@ def is_history(history: Any) -> bool:
 
 
 def newest(folder: Path) -> State | None:
-    """Finds the newest sound checkpoint, and says so when it passes one over.
+    """Finds the newest sound checkpoint, and reports those that it passes over.
 
     Args:
         folder: the stage's folder of checkpoints.
 
     Returns:
-        Its state; None where there is no checkpoint.
+        Its state; None if there is no checkpoint.
 
     Raises:
         UserError: if there are checkpoints and none is sound.
@@ -193,11 +193,11 @@ def newest(folder: Path) -> State | None:
 
 
 def read(folder: Path, step: int) -> State:
-    """The state of a stage by the checkpoint of a step.
+    """Reads the state of a stage from the checkpoint of a step.
 
     Args:
         folder: the stage's folder of checkpoints.
-        step: of a checkpoint that is there; 0 is the beginning.
+        step: that of an existing checkpoint; 0 is the beginning.
 
     Raises:
         UserError: if it is not there, or not sound.

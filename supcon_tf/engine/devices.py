@@ -23,14 +23,14 @@ def make_strategy(name: str = "auto") -> tf.distribute.Strategy:
             one GPU, and otherwise TensorFlow's default strategy. "one_device" is the default
             strategy; "mirrored" is `MirroredStrategy` over all logical GPUs, or all logical CPUs
             where there is no GPU; "multi_worker" is `MultiWorkerMirroredStrategy` over the workers
-            of TF_CONFIG, to be called before anything else of TensorFlow; "tpu" is `TPUStrategy`
+            of TF_CONFIG, to be called before any other use of TensorFlow; "tpu" is `TPUStrategy`
             over the TPU of this machine or of the environment.
 
     Returns:
         A `tf.distribute.Strategy`.
 
     Raises:
-        UserError: if `name` is none of these, TF_CONFIG is no cluster, or there is no TPU.
+        UserError: if `name` is none of these, TF_CONFIG describes no cluster, or there is no TPU.
     """
     if name not in STRATEGIES:
         raise UserError(f"strategy must be one of {', '.join(STRATEGIES)}. Received: {name!r}.")

@@ -1,7 +1,7 @@
-"""Gradients of a loss whose terms train some of the variables only.
+"""Gradients of a loss whose terms train only some of the variables.
 
 Such a term needs no activation of the layers below its own. In graph mode its gradient is therefore
-taken before the layers above are computed, where a method computes its outputs in parts.
+taken before the layers above are computed, if the method computes its outputs in parts.
 """
 
 import tensorflow as tf
@@ -49,7 +49,7 @@ def local_gradients(model, batch):
 
     Args:
         model: a `Method` with local terms.
-        batch: what this replica got.
+        batch: this replica's part of a batch.
 
     Returns:
         The terms of the loss; the gradients of `model.trainable_variables`, scaled as
@@ -85,7 +85,7 @@ def summed_gradients(groups):
         groups: `(variables, gradients)`, the first with all variables; None for no gradient.
 
     Returns:
-        The gradients of the first group's variables; zeros where there is none.
+        The gradients of the first group's variables; zeros if there are none.
     """
     variables, _ = groups[0]
     totals = {id(variable): tf.zeros(variable.shape, variable.dtype) for variable in variables}

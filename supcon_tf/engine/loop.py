@@ -31,15 +31,15 @@ from supcon_tf.engine.workers import (
 
 @dataclasses.dataclass(frozen=True)
 class Watching:
-    """Calls at the end of every epoch, and what is shown.
+    """Functions that are called at the end of every epoch, and what is shown.
 
     Attributes:
-        measure: from the epoch (from 0 on) to further metrics of it.
-        warn: from the curves so far to a warning, or None.
-        stop_when: from the curves so far to whether to stop at this epoch's end, where everything
-            is saved and a later call continues; None never stops. Of several workers, the chief's
-            answer counts.
-        images_per_step: images per step, for their rate in the progress; 0 shows none.
+        measure: a function from the epoch, counted from 0, to further metrics of it.
+        warn: a function from the curves so far to a warning, or None.
+        stop_when: a function from the curves so far to whether to stop at the end of this epoch;
+            everything is then saved, and a later call continues. None never stops. With several
+            workers, the chief's answer counts.
+        images_per_step: images per step, for the rate shown in the progress; 0 shows no rate.
         verbose: whether the progress shows every metric.
     """
 
@@ -64,18 +64,18 @@ def fit(
     """Trains a compiled model, continuing from the newest checkpoint of the stage.
 
     Resuming is exact: however often the training is interrupted, it ends with the weights, metrics
-    and curves of an uninterrupted one (on a CPU; a GPU's kernels add up in varying order). SIGTERM
-    and Ctrl-C save before they end it, unless several workers train: those would wait for each
-    other.
+    and curves of an uninterrupted one (on a CPU; a GPU's kernels add up in varying order). After
+    SIGTERM or Ctrl-C it saves before it ends, unless several workers train: those would wait for
+    each other.
 
     Args:
         model: compiled and built, its metrics too.
-        make_stream: from the step to begin with, this worker's index and the number of workers to
-            an endless dataset of this worker's share of every batch from there on.
+        make_stream: a function from the first step, this worker's index and the number of workers
+            to an endless dataset of this worker's share of every batch from that step on.
         epochs: epochs in all.
         steps_per_epoch: batches per epoch.
         folder: where checkpoints/<stage> and logs/<stage> go.
-        stage: name of what is trained, for people too.
+        stage: name of the stage, for paths and messages.
         saving: when checkpoints are written; None for the defaults.
         watching: what is done at the end of every epoch; None for nothing.
 
@@ -94,7 +94,7 @@ def fit(
         saved = checkpoints.folder_of(folder, stage)
         found = chief_first(strategy, lambda: checkpoints.newest(saved))
         step = agreed(strategy, found.step if found else 0)
-        # Whether all workers find it is asked first, since loading makes them wait for each other.
+        # All workers first check that they find it, since loading makes them wait for each other.
         state = everywhere(strategy, lambda: checkpoints.read(saved, step))
         checkpoints.load(saved, state, model)
         if saving.best_metric and is_chief(strategy):
@@ -115,7 +115,8 @@ def train_function(model: keras.Model):
         model: compiled and built.
 
     Returns:
-        From an iterator of (distributed) batches to the metrics, each the mean over the replicas.
+        A function from an iterator of (distributed) batches to the metrics, each the mean over the
+        replicas.
     """
     strategy = model.distribute_strategy
     step = model.train_step
@@ -168,7 +169,7 @@ class _Training:
         """Trains to the end, or until `stop_when` or a signal stops it."""
         state = self.state
         self.logs = Logs(self.folder / "logs" / self.stage, state.history) if self.chief else None
-        output = None if self.chief else io.StringIO()  # One of the workers speaks.
+        output = None if self.chief else io.StringIO()  # Only the chief shows it.
         shown = self.watching.images_per_step, self.watching.verbose
         self.progress = Progress(
             self.stage, self.epochs, self.steps_per_epoch, state.step, output, *shown
@@ -191,7 +192,7 @@ class _Training:
                 self.model.reset_metrics()
             values = train(batches)
             state.step += 1
-            # The step before is done by now: checking it does not hold up this one.
+            # The previous step is done by now: checking it does not delay this one.
             self._check(before)
             before = state.step, values
             self.progress.after_step(lambda now=values: _numbers(now))
@@ -266,7 +267,7 @@ class _Training:
             self.model,
             keep=self.saving.keep,
             protect=protect,
-            # Another run may have taken the place of this one; the stage's end will say so.
+            # Another run may have replaced this one; the end of the stage reports that.
             chief=self.chief and not has_lost_lock(self.folder),
         )
         self.saved, self.saved_at = state.step, time.monotonic()
@@ -283,7 +284,7 @@ class _Training:
 
 
 def _last_rate(optimizer):
-    """The learning rate of the update that was made last."""
+    """The learning rate of the last update."""
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)
     schedule = optimizer._learning_rate
     if isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule):

@@ -13,7 +13,7 @@ class SharedLossScale(keras.optimizers.LossScaleOptimizer):
 
     Args:
         inner_optimizer: the optimizer; it sees the unscaled gradients.
-        **kwargs: as `keras.optimizers.LossScaleOptimizer`.
+        **kwargs: as for `keras.optimizers.LossScaleOptimizer`.
 
     Reference:
         Micikevicius et al. 2018, "Mixed Precision Training", section 3.2.

@@ -14,16 +14,16 @@ from supcon_tf.networks.copies import frozen_copy, portable_copy
 
 @keras.saving.register_keras_serializable("supcon_tf")
 class Method(keras.Model, abc.ABC):
-    """An encoder and the one `train_step`; a subclass says what is computed and compared.
+    """An encoder and the one `train_step`; a subclass defines what is computed and compared.
 
-    A subclass implements `forward`, whatever is computed image by image, and `compute_losses`,
-    which compares what came of the whole batch. Where it has more, it adds `after_step` (state of
+    A subclass implements `forward`, which computes image by image, and `compute_losses`, which
+    compares the outputs of the whole batch. If it needs them, it adds `after_step` (state of
     its own, such as a queue), `measure` (metrics), `kept` (more models than the encoder),
     `trained_by` (terms of the loss that train some variables only) and `get_config`. The batch is
     whatever its stream yields: any structure of tensors, whose sizes may differ. Everything that
     changes during training is a weight, so that it is in the checkpoint.
 
-    In Keras's hands it is an ordinary model: `fit`, `evaluate` and `train_on_batch` take such
+    To Keras it is an ordinary model: `fit`, `evaluate` and `train_on_batch` take such
     batches, and `model(images)` gives features.
 
     Args:
@@ -34,11 +34,11 @@ class Method(keras.Model, abc.ABC):
             those of a micro-batch.
         ema_momentum: momentum of an exponential moving average of the encoder's weights, which
             evaluation then uses; None for none.
-        **kwargs: as `keras.Model`.
+        **kwargs: as for `keras.Model`.
 
     Raises:
         ValueError: if `ema_momentum` or `micro_batch_size` is out of range, or micro-batches would
-            draw other random numbers the second time.
+            draw different random numbers the second time.
     """
 
     def __init__(self, encoder, loss_names, *, micro_batch_size=None, ema_momentum=None, **kwargs):
@@ -73,7 +73,7 @@ class Method(keras.Model, abc.ABC):
         """Computes, image by image, what the losses compare.
 
         Args:
-            batch: what this replica got of a batch of the stream, or a micro-batch of it.
+            batch: this replica's part of a batch of the stream, or a micro-batch of it.
             training: whether batch norm and dropout train.
 
         Returns:
@@ -86,7 +86,7 @@ class Method(keras.Model, abc.ABC):
         """Computes the named terms of the loss, which are summed; it changes nothing.
 
         Args:
-            outputs: what `forward` gave for the whole batch, joined over micro-batches and
+            outputs: what `forward` returned for the whole batch, joined over micro-batches and
                 replicas.
 
         Returns:
@@ -98,7 +98,7 @@ class Method(keras.Model, abc.ABC):
     def trained_by(self, name):
         """The variables that a term of the loss trains, as a list; None, the default, for all.
 
-        The gradient of a variable is the sum over the terms that train it, and 0 where none does.
+        The gradient of a variable is the sum over the terms that train it, and 0 if none does.
         Losses of layers, such as weight decay, train all variables.
 
         Args:
@@ -107,10 +107,10 @@ class Method(keras.Model, abc.ABC):
         return None
 
     def forward_in_parts(self, batch):
-        """Yields `forward`'s dict in parts, where terms do not train all variables; one by default.
+        """Yields `forward`'s dict in parts, if terms train only some variables; one by default.
 
         `compute_losses` computes some of the terms from each part. Their gradients are taken before
-        the next part is computed, so that what they alone need is freed.
+        the next part is computed, so that whatever only they need is freed.
         """
         yield self.forward(batch)
 
@@ -129,11 +129,11 @@ class Method(keras.Model, abc.ABC):
         """
 
     def kept(self):
-        """The models that a run keeps, of Keras's own layers, by name; `encoder` at least."""
+        """The models that a run keeps, by name, made of Keras's own layers; at least `encoder`."""
         return {"encoder": portable_copy(self.encoder, self.evaluation_encoder)}
 
     def collapsed_loss(self, batch_size, num_views):
-        """The loss where all embeddings are identical, if that is known; else None.
+        """The loss when all embeddings are identical; None if it is not known.
 
         Args:
             batch_size: images of the global batch.
@@ -148,7 +148,7 @@ class Method(keras.Model, abc.ABC):
 
     @property
     def evaluation_encoder(self):
-        """The encoder to evaluate and keep: the moving average where there is one."""
+        """The encoder to evaluate and keep: the moving average if there is one."""
         return self.encoder if self.ema_momentum is None else self.ema_encoder
 
     def call(self, images, training=False):
@@ -184,7 +184,7 @@ class Method(keras.Model, abc.ABC):
         super().compile(optimizer=optimizer, **kwargs)
 
     def compile_from_config(self, config):
-        """Compiles a loaded model as it was; Keras leaves this to who overrides `compile`."""
+        """Compiles a loaded model as it was; Keras leaves this to those that override `compile`."""
         self.compile(**keras.saving.deserialize_keras_object(config))
         self.optimizer.build(self.trainable_variables)
 
@@ -193,7 +193,7 @@ class Method(keras.Model, abc.ABC):
     train_on_batch = weights_need_labels(keras.Model.train_on_batch, "class_weight")
 
     def train_step(self, batch):
-        """Makes one step on what each replica got of a batch of the stream."""
+        """Makes one step on this replica's part of a batch of the stream."""
         batch = non_empty_batch(batch)
         terms, gradients, outputs = self.gradients(batch)
         self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
@@ -221,13 +221,13 @@ class Method(keras.Model, abc.ABC):
         return terms, tape.gradient(scaled, self.trainable_variables), outputs
 
     def regularization(self):
-        """The losses of layers. Every replica adds the same: divided, they count once."""
+        """The losses of layers. Every replica adds the same ones: divided, they count once."""
         return {"regularization": sum(self.losses) / num_replicas()} if self.losses else {}
 
     def _logged(self, terms, outputs):
         """Updates all metrics, and returns those that are cheap enough for every step."""
         self.measure(outputs)
-        # Batches of different sizes count by their images, as in Keras's own losses.
+        # Batches of different sizes are weighted by their images, as in Keras's own losses.
         images = tf.shape(tf.nest.flatten(outputs)[0])[0]
         replicas = num_replicas()
         self.total_tracker.update_state(sum(terms.values()) * replicas, images)
@@ -236,7 +236,7 @@ class Method(keras.Model, abc.ABC):
         return {metric.name: metric.result() for metric in self.metrics if shown(metric)}
 
     def averaged_networks(self):
-        """Pairs of a network and its moving average, where there is one."""
+        """Pairs of a network and its moving average, if there is one."""
         return [] if self.ema_momentum is None else [(self.encoder, self.ema_encoder)]
 
     def _update_averages(self):
@@ -253,7 +253,7 @@ class Method(keras.Model, abc.ABC):
         self.ema_updates.assign_add(1)
 
     def get_config(self):
-        """The constructor's arguments; a subclass adds its own beside the encoder."""
+        """The constructor's arguments; a subclass adds its own to them."""
         return {
             "encoder": keras.saving.serialize_keras_object(self.encoder),
             "micro_batch_size": self.micro_batch_size,
@@ -267,7 +267,7 @@ class Method(keras.Model, abc.ABC):
         return cls(**{name: _deserialized(value) for name, value in config.items()})
 
 
-ContrastiveModel = Method  # The name that the package offers.
+ContrastiveModel = Method  # The public name.
 
 
 def _deserialized(value):

@@ -1,4 +1,4 @@
-"""Gradients of a batch whose activations do not fit, a micro-batch at a time and exact.
+"""Exact gradients of a batch whose activations do not fit in memory, by micro-batches.
 
 Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup"
 (gradient caching): the loss compares all embeddings, but given its gradient with respect to each
@@ -24,16 +24,16 @@ _DRAWS = re.compile(
 
 
 def micro_batch_gradients(model, batch):
-    """As one backward pass over the whole batch, in the memory of a micro-batch.
+    """Gives the result of one backward pass over the whole batch in a micro-batch's memory.
 
     All micro-batches are encoded first; then come the loss of the whole batch and its gradient with
     respect to the outputs; then every micro-batch is encoded again, with the same randomness, and
-    that gradient is carried on to the variables. Batch norm's moving statistics are updated once.
+    that gradient is propagated to the variables. Batch norm's moving statistics are updated once.
 
     Args:
         model: a `Method` with a `micro_batch_size`.
-        batch: what this replica got: a structure of tensors [n, ...], n of any size. The largest
-            is split into micro-batches of that size, the others into as many.
+        batch: this replica's part: a structure of tensors [n, ...], n of any size. The largest is
+            split into micro-batches of that size, the others into equally many.
 
     Returns:
         The terms of the loss; the gradients of `model.trainable_variables`, scaled as
@@ -67,14 +67,14 @@ def micro_batch_gradients(model, batch):
 
 
 def micro_batch_count(batch, size):
-    """How many micro-batches a batch makes.
+    """The number of micro-batches in a batch.
 
     Args:
         batch: a structure of tensors, or of their specs, of known sizes.
         size: examples of its largest tensor at once.
 
     Raises:
-        ValueError: if a tensor cannot be split into so many equal parts.
+        ValueError: if a tensor cannot be split into this many equal parts.
     """
     sizes = [tensor.shape[0] for tensor in tf.nest.flatten(batch)]
     largest = None if None in sizes else max(sizes)
@@ -96,8 +96,8 @@ def check_repeatable(encoder):
     """Raises a ValueError if an encoder, in training, draws numbers that cannot be drawn again.
 
     Args:
-        encoder: a model from images [N, H, W, C] to features [N, F]; one that is no functional or
-            sequential model is checked in its first step only.
+        encoder: a model from images [N, H, W, C] to features [N, F]; one that is not a functional
+            or sequential model is checked in its first step only.
     """
     if not getattr(encoder, "inputs", None):
         return

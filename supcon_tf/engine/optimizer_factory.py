@@ -27,7 +27,7 @@ def make_optimizer(
     weight_decay: float = 0.0,
     clip_norm: float | None = None,
 ) -> keras.optimizers.Optimizer:
-    """An optimizer of the recipes by name.
+    """Builds an optimizer by name, as the recipes use it.
 
     | name    | class         | weight decay of kernels                       | momentum   |
     |---------|---------------|-----------------------------------------------|------------|
@@ -45,7 +45,7 @@ def make_optimizer(
         name: one of `OPTIMIZERS`.
         learning_rate: number > 0, schedule or callable.
         momentum: in [0, 1); None is the default above.
-        nesterov: Nesterov momentum, for sgd and lars with a momentum above 0; muon's always is.
+        nesterov: Nesterov momentum, for sgd and lars with a momentum above 0; muon always uses it.
         weight_decay: at least 0, per step.
         clip_norm: above 0: all gradients are scaled together so that the norm of their sum over
             replicas, over all variables and without weight decay, is at most this. None: no limit.

@@ -63,7 +63,7 @@ class MomentumSGD(_ClipsSum, keras.optimizers.SGD):
         learning_rate: float, schedule or callable.
         momentum: float in [0, 1).
         l2: float >= 0, per step.
-        **kwargs: as `keras.optimizers.SGD`.
+        **kwargs: as for `keras.optimizers.SGD`.
 
     Raises:
         ValueError: if `l2` is negative.
@@ -106,7 +106,7 @@ class LARS(_ClipsSum, keras.optimizers.SGD):
         momentum: float in [0, 1).
         l2: float >= 0, per step.
         trust_coefficient: float > 0.
-        **kwargs: as `keras.optimizers.SGD`.
+        **kwargs: as for `keras.optimizers.SGD`.
 
     Raises:
         ValueError: if `l2` is negative or `trust_coefficient` is not positive.
@@ -114,7 +114,7 @@ class LARS(_ClipsSum, keras.optimizers.SGD):
     Reference:
         You, Gitman and Ginsburg 2017, "Large Batch Training of Convolutional Networks", algorithm
         1. Differs, as the reference code of SimCLR and SupCon does: the norm of g + l2 w, not the
-        sum |g| + l2 |w|. That code spares batch norm by name, and not biases.
+        sum |g| + l2 |w|. That code exempts batch norm by name, but not biases.
     """
 
     def __init__(self, learning_rate=0.1, momentum=0.9, l2=0.0, trust_coefficient=0.001, **kwargs):
@@ -149,7 +149,7 @@ class L2RMSprop(_ClipsSum, keras.optimizers.RMSprop):
     Args:
         learning_rate: float, schedule or callable.
         l2: float >= 0, per step.
-        **kwargs: as `keras.optimizers.RMSprop`.
+        **kwargs: as for `keras.optimizers.RMSprop`.
 
     Raises:
         ValueError: if `l2` is negative.
@@ -185,13 +185,14 @@ class LAMB(_ClipsSum, keras.optimizers.Lamb):
         u = m' / (sqrt(v') + epsilon) + decay w;   w <- w - rate |w| / |u| u
 
     where m' and v' are Adam's unbiased moments, and the ratio is 1 where |w| or |u| is 0. Variables
-    with fewer than two axes have neither decay nor ratio. Keras's own decays outside the ratio and
-    adapts all variables: a bias that starts at 0 is then held near its size after the first step.
+    with fewer than two axes have neither decay nor ratio. Keras's own class decays outside the
+    ratio and adapts all variables: a bias that starts at 0 is then held near its size after the
+    first step.
 
     Args:
         learning_rate: float, schedule or callable.
         decay: float >= 0, per step.
-        **kwargs: as `keras.optimizers.Lamb`.
+        **kwargs: as for `keras.optimizers.Lamb`.
 
     Raises:
         ValueError: if `decay` is negative.
@@ -240,7 +241,7 @@ class KernelMuon(_ClipsSum, keras.optimizers.Muon):
         learning_rate: float, schedule or callable.
         momentum: float in [0, 1).
         weight_decay: float >= 0 or None, decoupled, of kernels only.
-        **kwargs: as `keras.optimizers.Muon`.
+        **kwargs: as for `keras.optimizers.Muon`.
 
     Reference:
         Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks"; Liu et al.

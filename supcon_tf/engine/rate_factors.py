@@ -16,7 +16,7 @@ class FactoredSGD(MomentumSGD):
     Args:
         learning_rate: float, schedule or callable.
         factors: float > 0 for each variable, in the order in which the optimizer gets them.
-        **kwargs: as `MomentumSGD`.
+        **kwargs: as for `MomentumSGD`.
 
     Raises:
         ValueError: if a factor is not positive, or, once it is built, there are more or fewer

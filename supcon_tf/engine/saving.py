@@ -1,4 +1,4 @@
-"""Which checkpoints are written and kept, and which epoch is the best."""
+"""The choice of the checkpoints to write and keep, and of the best epoch."""
 
 import dataclasses
 import sys
@@ -8,7 +8,7 @@ import keras
 
 from supcon_tf.engine import checkpoints
 
-# What the best epoch of pretraining is chosen by, and whether more is better.
+# The metrics that may choose the best epoch of pretraining, and whether more is better.
 BEST_METRICS = {"knn_top1": True, "knn_map": True, "loss": False}
 # Of fine-tuning, on validation images: the share that is classified correctly, or the mean average
 # precision where they have several classes.
@@ -20,11 +20,11 @@ History = dict[str, list[float | None]]
 
 @dataclasses.dataclass(frozen=True)
 class Saving:
-    """When checkpoints are written and which are kept.
+    """Settings of when checkpoints are written and which are kept.
 
     Attributes:
-        every_steps: steps between two, beside the ends of epochs; None for those only.
-        share: how much of the time may go into checkpoints at the ends of epochs. An end that
+        every_steps: steps between two, besides the ends of epochs; None for those only.
+        share: share of the time that may go into checkpoints at the ends of epochs. An end that
             comes too soon after the last one writes none, unless its epoch is the best so far, or
             the last, or several workers train.
         keep: newest ones to keep.
@@ -50,10 +50,10 @@ def best_epoch(history: History, metric: str) -> int | None:
 
 
 def forget_lost(history: History, metric: str, folder: Path, steps_per_epoch: int) -> None:
-    """Takes epochs whose checkpoint is gone out of the choice of the best one, and says so.
+    """Excludes epochs whose checkpoint is gone from the choice of the best, with a warning.
 
     Args:
-        history: as in `best_epoch`; what is gone becomes None.
+        history: as in `best_epoch`; the values of excluded epochs become None.
         metric: as in `best_epoch`.
         folder: the stage's folder of checkpoints.
         steps_per_epoch: batches per epoch.
@@ -79,7 +79,7 @@ def restore_best(
         steps_per_epoch: batches per epoch.
 
     Returns:
-        The epoch, from 0 on; None where none is wanted, or none has been scored.
+        The epoch, from 0 on; None if none is wanted, or none has been scored.
     """
     best = best_epoch(history, metric) if metric else None
     if best is not None:

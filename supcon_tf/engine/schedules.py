@@ -19,21 +19,21 @@ _DECAY_RATE, _FLOOR = 0.1, 1e-3
 @keras.saving.register_keras_serializable("supcon_tf")
 @dataclasses.dataclass(eq=False)
 class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
-    """A learning-rate schedule: linear warm-up, then a decay. `make_schedule` is its other name.
+    """A learning-rate schedule: linear warm-up, then a decay; also called `make_schedule`.
 
-    With s the updates made so far, W the warm-up's and T all of them, the rate is peak times
+    With s updates made so far, W in the warm-up and T in all, the rate is peak times
 
         s < W           warmup_from + (1 - warmup_from) s / W
         cosine          floor + (1 - floor) (1 + cos(pi (s - W) / (T - W))) / 2
         partial_cosine  cos(7 pi (s - W) / (16 (T - W)))
-        step            decay_rate ** (how many of decay_steps are <= s)
+        step            decay_rate ** (number of decay_steps <= s)
         exponential     decay_rate ** floor((s - W) / decay_steps[0])
         constant        1
 
-    and after T what it was at T. "exponential" is a staircase, as in the reference implementation:
-    a smooth curve through its upper corners would be lower by a factor of decay_rate at the end of
-    each stair. "step" counts from the start of the run, warm-up included, as SupContrast does.
-    "partial_cosine" ends at 0.195 of the peak.
+    and stays after T as it was at T. "exponential" is a staircase, as in the reference
+    implementation: a smooth curve through its upper corners would be lower by a factor of
+    decay_rate at the end of each stair. "step" counts from the start of the run, warm-up included,
+    as SupContrast does. "partial_cosine" ends at 0.195 of the peak.
 
     Steps are compared and subtracted as integers, so that a long run loses no precision; the rate
     is float32.
@@ -41,10 +41,10 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
     Args:
         kind: one of `SCHEDULES`.
         peak: float > 0, the highest learning rate.
-        total_steps: steps in all, the warm-up's included.
+        total_steps: steps in all, including the warm-up.
         warmup_steps: steps of warm-up, below `total_steps`.
         decay_steps: for "step", the steps at which the rate falls, between the warm-up's end and
-            `total_steps`; for "exponential", one number, the steps of a stair; else empty.
+            `total_steps`; for "exponential", one number, the steps of a stair; otherwise empty.
         decay_rate: factor of each fall, in (0, 1), for "step" and "exponential".
         floor: the last rate of "cosine" as a share of the peak, in [0, 1].
         warmup_from: the first rate as a share of the peak, in [0, 1]. SupContrast's 0.01 is
@@ -56,8 +56,8 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
     Reference:
         As `warmup_cosine`; Sohn et al. 2020, "FixMatch: Simplifying Semi-Supervised Learning
         with Consistency and Confidence" (partial_cosine); Khosla et al. 2020, section 4
-        (exponential, for stage 2). Differs from SupContrast's warm-up, which ends where a cosine
-        over the whole run has come to by then.
+        (exponential, for stage 2). Differs from SupContrast's warm-up, which ends at the rate that
+        a cosine over the whole run has reached by then.
     """
 
     kind: str
@@ -79,7 +79,7 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
         self._check_decay()
 
     def __call__(self, step):
-        """The rate, float32 [], of the update after int `step` []."""
+        """The rate, float32 [], of the update that follows `step`, int [], updates."""
         step = ops.minimum(ops.cast(step, "int64"), self.total_steps)
         rate = self._decayed(step)
         if self.warmup_steps:
@@ -93,9 +93,9 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
         return {**dataclasses.asdict(self), "decay_steps": list(self.decay_steps)}
 
     def _decayed(self, step):
-        """The rate from the warm-up's end on."""
+        """The rate once the warm-up has ended."""
         if self.kind == "cosine":
-            # (1 + cos(pi t)) / 2 is sin(pi (1 - t) / 2)^2, which keeps its digits as it nears 0.
+            # (1 + cos(pi t)) / 2 is sin(pi (1 - t) / 2)^2, which stays precise near 0.
             remaining = _ratio(self.total_steps - step, self.total_steps - self.warmup_steps)
             sine = ops.sin(math.pi / 2 * remaining)
             return self.peak * (self.floor + (1 - self.floor) * ops.square(sine))
@@ -104,12 +104,12 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
             return self.peak * ops.cos(7 / 16 * math.pi * done)
         if self.kind == "exponential":
             stair = ops.maximum(step - self.warmup_steps, 0) // self.decay_steps[0]
-            # Not a power of decay_rate, which float32 would round before it is raised.
+            # Not decay_rate ** stair: float32 would round decay_rate before raising it.
             return self.peak * ops.exp(math.log(self.decay_rate) * ops.cast(stair, "float32"))
         rates = [self.peak * self.decay_rate**falls for falls in range(len(self.decay_steps) + 1)]
         if len(rates) == 1:
             return ops.convert_to_tensor(self.peak, "float32")
-        # Keras's keeps a rate up to its boundary, and that included.
+        # Keras's schedule keeps a rate up to and including its boundary.
         last = [boundary - 1 for boundary in self.decay_steps]
         return keras.optimizers.schedules.PiecewiseConstantDecay(last, rates)(step)
 
@@ -154,13 +154,14 @@ make_schedule = WarmupSchedule
 
 
 def _ratio(steps, of_steps):
-    # The steps are counted in int64 and only their ratio is rounded: float32 holds no whole number
-    # above 2^24 exactly, and a difference of two large ones loses what a run of 1e7 steps needs.
+    # The steps are counted in int64 and only their ratio is rounded: float32 does not hold every
+    # whole number above 2^24, and a difference of two large ones would lose digits that a run of
+    # 1e7 steps needs.
     return ops.cast(steps, "float32") / of_steps
 
 
 def _as_int(number):
-    """NumPy's integers as Python's; anything else as it is, to be refused."""
+    """Turns NumPy's integers into Python's; anything else stays as it is, to be refused."""
     return int(number) if isinstance(number, numbers.Integral) else number
 
 
@@ -169,7 +170,7 @@ def warmup_cosine(peak: float, total_steps: int, warmup_steps: int = 0, floor: f
 
     Args:
         peak: float > 0, the highest learning rate.
-        total_steps: steps in all, the warm-up's included.
+        total_steps: steps in all, including the warm-up.
         warmup_steps: steps of warm-up, below `total_steps`.
         floor: the last learning rate as a share of the peak.
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from supcon_tf.core.errors import UserError
 
-# Characters of a value in a message.
+# Characters shown of a value in a message.
 _SHOWN = 200
 
 
@@ -46,7 +46,7 @@ def _index(strategy) -> int:
 
 
 def agreed(strategy: tf.distribute.Strategy, value: int) -> int:
-    """The chief's value, on every worker; all of them have to ask.
+    """The chief's value, on every worker; all of them must call this.
 
     Args:
         strategy: the strategy.
@@ -56,7 +56,7 @@ def agreed(strategy: tf.distribute.Strategy, value: int) -> int:
 
 
 def _gathered_numbers(strategy, values):
-    """Every worker's integers, the same number from each."""
+    """Every worker's integers, equally many from each."""
     workers = num_workers(strategy)
     own = np.zeros([workers, len(values)], np.int64)
     own[_index(strategy)] = values
@@ -111,7 +111,7 @@ def everywhere(strategy: tf.distribute.Strategy, action: Callable[[], Any]) -> A
 
 
 def chief_first(strategy: tf.distribute.Strategy, action: Callable[[], Any]) -> Any:
-    """Does something on the chief alone, while the other workers wait for its end.
+    """Runs an action on the chief alone, while the other workers wait for it to end.
 
     Args:
         strategy: the strategy.
@@ -210,16 +210,16 @@ def distribute_stream(
 def gather_batch(tensor: tf.Tensor) -> tf.Tensor:
     """Concatenates a per-replica batch over all replicas, differentiably.
 
-    The gradient of each replica's rows is the sum of what every replica's loss sends back. A loss
-    on the gathered batch therefore has to be divided by the number of replicas, as Keras losses
-    do when they reduce a vector.
+    The gradient of each replica's rows is the sum of the gradients from every replica's loss. A
+    loss on the gathered batch therefore has to be divided by the number of replicas, as Keras
+    losses do when they reduce a vector.
 
     Args:
         tensor: [b, ...], of the same static shape on every replica.
 
     Returns:
-        [b * replicas, ...], alike on every replica. The input itself outside a strategy of several
-        replicas.
+        [b * replicas, ...], identical on every replica. The input itself outside a strategy of
+        several replicas.
     """
     replicas = num_replicas()
     if replicas == 1:

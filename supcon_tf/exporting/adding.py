@@ -34,7 +34,7 @@ from supcon_tf.exporting.servable import Head, Index, Servable, read_head
 from supcon_tf.stages.features import encode_split
 from supcon_tf.stages.scores import unit_rows
 
-_UNCALIBRATED = "tflite_int8"  # The training images would have to calibrate it.
+_UNCALIBRATED = "tflite_int8"  # Calibrating it needs the training images.
 Images = tuple[np.ndarray, np.ndarray]  # Features float32 [N, F] and labels int [N].
 
 
@@ -43,15 +43,16 @@ def add_class(config: AddClassConfig) -> dict:
     """Writes a bundle's next version, with new classes beside the trained ones.
 
     A new class is the mean direction of its images' embeddings. The trained classes keep their
-    classifier: what the new classes leave of the probability is divided as it says
+    classifier, by which they share the probability that the new classes leave
     (`Servable.probabilities`). There is no int8 model.
 
     Args:
         config: the settings; `config.images` holds one subfolder of images for each new class.
 
     Returns:
-        `path`; `learned_from`, images by new class; what `top1_scores` gives on held-out images;
-        `calibration` and `index` over all of them; and what `compare_exports` gives on the new.
+        `path`; `learned_from`, the number of images of each new class; the results of `top1_scores`
+        on held-out images; `calibration` and `index` over all of these; and the results of
+        `compare_exports` on those of the new classes.
 
     Raises:
         UserError: if the bundle is unsound or has no index, the folder's images or class names
@@ -78,7 +79,7 @@ def add_class(config: AddClassConfig) -> dict:
 
 
 def _read_index(bundle: Bundle) -> Index:
-    """The bundle's index, which must say where each of its classes lies."""
+    """The bundle's index, which must have images of each of its classes."""
     labels = bundle.model.index_labels.numpy() if bundle.num_neighbors else np.zeros(0, int)
     missing = sorted(set(range(len(bundle.class_names))) - set(labels))
     if missing:
@@ -169,7 +170,7 @@ def _write(
 
 
 def _convert(path, metadata, bundle, settings):
-    """Writes the TFLite and ONNX models that the bundle has too; the formats, as to compare."""
+    """Writes the TFLite and ONNX models that the bundle has; returns the formats to compare."""
     left_out = {_UNCALIBRATED, *bundle.metrics["export"].get("failed", {})}
     formats = [name for name in settings.format_names() if name not in left_out]
     tflite.write_all(path, metadata, formats, select_ops=settings.tflite_select_ops)
@@ -225,14 +226,14 @@ def mean_directions(
         float32 [K, F].
 
     Reference:
-        Snell et al. 2017, "Prototypical Networks for Few-shot Learning", eq. 1. Differs: of unit
-        norm, and compared by cosine.
+        Snell et al. 2017, "Prototypical Networks for Few-shot Learning", eq. 1. Differs: the
+        prototypes have unit norm and are compared by cosine.
     """
     return unit_rows([embeddings[labels == label].mean(axis=0) for label in classes])
 
 
 def _servable(bundle: Bundle, head: Head, index: Index | None, class_names) -> Servable:
-    """The bundle's encoder under another head."""
+    """The bundle's encoder with another head."""
     encode, variables = bundle.model.encode, bundle.model.encoder_variables
     return Servable(encode, variables, head, index, class_names, bundle.image_size_px)
 

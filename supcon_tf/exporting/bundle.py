@@ -32,7 +32,7 @@ _MAX_THUMBNAIL_BYTES, _MAX_SYMBOL_PX = 2**20, 32
 
 
 def load_bundle(path: str | Path, runtime: str = "saved_model") -> "Bundle":
-    """Checks a bundle's sums and its graph, and loads it.
+    """Checks a bundle's checksums and its graph, and loads it.
 
     Args:
         path: `saved_models/NAME`, whose newest version is taken, or one of its versions.
@@ -64,13 +64,13 @@ def _has_all_parts(metadata: Any, metrics: Any) -> bool:
 
 
 class Bundle:
-    """A loaded bundle; nothing of it changes, and any thread may call it.
+    """A loaded bundle; it never changes, and any thread may call it.
 
     Attributes:
         path: version directory.
         name, version: as in its metadata.
         class_names: C names.
-        multi_label: whether an image has any number of them.
+        multi_label: whether an image may have any number of classes.
         image_size_px: side S of the images that the encoder takes.
         num_neighbors: k of `nearest`; 0 without an index.
         metadata, metrics: content of the JSON files.
@@ -105,7 +105,8 @@ class Bundle:
     def of_symbols(self) -> bool:
         """Whether it was trained on small symbols such as digits, which people can draw.
 
-        As the augmentation that mirrors and recolours nothing, and the size of the images tell.
+        Judged by the size of the images, and by the augmentation, which for symbols mirrors and
+        recolours nothing.
         """
         augmentation = self.metadata["settings"].get("pretrain", {}).get("augmentation", "")
         return "symbols" in augmentation and self.image_size_px <= _MAX_SYMBOL_PX
@@ -220,8 +221,8 @@ class Bundle:
     def thumbnail(self, row: int) -> bytes | None:
         """The picture of a row of the index, a JPEG; None where there is none.
 
-        They are read from the disk as they are asked for. There is none where its bytes have
-        changed since the bundle was loaded.
+        Pictures are read from the disk when they are requested. One whose bytes have changed since
+        the bundle was loaded counts as missing.
         """
         if self._thumbnails is None:
             return None

@@ -57,7 +57,7 @@ def fit_scale(
 ) -> float:
     """The factor on cosines to prototypes, from 1 to 1000, under which all classes are likeliest.
 
-    Every class counts alike. A new image is compared with the prototype of the others of its
+    Every class has the same weight. A new image is compared with the prototype of the others of its
     class, as it would be near its own.
 
     Args:

@@ -1,4 +1,4 @@
-"""Model cards and tables of scores, for people."""
+"""Model cards and tables of scores, for readers."""
 
 from collections.abc import Mapping
 
@@ -189,7 +189,7 @@ def _added(additions):
 
 
 def export_table(scores: Mapping) -> str:
-    """Scores of each export of a bundle, beside the model it was made of.
+    """Scores of each export of a bundle, next to those of the model it was made from.
 
     Args:
         scores: `export`'s or `compare_exports`'s result.

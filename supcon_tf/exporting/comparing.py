@@ -27,7 +27,7 @@ _RELOAD = Path(__file__).with_name("reload_export.py")
 def start_reload(bundle: Path, formats: Sequence[str]) -> Iterator[subprocess.Popen]:
     """Starts the process that `compare_exports` runs a bundle in, before the bundle is there.
 
-    It imports TensorFlow, which takes seconds, and waits. After the block it is no more.
+    It imports TensorFlow, which takes seconds, and waits. At the end of the block it is stopped.
 
     Args:
         bundle: folder of the SavedModel, with tflite/ in it.
@@ -65,7 +65,7 @@ def compare_exports(
         bundle: as in `start_reload`.
         formats: as in `start_reload`.
         split: images to compare on, as encoded bytes, so that preprocessing is compared too.
-        limit: at most so many of them, as `Split.sample` draws them.
+        limit: at most this many of them, as `Split.sample` draws them.
         expected: probabilities float [N, C] that the model gives them.
         labels: int [N], or bool [N, C] of several classes per image.
         process: what `start_reload` yields.

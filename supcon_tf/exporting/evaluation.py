@@ -36,7 +36,7 @@ def evaluate(config: EvaluateConfig) -> dict:
         config: the settings.
 
     Returns:
-        `images`, `knn_top1`, `knn_neighbors`; if asked for, `soft_neighbors_top1` and
+        `images`, `knn_top1`, `knn_neighbors`; if requested, `soft_neighbors_top1` and
         `soft_neighbors_temperature`; with a classifier `top1`, `top5` (from ten classes on),
         `balanced_accuracy`, `macro_f1`, `macro_roc_auc`, `mean_average_precision`, `ece`, `nll`,
         `confusion_matrix`, `per_class` (recalls), and `classes`, the scores of each class; with

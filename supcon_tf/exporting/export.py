@@ -151,7 +151,7 @@ class _Features:
 
 
 def _head(features: _Features, unseen, multi_label) -> Head:
-    """The classifier, its temperature fitted on validation features where there are any."""
+    """The classifier, its temperature fitted on validation features if there are any."""
     kernel, bias = features.weights()
     temperature = 1.0
     if unseen is not None:
@@ -209,7 +209,7 @@ def _metadata(run, dataset: ImageDataset, config, target, head: Head, index) -> 
 
 
 def finish_bundle(bundle: Path, metadata: dict, metrics: dict) -> None:
-    """Writes what describes a bundle, and the sums over all of it.
+    """Writes the files that describe a bundle, and the checksums of all its files.
 
     Args:
         bundle: the folder that is being written, with the models and the index.

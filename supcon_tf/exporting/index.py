@@ -35,7 +35,7 @@ def build_index(
         features: float [N, F].
         labels: int [N]; or bool [N, C] of several classes per image: then the index has a label for
             each set of classes.
-        neighbors: k of the queries to come; N where there are fewer images.
+        neighbors: k of later queries; N if there are fewer images.
         unseen: features float [M, F] of images of the same distribution that were not trained on;
             None takes the training images, each against the others.
         class_names: C names, for the sets of classes.

@@ -3,12 +3,12 @@
 saved_models/<name>/<version>/
     saved_model.pb, variables/   SavedModel, its preprocessing inside the graph
     tflite/<precision>.tflite    float32, float16, dynamic and int8
-    model.onnx                   where the format onnx was asked for
+    model.onnx                   if the format onnx was requested
     labels.txt                   one class per line
     index/                       names and thumbnails of the images that neighbours are found among
     held_out.npz                 features and labels of the held-out images
     metadata.json, metrics.json  what it is, how it was made, how it scores
-    MODEL_CARD.md                the same, for people
+    MODEL_CARD.md                the same, for readers
     SHA256SUMS                   of every file above
 """
 

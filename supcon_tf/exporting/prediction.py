@@ -55,7 +55,7 @@ def predict(config: PredictConfig, images: Sequence[str]) -> Iterator[dict]:
     Returns:
         An iterator of `{"image": path, "classes": [name, ...], "probabilities": [float, ...]}`, the
         most probable class first; `{"image": path, "error": reason}` for what cannot be classified,
-        such as a file that is missing or no image. There are `top_k` classes; where images have
+        such as a file that is missing or not an image. There are `top_k` classes; where images have
         several, all of a probability of 0.5 or more, at least `top_k`, and `"multi_label": True`.
 
     Raises:
@@ -73,7 +73,8 @@ def find_images(images: Iterable[str]) -> dict[str, str]:
             patterns such as `photos/**/*.png`, of whose matches the image files are taken.
 
     Returns:
-        By path '', and by what names no image the reason, a sentence.
+        A dict: '' for the path of each image; for each name without an image, the reason, a
+        sentence.
 
     Raises:
         UserError: if none of them names an image.
@@ -210,7 +211,7 @@ def _open_tflite(path: Path) -> Model:
 
 
 def _preprocessing(size: int, classify):
-    """As `_local`, of a model that takes images of one size."""
+    """As `_local`, for a model that takes images of one size."""
 
     def decode_one(encoded):
         return preprocess(decode_checked(encoded), size).numpy()

@@ -15,14 +15,14 @@ from supcon_tf.stages.class_scores import THRESHOLD
 
 @dataclasses.dataclass(frozen=True)
 class Head:
-    """From features to probabilities: a linear classifier and, beside it, added classes.
+    """From features to probabilities: a linear classifier and, in addition, added classes.
 
     Attributes:
         kernel: float32 [F, C].
         bias: float32 [C].
         temperature: divides the logits.
         prototypes: float32 [C + A, F], unit norm: the mean direction of each class, the A added
-            ones last; None while nothing was added.
+            ones last; None if none were added.
         prototype_scale: factor on their cosines.
         multi_label: whether an image has any number of classes: each has a probability by itself.
     """
@@ -45,7 +45,7 @@ class Index:
         distances: float32 [M], ascending: the distance (1 - cosine) to the k-th neighbour of
             images of the training distribution.
         neighbors: k; at most N.
-        names: of each label; None where they are those of the classes.
+        names: of each label; None if they are those of the classes.
     """
 
     embeddings: np.ndarray
@@ -114,8 +114,8 @@ class Servable(tf.Module):
         """Probabilities float32 [B, C + A] for features [B, F].
 
         A softmax over the cosines to all prototypes gives each added class its share; the trained
-        classes divide what is left as the trained classifier does. Where images have several
-        classes, sigmoids.
+        classes divide the rest as the trained classifier does. If images have several classes,
+        sigmoids are used.
         """
         logits = (features @ self.kernel + self.bias) / self.temperature
         if self.multi_label:
@@ -143,8 +143,8 @@ class Servable(tf.Module):
     def outputs(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
         """As `classify`, with `class_id` int32 [B] and `class_name` string [B].
 
-        They are of the most probable class. Where images have several, the name is those of all
-        classes of a probability of 0.5 or more, if there are some, with | between.
+        Both are those of the most probable class. If images have several, the name joins those of
+        all classes with a probability of 0.5 or more, if there are any, with | between.
         """
         found = self.classify(images)
         class_id = tf.argmax(found["probabilities"], axis=1, output_type=tf.int32)

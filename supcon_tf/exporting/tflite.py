@@ -29,7 +29,7 @@ _METADATA = "supcon_tf.json"
 FLOAT_INPUT = "cropped and resized, float32 from 0 to 1: pixels divided by 255"
 _INT8_INPUT = "cropped and resized, uint8 from 0 to 255: pixels as they are, not divided"
 _MAX_METADATA_BYTES = 2**24
-# What a file says of itself, from its bundle's metadata.
+# The entries of a file's own metadata, taken from its bundle's.
 _KEPT = (
     "name",
     "version",
@@ -60,7 +60,7 @@ def convert(
         precision: one of PRECISIONS: "float32"; "float16", weights in half precision; "dynamic",
             weights in 8 bits; or "int8", everything in 8 bits, with uint8 images and outputs.
         representative: for int8: gives images float32 [1, S, S, 3] in [0, 1] to calibrate it on.
-        select_ops: whether TensorFlow's own operators are allowed beside the built-in ones.
+        select_ops: whether TensorFlow's own operators are allowed besides the built-in ones.
 
     Raises:
         UserError: if an operator is not among those allowed.

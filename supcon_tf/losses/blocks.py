@@ -1,6 +1,6 @@
 """Losses over all pairs of a batch without the matrix of all pairs.
 
-Blocks of the similarity matrix are computed, reduced and forgotten in the forward pass, and
+Blocks of the similarity matrix are computed, reduced and discarded in the forward pass, and
 computed again in the backward pass, so that memory grows with the number of rows and not with its
 square. Works eagerly, in `tf.function` and under XLA.
 """
@@ -19,10 +19,10 @@ _LEAST_SUM = 1e-38
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """How much of the matrix of all pairs is held at once.
+    """The parts of the matrix of all pairs that are held at once.
 
     Attributes:
-        matrix: up to so many elements, it is kept whole for the backward pass: that is faster.
+        matrix: up to this many elements, it is kept whole for the backward pass, which is faster.
         block: elements of one block of anchors by contrasts.
         square: rows and columns of a square block of the symmetric path.
     """
@@ -38,22 +38,22 @@ ON_GPU = Sizes(matrix=2**26, block=2**26, square=8192)
 
 
 def sizes() -> Sizes:
-    """Those of this machine's devices."""
+    """The sizes for this machine's devices."""
     return ON_GPU if tf.config.list_physical_devices("GPU") else ON_CPU
 
 
 def evaluate_anchors(block_losses, rows, num_anchors, block_size, outputs=1, elements=None):
-    """Evaluates a loss of anchors against all rows: whole where that is faster, else in blocks.
+    """Evaluates a loss of anchors against all rows: whole if that is faster, otherwise in blocks.
 
     Args:
-        block_losses: from the indices int32 [R] of some anchors, their rows float32 [R, D] and all
-            rows float32 [N, D] to float32 [R], or a tuple of such. It may be called again in the
-            backward pass.
+        block_losses: a function from the indices int32 [R] of some anchors, their rows
+            float32 [R, D] and all rows float32 [N, D] to float32 [R], or a tuple of such. It may
+            be called again in the backward pass.
         rows: float32 [N, D]; the anchors are the first of them.
-        num_anchors: int, or a scalar tensor where the batch is not static.
+        num_anchors: int, or a scalar tensor if the batch is not static.
         block_size: anchors per block; None chooses.
         outputs: how many values `block_losses` returns.
-        elements: elements that one anchor takes, where that is not N.
+        elements: elements that one anchor takes, if that is not N.
 
     Returns:
         float32 [num_anchors], or a tuple of such.
@@ -89,8 +89,8 @@ def _check_full_matrix(num_rows):
 class _Blocks:
     """The anchors in blocks of one size.
 
-    The last block begins early enough to be full: some of its anchors are in the block before, too,
-    and are counted there alone.
+    The last block begins early enough to be full: some of its anchors are also in the block before,
+    and are counted only there.
     """
 
     def __init__(self, num_anchors, size):
@@ -177,7 +177,7 @@ def symmetric_logsumexp(rows, labels, temperature, with_positives):
         rows: float32 [N, D], unit norm or zero; N static.
         labels: int [N].
         temperature: float >= 0.025.
-        with_positives: whether the log-sum-exp over the positives alone is wanted as well.
+        with_positives: whether to return the log-sum-exp over the positives as well.
 
     Returns:
         float32 [N] over all other rows, and float32 [N] over the other rows of the class (about

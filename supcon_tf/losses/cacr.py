@@ -233,7 +233,7 @@ def _repulsion(distances, logits, positive, negative, rbf_t, positive_prior):
 
 
 def _log_mean_of_views(logs, views):
-    """From logs float32 [V * B] to the log of the mean over each view's images, alike in a view.
+    """From logs float32 [V * B] to the log of the mean over each view's images, one per row.
 
     Either every query of a view has negatives or none has, and then the result is 0 too.
     """
@@ -249,7 +249,7 @@ def _log_mean_of_views(logs, views):
 class CACRLoss(AnchorLoss):
     """`cacr_loss` as a Keras loss: `loss(labels or None, embeddings)` is its mean over the anchors.
 
-    Its arguments are the options of `cacr_loss`, and `reduction` and `name` as in
+    Its arguments are the options of `cacr_loss`, plus `reduction` and `name` as in
     `keras.losses.Loss`; with reduction "none" it returns one value per anchor. `loss(labels,
     embeddings, queue=..., keys=...)` is the momentum variant.
 

@@ -36,7 +36,7 @@ def cacr_key_loss(queries, keys, *, temperature=1.0, cost="rbf"):
         float32 [B].
 
     Raises:
-        ValueError: if an argument is out of range, or a shape is another.
+        ValueError: if an argument is out of range, or a shape is wrong.
 
     Reference:
         Zheng et al. 2023. Differs: the authors' Euclidean form is a sum over the batch; here too

@@ -113,7 +113,7 @@ class BalancedCrossEntropy(keras.losses.Loss):
         label_smoothing: e in [0, 1).
         weights: w, float [C]; None for 1.
         offsets: o, float [C]; None for 0.
-        **kwargs: as `keras.losses.Loss`.
+        **kwargs: as for `keras.losses.Loss`.
 
     Call arguments:
         y_true: int [B], class ids.

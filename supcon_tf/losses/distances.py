@@ -14,9 +14,9 @@ _EQUAL = 1e-14
 def squared_distances(anchors, rows, indices=None):
     """Squared Euclidean distances of anchors and rows; those of duplicates are exactly 0.
 
-    |a|^2 + |b|^2 - 2 a . b cancels where the distance is small beside the norms. The rows are
-    therefore centred first; if some pair is near even so, as when every class has collapsed to a
-    point of its own, the products are taken in float64, which takes about twice the time.
+    |a|^2 + |b|^2 - 2 a . b cancels where the distance is small compared with the norms. The rows
+    are therefore centred first; if some pair is near even so, as when every class has collapsed to
+    a point of its own, the products are taken in float64, which takes about twice the time.
 
     Args:
         anchors: float32 [R, D].

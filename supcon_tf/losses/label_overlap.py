@@ -13,7 +13,7 @@ def are_several(labels) -> bool:
 
 
 def jaccard_overlap(labels):
-    r"""How much images have their classes in common: the Jaccard index of their sets of classes.
+    r"""The overlap of the images' classes: the Jaccard index of their sets of classes.
 
         w_ij = |C_i & C_j| / |C_i | C_j|,   w_ii = 1
 

@@ -56,7 +56,7 @@ def same_class(labels, indices):
 
 
 def _other_rows(indices, count):
-    """Whether a row is another than the anchor: bool [R, N] of anchors int32 [R] and N rows."""
+    """Whether a row is not the anchor itself: bool [R, N] for anchors int32 [R] and N rows."""
     return indices[:, None] != tf.range(count)[None, :]
 
 
@@ -127,7 +127,7 @@ def queued_pairs(labels, queue_labels, filled):
 
 
 def capped_pairs(labels, batch, views, cap, seed):
-    """As `class_pairs`, with at most `cap` positives beside the anchor's own views.
+    """As `class_pairs`, with at most `cap` positives besides the anchor's own views.
 
     Args:
         labels: int [V * B], view-major.

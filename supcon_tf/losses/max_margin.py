@@ -83,7 +83,7 @@ def _check_options(margin, average, block_size):
 class MaxMarginLoss(AnchorLoss):
     """`max_margin_loss` as a Keras loss: `loss(labels, embeddings)` is its mean.
 
-    Its arguments are the options of `max_margin_loss`, and `reduction` and `name` as in
+    Its arguments are the options of `max_margin_loss`, plus `reduction` and `name` as in
     `keras.losses.Loss`; with reduction "none" it returns one value per anchor.
 
     Raises:

@@ -13,7 +13,7 @@ _UNIFORMITY_ROWS = 256
 
 
 def positives_per_anchor(labels, embeddings):
-    """How many positives each anchor has: the other rows of its class, or with a class in common.
+    """The number of positives of each anchor: other rows of its class, or with a class in common.
 
     Args:
         labels: int [B], class ids; bool [B, C] of several classes; None makes every image a class
@@ -21,7 +21,7 @@ def positives_per_anchor(labels, embeddings):
         embeddings: [B, V, D] or [B, D]; only the shape is used.
 
     Returns:
-        float32 [B], alike for all views of an image.
+        float32 [B], the same for all views of an image.
     """
     views = num_views(embeddings)
     if are_several(labels):
@@ -157,16 +157,16 @@ class Uniformity(_BatchMetric):
 
 @keras.saving.register_keras_serializable("supcon_tf")
 class EffectiveRank(keras.metrics.Metric):
-    """How many dimensions the embeddings of an epoch use; `update_state(labels, embeddings)`.
+    """The number of dimensions that an epoch's embeddings use; `update_state(labels, embeddings)`.
 
     exp of the entropy of the normalized singular values of all rows: 1 if they lie on a line, D if
-    they fill the space evenly. It needs an eigendecomposition, so the training loop asks for it at
-    an epoch's end and not at each step.
+    they fill the space evenly. It needs an eigendecomposition, so the training loop computes it at
+    the end of each epoch, not at each step.
 
     Args:
         dim: int >= 1, D.
         name: name of the metric.
-        **kwargs: as `keras.metrics.Metric`.
+        **kwargs: as for `keras.metrics.Metric`.
 
     Reference:
         Roy and Vetterli 2007, "The effective rank: A measure of effective dimensionality", eq. 4;

@@ -30,16 +30,16 @@ def npairs_loss(labels, embeddings, *, temperature=1.0, normalize=False, block_s
     which with one image of each class is log(1 + sum_{j != i} exp(s_ij - s_ii)). Images of a
     repeated class share the target evenly. The contrasts are view 1 alone.
 
-    As published, the embeddings are of any length and the temperature is 1. Embeddings that are of
-    unit norm already are taken as they are, so that `normalize` changes nothing: the logits are
-    then cosines over the temperature, and at temperature 1 no loss is below
+    As published, the embeddings may have any length and the temperature is 1. Embeddings that
+    already have unit norm are taken as they are, so that `normalize` changes nothing: the logits
+    are then cosines over the temperature, and at temperature 1 no loss is below
     log(1 + (B - 1) exp(-2)).
 
     Args:
         labels: int [B]; None makes every image a class of its own.
         embeddings: float [B, 2, D].
         temperature: float > 0, dimensionless.
-        normalize: whether the embeddings are scaled to unit norm first; not so as published.
+        normalize: whether the embeddings are scaled to unit norm first, unlike in the paper.
         block_size: anchors per block; None chooses.
 
     Returns:
@@ -73,10 +73,10 @@ def npairs_loss(labels, embeddings, *, temperature=1.0, normalize=False, block_s
 class NPairsLoss(AnchorLoss):
     """`npairs_loss` as a Keras loss: `loss(labels, embeddings)` is its mean over the images.
 
-    Its arguments are the options of `npairs_loss`, and `reduction` and `name` as in
+    Its arguments are the options of `npairs_loss`, plus `reduction` and `name` as in
     `keras.losses.Loss`; with reduction "none" it returns one value per image. It does not normalize
-    by default, as published; of embeddings that are of unit norm already, such as those of a
-    `ProjectionHead`, it sees cosines: see `npairs_loss`.
+    by default, as published; with embeddings that already have unit norm, such as those of a
+    `ProjectionHead`, its logits are cosines: see `npairs_loss`.
 
     Raises:
         ValueError: if an argument is out of range.

@@ -55,7 +55,7 @@ def flatten_views(labels, embeddings, normalize=True):
     """Flattens a multi-view batch to rows, view-major, in float32.
 
     Args:
-        labels: int [B], or None where every image is a class of its own.
+        labels: int [B], or None if every image is a class of its own.
         embeddings: float [B, V, D], or [B, D] for one view.
         normalize: whether rows are scaled to unit norm. A zero row stays zero, with a zero
             gradient.
@@ -64,7 +64,7 @@ def flatten_views(labels, embeddings, normalize=True):
         labels int [V * B] and rows float32 [V * B, D]: all of view 0, then all of view 1, ...
 
     Raises:
-        ValueError: if `embeddings` has other axes, or `labels` another shape.
+        ValueError: if `embeddings` has other axes or `labels` a different shape.
     """
     embeddings = tf.cast(embeddings, tf.float32)
     views, dim = num_views(embeddings), embeddings.shape[-1]
@@ -131,7 +131,7 @@ class AnchorLoss(keras.losses.Loss):
     them, as `**vars(self.options)`, to the function that it wraps.
     """
 
-    # Whether the classes say what is a positive.
+    # Whether the classes determine the positives.
     uses_labels = True
 
     def __post_init__(self):
@@ -150,7 +150,8 @@ class AnchorLoss(keras.losses.Loss):
         Args:
             y_true: int [B] class ids, or None.
             y_pred: float [B, V, D] or [B, D] embeddings.
-            sample_weight: float [B], the weight of each image's anchors, or one of all; None for 1.
+            sample_weight: float [B], the weight of each image's anchors, or a single weight for
+                all; None for 1.
             **pairs: further arguments of `call`.
 
         Returns:

@@ -27,7 +27,7 @@ def row_losses(logits, weights, negative, summation_location, denominator_mode, 
 
     Args:
         logits: float32 [R, N], similarities over the temperature.
-        weights: float32 [R, N], positive weights, 0 where a row is no positive.
+        weights: float32 [R, N], positive weights, 0 where a row is not a positive.
         negative: bool [R, N]; a row that is no positive either takes no part.
         summation_location: as in `supcon_loss`.
         denominator_mode: as in `supcon_loss`.

@@ -20,7 +20,7 @@ class SigmoidCrossEntropy(keras.losses.Loss):
     Args:
         label_smoothing: e in [0, 1).
         weights: w, float [C]; None for 1.
-        **kwargs: as `keras.losses.Loss`.
+        **kwargs: as for `keras.losses.Loss`.
 
     Call arguments:
         y_true: bool [B, C].

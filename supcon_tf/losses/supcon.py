@@ -21,7 +21,7 @@ from supcon_tf.losses.pairs import (
 )
 from supcon_tf.losses.rows import followed_by_queue, losses_from_pairs
 
-# Below it exp(-2 / temperature) leaves float32.
+# Below this, exp(-2 / temperature) leaves the range of float32.
 _SYMMETRIC_TEMPERATURE = 0.025
 
 
@@ -51,10 +51,10 @@ def supcon_loss(
         L_out,i = -1/|P(i)| sum_{p in P(i)} log(exp s_ip / sum_{a in A(i)} exp s_ia)
         L_in,i  = -log(1/|P(i)| sum_{p in P(i)} exp s_ip / sum_{a in A(i)} exp s_ia)
 
-    Computed in float32 whatever the inputs' dtype. An anchor's similarity with itself is masked
-    before the row maximum is taken, so the loss stays finite at low temperatures. Above 1024 rows
-    no matrix of all pairs exists: memory is linear in the rows, in every mode. (A batch of unknown
-    size is computed with the matrix, and refused above 16,384 rows.)
+    It is computed in float32 whatever the inputs' dtype. An anchor's similarity with itself is
+    masked before the row maximum is taken, so the loss stays finite at low temperatures. Above 1024
+    rows no matrix of all pairs exists: memory is linear in the rows, in every mode. (A batch of
+    unknown size is computed with the matrix, and refused above 16,384 rows.)
 
     Args:
         labels: int [B], class ids; None makes every image a class of its own (SimCLR).
@@ -62,10 +62,10 @@ def supcon_loss(
         positive_weights: float or bool [B, B] instead of labels: how much image j is a positive of
             image i; 0 makes it a negative, and a number below 0 leaves the pair out. The diagonal
             is the weight of an image's own other views. An anchor's weights are scaled to sum to
-            1. No gradient flows into it.
+            1. No gradient flows into them.
         queue: `(labels int [Q], embeddings float [Q, D], filled bool [Q])` of earlier batches:
-            further contrasts, and positives of the anchors of their class (negatives of all
-            where `labels` is None). They are no anchors; no gradient flows into them, and rows
+            further contrasts, which are positives for the anchors of their class (negatives for
+            all if `labels` is None). They are not anchors; no gradient flows into them, and rows
             that are not filled take no part. None for no queue.
         temperature: float > 0, dimensionless.
         summation_location: "out" (eq. 2) or "in" (eq. 3), whether the sum over positives is
@@ -77,8 +77,8 @@ def supcon_loss(
             (epsilon-SupInfoNCE) a positive's term is -log(exp s_ip / (exp(s_ip - margin) +
             sum_{n in N(i)} exp s_in)), at least -margin: its gradient stays large until s_ip is
             that much further above the negatives. As a similarity it is margin * temperature.
-        positives_cap: keep at most so many positives beside the anchor's own views, a multiple
-            of V; a dropped positive is no negative either. None for no cap.
+        positives_cap: keep at most this many positives besides the anchor's own views, a multiple
+            of V; a dropped positive is not a negative either. None for no cap.
         positives_cap_seed: the images kept are the first of the class in the batch, or, with
             a seed, the first in an order drawn from it.
         scale_by_temperature: multiply the result by the temperature.
@@ -236,7 +236,7 @@ class SupConLoss(AnchorLoss):
     pass the gathered global batch (`supcon_tf.gather_batch`): Keras divides the mean by the number
     of replicas.
 
-    Its arguments are the options of `supcon_loss`, and `reduction` and `name` as in
+    Its arguments are the options of `supcon_loss`, plus `reduction` and `name` as in
     `keras.losses.Loss`; with reduction "none" it returns one value per anchor.
 
     Raises:

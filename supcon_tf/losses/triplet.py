@@ -22,9 +22,9 @@ from supcon_tf.losses.pairs import (
     flatten_views,
 )
 
-# Larger than any distance, and its square still a float32.
+# Larger than any distance, while its square still fits in float32.
 _FAR = 1e18
-# Soft triplets of one anchor are a matrix of rows by rows.
+# All soft triplets of one anchor fill a matrix of rows by rows.
 _SOFT_LIMIT_ROWS = 4096
 
 
@@ -49,12 +49,12 @@ def triplet_loss(
     Args:
         labels: int [B], class ids; None makes every image a class of its own.
         embeddings: float [B, V, D]; [B, D] is taken as one view.
-        margin: float >= 0, of a distance; None for `soft` with the margin 0.
+        margin: float >= 0, a distance; None means `soft` with margin 0.
         distance: "squared" Euclidean, as in FaceNet, or "euclidean".
         mining: "all" triplets; or for each anchor its "hard" one, the farthest positive and the
             nearest negative; or its "easy_positive" one, the nearest positive and the nearest
             negative (Xuan et al. 2020); or for each anchor and positive the "semi_hard" one, the
-            nearest negative farther than the positive, or where there is none the farthest one.
+            nearest negative farther than the positive or, if there is none, the farthest negative.
         average: the mean over the anchors is the mean over "all" triplets so chosen, or over the
             "active" ones, whose hinge is above 0.
         normalize: whether the embeddings are scaled to unit norm first.
@@ -63,11 +63,12 @@ def triplet_loss(
 
     Returns:
         float32 [V * B], view-major: the sum over an anchor's triplets, scaled by anchors / triplets
-        in all, so that the mean over the anchors is the mean over the triplets. 0 without triplets.
+        in all, so that the mean over the anchors is the mean over the triplets. 0 for an anchor
+        without triplets.
 
     Raises:
-        ValueError: if an argument is out of range, or all soft triplets of more than 4096 rows are
-            asked for: their number grows with the cube of the rows.
+        ValueError: if an argument is out of range, or if all soft triplets of more than 4096 rows
+            are requested: their number grows with the cube of the rows.
 
     Reference:
         Schroff et al. 2015, eq. 1; Hermans et al. 2017, eq. 5. Memory is linear in the rows; time
@@ -134,8 +135,8 @@ def _penalty(difference, valid, margin, average, soft):
 
 
 # The functions below mine the triplets of some anchors: from distances float32 [R, N] and which of
-# the rows are positives and negatives, bool [R, N] each, to the sums of their penalties float32 [R]
-# and the numbers of triplets that count float32 [R].
+# the rows are positives and which negatives, bool [R, N] each, to the sums of their penalties
+# float32 [R] and the numbers of triplets that count float32 [R].
 
 
 def _hard(distances, positives, negatives, margin, average, soft):
@@ -166,7 +167,7 @@ def _all_hinge(distances, positives, negatives, margin, average, soft):
     """Every positive with every negative, without forming the triplets.
 
     With t = d_ip + margin, the sum over n of max(0, t - d_in) is t times the number of negatives
-    nearer than t, less the sum of their distances.
+    nearer than t, minus the sum of their distances.
     """
     ranked = _rank(distances, positives, negatives, margin)
     nearer = tf.cast(ranked.nearer, tf.float32)
@@ -200,7 +201,7 @@ _MINERS = {
     "easy_positive": _easy_positive,
     "semi_hard": _semi_hard,
 }
-# They choose one triplet for each anchor.
+# The kinds of mining that choose one triplet for each anchor.
 _ONE_EACH = ("hard", "easy_positive")
 
 
@@ -210,7 +211,7 @@ class _Ranked(typing.NamedTuple):
     Attributes:
         values: float32, the distance.
         is_positive: bool; whether it is that of a positive.
-        nearer: int32, how many negatives are at most as far.
+        nearer: int32, how many negatives are at most as far away.
         sum_of_nearer: float32, the sum of their distances.
     """
 
@@ -221,12 +222,12 @@ class _Ranked(typing.NamedTuple):
 
 
 def _rank(distances, positives, negatives, offset):
-    """Sorts each anchor's negatives together with its positives, those shifted by the offset."""
+    """Sorts each anchor's negatives together with its positives, which are shifted by `offset`."""
     near = tf.where(negatives, distances, _FAR)
     shifted = tf.where(positives, distances + offset, _FAR)
-    # The negatives come first, so that one that ties comes before the positive.
+    # The negatives come first, so that in a tie a negative comes before a positive.
     values, order = _ordered(tf.concat([near, shifted], axis=1))
-    # 1 for a negative, 2 for a positive, 0 for a row that is none: gathered once.
+    # 1 for a negative, 2 for a positive, 0 for a row that is neither; gathered once.
     kinds = tf.concat([tf.cast(negatives, tf.int32), 2 * tf.cast(positives, tf.int32)], axis=1)
     kinds = tf.gather(kinds, order, batch_dims=1)
     is_negative, is_positive = kinds == 1, kinds == 2
@@ -236,7 +237,7 @@ def _rank(distances, positives, negatives, offset):
 
 
 def _ordered(values):
-    """Each row [R, M] in ascending order, and that order; ties keep theirs."""
+    """Each row of values [R, M] in ascending order, and the order's indices; the sort is stable."""
     order = tf.argsort(tf.stop_gradient(values), axis=1, stable=True)
     return tf.gather(values, order, batch_dims=1), order
 
@@ -246,7 +247,7 @@ def _ordered(values):
 class TripletLoss(AnchorLoss):
     """`triplet_loss` as a Keras loss: `loss(labels, embeddings)` is its mean over the triplets.
 
-    Its arguments are the options of `triplet_loss`, and `reduction` and `name` as in
+    Its arguments are the options of `triplet_loss`, plus `reduction` and `name` as in
     `keras.losses.Loss`; with reduction "none" it returns one value per anchor.
 
     Raises:

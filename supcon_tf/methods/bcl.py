@@ -43,7 +43,7 @@ def bcl_loss(labels, embeddings, prototypes, *, temperature=0.1, block_size=None
     Args:
         labels: int [B], class ids from 0 to C - 1.
         embeddings: float [B, V, D], or [B, D].
-        prototypes: float [C, D], one for each class. They are no anchors.
+        prototypes: float [C, D], one for each class. They are not anchors.
         temperature: float > 0, dimensionless.
         block_size: anchors per block; None chooses.
 
@@ -120,7 +120,7 @@ class BalancedContrastive(Method):
         num_classes: int >= 2.
         temperature: float > 0.
         block_size: as `bcl_loss`.
-        **kwargs: as `Method`.
+        **kwargs: as for `Method`.
 
     Reference:
         Zhu et al. 2022. Differs: the contrastive branch alone, and the prototypes are free weights;

@@ -1,4 +1,4 @@
-"""Methods that train a linear classifier beside their encoder, with cross entropy."""
+"""Methods that train a linear classifier along with their encoder, with cross entropy."""
 
 import abc
 
@@ -26,7 +26,7 @@ class ClassifyingMethod(Method, abc.ABC):
         multi_label: whether an image has any number of classes: sigmoid cross entropy.
         class_weights: float [C], of each class in the loss; None for 1.
         logit_offsets: float [C], added to the logits in the loss alone; None for 0.
-        **kwargs: as `Method`.
+        **kwargs: as for `Method`.
 
     Raises:
         ValueError: if an argument is out of range.

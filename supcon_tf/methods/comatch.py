@@ -35,26 +35,26 @@ class CoMatch(ClassifyingMethod):
 
     Batches are `{"labelled": (views [B, 1, H, W, C], labels [B]), "unlabelled": ((weak, strong,
     contrast), labels)}` with weak, strong and contrast [n, 1, H, W, C]; the labels of the
-    unlabelled images are used by the monitors alone, and `UNLABELED` where they are not known.
+    unlabelled images are used only by metrics, and are `UNLABELED` if they are not known.
 
     Args:
         encoder: a built model from images [N, H, W, C] to features [N, F].
-        projection_head: a layer from features [N, F] to unit-norm embeddings [N, D]; None where
+        projection_head: a layer from features [N, F] to unit-norm embeddings [N, D]; None if
             neither the bank nor the graph is used.
         num_classes: int >= 2.
         settings: `CoMatchSettings`, or a dict of its attributes.
         bank_size: rows of the memory bank; it smooths once it is full.
         ramp_steps: steps per epoch, for `graph_ramp`.
-        **kwargs: as `Method`.
+        **kwargs: as for `Method`.
 
     Raises:
         ValueError: if `settings` need a moving average or a bank, and there is none.
 
     Reference:
         Li et al. 2021, "CoMatch: Semi-supervised Learning with Contrastive Graph Regularization",
-        algorithm 1. Differs: smoothing begins once the bank is full, and in the authors' code after
-        six steps or, for ImageNet, one epoch; the projection head has ReLU, not LeakyReLU; the
-        moving average follows quickly at first and includes batch norm's statistics.
+        algorithm 1. Differs: smoothing begins once the bank is full (in the authors' code after six
+        steps or, for ImageNet, one epoch); the projection head has ReLU, not LeakyReLU; the moving
+        average follows quickly at first and includes batch norm's statistics.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class CoMatch(ClassifyingMethod):
         self.monitors = {name: keras.metrics.Mean(name=name) for name in monitors}
 
     def averaged_networks(self):
-        """As the base's, and the projection head of the teacher."""
+        """The base class's pairs, and the projection head of the teacher."""
         teacher = (
             [(self.projection_head, self.ema_projection)] if self.contrast_queue is not None else []
         )
@@ -98,7 +98,7 @@ class CoMatch(ClassifyingMethod):
         Returns:
             `logits` [b, 1, C] and `labels` [b] of the labelled images; `weak_logits` and
             `strong_logits` [n, C], `hidden` labels [n]; `embeddings` [b, D] of "labelled" and
-            [n, D] of "weak", "strong" and "contrast", where they are of use.
+            [n, D] of "weak", "strong" and "contrast", if they are used.
         """
         labelled, labels = batch["labelled"]
         kinds, hidden = batch["unlabelled"]
@@ -196,7 +196,7 @@ class CoMatch(ClassifyingMethod):
             self.contrast_queue.push(embeddings["contrast"], pseudo_labels)
 
     def measure(self, outputs):
-        """How good, how confident and how connected the pseudo-labels are."""
+        """Updates the metrics of the pseudo-labels: accuracy, confidence, edges."""
         aligned, pseudo_labels = self._label(outputs)
         hidden = tf.cast(tf.reshape(outputs["hidden"], [-1]), tf.int64)
         known = tf.cast(hidden >= 0, tf.float32)
@@ -208,7 +208,7 @@ class CoMatch(ClassifyingMethod):
 
     @property
     def metrics(self):
-        """The losses; accuracy of the pseudo-labels; confident share; edges beside the loop."""
+        """The losses; accuracy of the pseudo-labels; confident share; edges besides the loop."""
         return [*super().metrics, *self.monitors.values()]
 
     def get_config(self):
@@ -267,7 +267,7 @@ def _stream(
     alpha=CoMatchSettings.alpha,
     graph_weight=CoMatchSettings.graph_weight,
 ):
-    """Labelled images, and so many times as many unlabelled ones in three views, or in two."""
+    """Labelled images, and a multiple of them of unlabelled ones in three views, or in two."""
     unlabelled = _unlabelled(dataset)
     check_count("unlabelled_ratio", unlabelled_ratio)
     if config.num_views != 2:

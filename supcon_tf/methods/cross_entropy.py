@@ -23,7 +23,7 @@ class CrossEntropyModel(ClassifyingMethod):
         class_weights: float [C], of each class in the loss; None for 1.
         logit_offsets: float [C], added to the logits in the loss alone; None for 0.
         multi_label: whether an image has any number of classes.
-        **kwargs: as `Method`.
+        **kwargs: as for `Method`.
 
     Raises:
         ValueError: if an argument is out of range.

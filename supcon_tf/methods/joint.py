@@ -31,7 +31,7 @@ class JointModel(ClassifyingMethod):
         label_smoothing: float in [0, 1), of the cross entropy.
         multi_label: whether an image has any number of classes: positives are weighted by their
             overlap (`jaccard_overlap`), and the cross entropy is the sigmoid one.
-        **kwargs: as `Method`.
+        **kwargs: as for `Method`.
 
     Raises:
         ValueError: if an argument is out of range.

@@ -45,7 +45,7 @@ class LoCo(Method):
         first_loss: int from 1 to k + 1; None for k + 1, the first stage whose loss trains k others.
         local_loss: "simclr" (NT-Xent), or "supcon" (L_out), which uses the labels.
         temperature: float > 0, dimensionless.
-        **kwargs: as `Method`.
+        **kwargs: as for `Method`.
 
     Raises:
         ValueError: if an argument is out of range, or the encoder has no stages.

@@ -27,12 +27,12 @@ class PairwiseModel(Method):
     """Any loss over pairs of embeddings: encoder, projection head, loss on the global batch.
 
     Batches are `(views [B, V, H, W, C], labels [B])`, or `(views, labels, sample_weight [B])`;
-    labels may be missing where the loss does not use them. Views of several sizes come as a tuple.
-    With labels bool [B, C], of several classes per image, the positives are weighted by the overlap
-    of their classes (`jaccard_overlap`); the loss has to take `positive_weights`.
+    labels may be missing if the loss does not use them. Views of several sizes come as a tuple.
+    With labels bool [B, C], for several classes per image, the positives are weighted by the
+    overlap of their classes (`jaccard_overlap`); the loss must take `positive_weights`.
 
-    With a queue, earlier embeddings are further contrasts; with `ema_momentum` as well, what is
-    queued are the embeddings of the averaged networks (a momentum encoder). A loss whose `call` has
+    With a queue, earlier embeddings are further contrasts; with `ema_momentum` as well, the queue
+    holds the embeddings of the averaged networks (a momentum encoder). A loss whose `call` has
     a parameter `keys` is then given those of the batch, [B, V, D], in training.
 
     Args:
@@ -40,9 +40,9 @@ class PairwiseModel(Method):
         projection_head: a layer from features [N, F] to embeddings [N, D].
         pairwise_loss: a `keras.losses.Loss` of labels [B] and embeddings [B, V, D] that returns one
             value per anchor before reduction.
-        queue_size: rows of earlier batches to contrast with; 0 for none. The loss has to take
+        queue_size: rows of earlier batches to contrast with; 0 for none. The loss must take
             `queue`, as `SupConLoss` and `SimCLRLoss` do.
-        **kwargs: as `Method`.
+        **kwargs: as for `Method`.
 
     Reference:
         Khosla et al. 2020, figure 2 and section 4 (the memory variant).
@@ -64,14 +64,14 @@ class PairwiseModel(Method):
                 self.ema_head = frozen_copy(projection_head, encoder.output_shape)
 
     def averaged_networks(self):
-        """As the base's, and the head where a momentum encoder fills the queue."""
+        """The base class's pairs, and the head if a momentum encoder fills the queue."""
         pairs = super().averaged_networks()
         if self.queue is not None and pairs:
             pairs.append((self.projection_head, self.ema_head))
         return pairs
 
     def forward(self, batch, training=True):
-        """Embeddings [b, V, D]; the labels; and the keys [b, V, D], where they are others."""
+        """Embeddings [b, V, D]; the labels; and the keys [b, V, D], if they differ."""
         views, given = unpack_views(batch)
         features = encode_views(self.encoder, views, training)
         outputs = {"embeddings": project_views(self.projection_head, features, training), **given}
@@ -99,7 +99,7 @@ class PairwiseModel(Method):
         return {self.pairwise_loss.name: loss}
 
     def _pairs(self, labels):
-        """The class ids int [B] or None, and where images have several classes, the weights."""
+        """The class ids int [B] or None; and, if images have several classes, the weights."""
         if not are_several(labels):
             return labels, {}
         if not self._uses_labels():
@@ -122,7 +122,7 @@ class PairwiseModel(Method):
         self.queue.push(tf.repeat(labels, num_views), tf.reshape(keys, [-1, dim]))
 
     def measure(self, outputs):
-        """Counts positives, and how the embeddings are spread."""
+        """Updates the metrics of the positives and of the embeddings' spread."""
         labels = outputs.get("labels") if self._uses_labels() else None
         for metric in self.pair_metrics:
             metric.update_state(labels, outputs["embeddings"])
@@ -137,7 +137,7 @@ class PairwiseModel(Method):
 
     @property
     def metrics(self):
-        """The loss, how many positives the batches hold, and how the embeddings are spread."""
+        """The loss, and the metrics of the positives and of the embeddings' spread."""
         return [*super().metrics, *self.pair_metrics]
 
     def get_config(self):
@@ -163,8 +163,8 @@ def pairwise(loss: Callable[..., keras.losses.Loss], **defaults) -> MethodSpec:
     uses no labels trains on the images without labels too.
 
     Args:
-        loss: makes the loss from its settings; what a `partial` fixes is no setting.
-        **defaults: settings whose defaults are others than the loss's.
+        loss: makes the loss from its settings; arguments fixed by a `partial` are not settings.
+        **defaults: defaults that differ from the loss's.
     """
 
     def build(parts: Parts, **settings):

@@ -1,4 +1,4 @@
-"""The declaration of a method: what builds it, what feeds it, how long an epoch is."""
+"""The declaration of a method: its builder, its stream, the length of its epochs."""
 
 import dataclasses
 import inspect
@@ -26,7 +26,7 @@ HEAD_DIM = 128
 
 
 class Parts:
-    """The parts that a method can be built of, each made when it is asked for.
+    """The parts that a method can be built of, each made on request.
 
     Args:
         config: the settings.
@@ -34,8 +34,8 @@ class Parts:
         num_classes: classes of the data set.
         steps_per_epoch: steps per epoch.
         dtype: dtype policy of the heads.
-        labels: gives the labels int [N] of the training split, or bool [N, C]; None where a method
-            is only checked.
+        labels: gives the labels int [N] of the training split, or bool [N, C]; None if a method is
+            only checked.
         multi_label: whether the images have any number of classes.
 
     Attributes:
@@ -65,7 +65,7 @@ class Parts:
         self._labels, self.multi_label = labels, multi_label
 
     def class_counts(self) -> np.ndarray:
-        """The labelled training images of each class, int64 [C]; 1 where there are no data."""
+        """The labelled training images of each class, int64 [C]; 1 if there are no data."""
         if self._labels is None:
             return np.ones(self.num_classes, np.int64)
         return class_counts(self._labels(), self.num_classes)
@@ -105,7 +105,7 @@ class Parts:
         return head
 
     def queue_size(self, least: int = 0) -> int:
-        """The rows of the memory queue; 0 for none, unless at least so many are needed.
+        """The rows of the memory queue, which must be at least `least`; 0 for none.
 
         Raises:
             ValueError: if there are fewer.
@@ -118,7 +118,7 @@ class Parts:
         return self._config.queue_size
 
     def check_all_used(self) -> None:
-        """Raises `UserError` if a setting is given of a part that was not asked for."""
+        """Raises `UserError` if a setting is given of a part that was not requested."""
         settings = {
             "projection head": ("embedding_dim", "projection_hidden_dim"),
             "memory queue": ("queue_size",),
@@ -134,7 +134,7 @@ class Parts:
 
 
 def kinds_of(config: PretrainConfig, image_size_px: int) -> Views | tuple[Views, Views]:
-    """The views that a configuration asks for: of one size, or small ones too (multi-crop)."""
+    """The views that a configuration requests: of one size, or small ones too (multi-crop)."""
     how = augmentation_of(config)
     large = Views(how, config.num_views, image_size_px)
     if not config.small_views:
@@ -167,7 +167,7 @@ def views_of_training_images(
 ) -> tf.data.Dataset:
     """The usual stream: `(views [B, V, S, S, 3], labels [B])` of the labelled training images.
 
-    With `classes_per_batch` its batches are class-balanced, and an epoch has as many of them.
+    With `classes_per_batch` its batches are class-balanced; the length of an epoch is the same.
     """
     return _views_of(dataset.train, dataset, config, first_step, share)
 
@@ -176,7 +176,7 @@ def views_where(uses_labels: Callable[[PretrainConfig], bool]) -> tuple[Callable
     """The stream and the epoch's length of a method that needs labels or takes all images.
 
     Args:
-        uses_labels: from the settings to whether only images with labels are of use.
+        uses_labels: a function from the settings to whether only images with labels are used.
     """
 
     def split(dataset, config):
@@ -212,15 +212,15 @@ class MethodSpec:
         build: from `Parts`, and the method's settings, to a `Method`.
         stream: from a data set, the configuration, the step to begin with and the share of the
             batches to make, and the method's settings, to an endless `tf.data.Dataset`.
-        steps_per_epoch: from the data set and the configuration to the steps per epoch.
-        comparable_loss: whether the losses of two epochs can be compared; not where terms come
-            and go, or depend on what a bank holds.
-        own_batches: whether the stream composes its batches in its own way, so that those of
-            `classes_per_batch` are not for it.
-        settings: callables whose keyword arguments are the method's settings beside those of
-            `build` and `stream`; `build` then takes any.
-        takes_several_classes: from the configuration to whether the images may have several classes
-            each.
+        steps_per_epoch: a function from the data set and the configuration to the steps per epoch.
+        comparable_loss: whether the losses of two epochs can be compared; not if terms come and go,
+            or depend on the content of a bank.
+        own_batches: whether the stream composes its batches in its own way, so that
+            `classes_per_batch` is refused.
+        settings: callables whose keyword arguments are the method's settings in addition to those
+            of `build` and `stream`; `build` then takes any.
+        takes_several_classes: a function from the configuration to whether the images may have
+            several classes each.
     """
 
     build: Callable[..., Method]
@@ -236,7 +236,7 @@ class MethodSpec:
         return {**self._of_build(), **_keywords(self.stream)}
 
     def check_kinds(self, given: Mapping[str, Any]) -> None:
-        """Raises a ValueError where a setting is of another kind than its default."""
+        """Raises a ValueError if a setting is of a different kind than its default."""
         defaults = self.defaults()
         for name, value in given.items():
             kind, words = _KINDS.get(type(defaults[name]), (object, ""))
@@ -271,7 +271,7 @@ class MethodSpec:
 _RESERVED = {"name", "reduction"}
 
 
-# What a setting must be, by the type of its default; one of None is checked where it is used.
+# The kind of value a setting takes, by its default's type; a None is checked where it is used.
 _KINDS = {
     bool: (bool, "true or false"),
     int: (int | float, "a number"),
@@ -281,7 +281,7 @@ _KINDS = {
 
 
 def _keywords(function: Callable) -> dict[str, Any]:
-    """A callable's arguments that have defaults and are not fixed by `partial`: those defaults."""
+    """The defaults of a callable's arguments, except for those that a `partial` fixes."""
     fixed = {*getattr(function, "keywords", {}), *_RESERVED}
     parameters = inspect.signature(function).parameters.items()
     return {

@@ -37,14 +37,14 @@ def suncet_loss(labels, embeddings, *, temperature=0.1, label_smoothing=0.0, num
     which without smoothing is -log(sum_{j in P(i)} exp s_ij / sum_{k != i} exp s_ik).
 
     Args:
-        labels: int [n], class ids; from 0 to num_classes - 1 where there is smoothing.
+        labels: int [n], class ids; from 0 to num_classes - 1 with smoothing.
         embeddings: float [n, D], or [n, V, D].
         temperature: float > 0, dimensionless.
         label_smoothing: float in [0, 1).
-        num_classes: classes that the smoothing spreads over; not needed without.
+        num_classes: classes that the smoothing spreads over; not needed without smoothing.
 
     Returns:
-        float32 [V * n], in nats, view-major. 0 where a row has no other of its class.
+        float32 [V * n], in nats, view-major. 0 for a row that is the only one of its class.
 
     Reference:
         Assran et al. 2020, eq. 1 and 2; the smoothing as in the authors' code.
@@ -74,7 +74,7 @@ class SuNCEtLoss(AnchorLoss):
     Args:
         temperature: float > 0, dimensionless.
         label_smoothing: float in [0, 1).
-        num_classes: classes that the smoothing spreads over; not needed without.
+        num_classes: classes that the smoothing spreads over; not needed without smoothing.
         reduction: as in `keras.losses.Loss`; "none" returns one value per row.
         name: name of the loss.
 
@@ -119,7 +119,7 @@ class SuNCEt(Method):
         temperature: float > 0, of both losses.
         label_smoothing: float in [0, 1).
         supervised_steps: steps after which the second loss is switched off; None for never.
-        **kwargs: as `Method`.
+        **kwargs: as for `Method`.
 
     Reference:
         Assran et al. 2020, section 3. Differs: NT-Xent's gradient flows into both sides of a pair;
@@ -159,7 +159,7 @@ class SuNCEt(Method):
     def forward(self, batch, training=True):
         """Embeddings [b, V, D] of the views, and [n, 1, D] of the labelled images with labels [n].
 
-        All images pass through the encoder together, as batch norm's statistics are of all of them.
+        All images pass through the encoder together, so that batch norm's statistics cover all.
         """
         (unlabelled, _), (labelled, labels) = batch["unlabelled"], batch["labelled"]
         _, num_views, *size = unlabelled.shape
@@ -184,13 +184,13 @@ class SuNCEt(Method):
         self.steps.assign_add(1)
 
     def measure(self, outputs):
-        """How the embeddings are spread."""
+        """Updates the metrics of the spread of the embeddings."""
         for metric in self.spread:
             metric.update_state(None, outputs["embeddings"])
 
     @property
     def metrics(self):
-        """The losses, and how the embeddings are spread."""
+        """The losses, and the metrics of the spread of the embeddings."""
         return [*super().metrics, *self.spread]
 
     def get_config(self):
@@ -234,7 +234,7 @@ def _stream(
     classes_per_batch=None,
     images_per_class=2,
 ):
-    """All training images without labels, and beside them those with labels."""
+    """Streams of all training images, without labels, and of the labelled ones, zipped."""
     how, side = augmentation_of(config), dataset.image_size_px
     if classes_per_batch is None:
         classes_per_batch = len(dataset.class_names)

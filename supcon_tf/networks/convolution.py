@@ -12,7 +12,7 @@ class SubsampledConv2D(keras.layers.Conv2D):
     channels (TensorFlow 2.21); and without a stride it is a matrix product.
 
     Args:
-        **kwargs: as `keras.layers.Conv2D`, with `kernel_size` 1 and images of channels last.
+        **kwargs: as for `keras.layers.Conv2D`, with `kernel_size` 1 and images of channels last.
     """
 
     def convolution_op(self, inputs, kernel):

@@ -1,7 +1,8 @@
-"""The encoder as it is trained, and as it is kept.
+"""Copies of an encoder: in the form that is trained, and in the form that is kept.
 
-What is saved is made of Keras's own layers in float32 and loads wherever Keras is. What is trained
-computes the same with a faster batch norm, over all replicas, and in the precision asked for.
+The saved form is made of Keras's own layers in float32 and loads wherever Keras is installed. The
+trained form computes the same with a faster batch norm, over all replicas, and in the requested
+precision.
 """
 
 import keras
@@ -12,7 +13,7 @@ from supcon_tf.core.errors import UserError
 from supcon_tf.networks.convolution import SubsampledConv2D, is_strided_pointwise
 from supcon_tf.networks.initial import initial_weights
 
-# Side of the images that a copy is checked on, where it takes any.
+# Side of the images that a copy is checked on, if it takes any size.
 _ANY_SIDE = 96
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 
@@ -22,11 +23,11 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
     """Keras's batch norm with TensorFlow's fused kernel where it applies.
 
     It applies to images on one replica. Elsewhere this is Keras's own layer, whose statistics are
-    those of all replicas if `synchronized`. The statistics and what becomes of them are the same:
-    the moving variance averages the biased one, as Keras does.
+    those of all replicas if `synchronized`. The statistics and their use are the same: the moving
+    variance averages the biased one, as Keras does.
 
     Args:
-        **kwargs: as `keras.layers.BatchNormalization`.
+        **kwargs: as for `keras.layers.BatchNormalization`.
 
     Call arguments:
         inputs: float [B, H, W, C] for the fused kernel; any that Keras takes.
@@ -69,9 +70,9 @@ def check_precision(precision: str) -> None:
 def training_copy(
     encoder: keras.Model, precision: str = "float32", any_size: bool = False
 ) -> keras.Model:
-    """The same encoder as it is trained: fused, synchronized batch norm; perhaps half precision.
+    """The encoder's form for training: fused, synchronized batch norm, optionally half precision.
 
-    Weights stay float32 under the mixed policies, and so do the layers that put out the features.
+    Weights stay float32 under the mixed policies, and so do the layers that output the features.
 
     Args:
         encoder: a functional model.
@@ -119,7 +120,7 @@ def portable_copy(encoder: keras.Model, state_of: keras.Model | None = None) -> 
     """The inverse of `training_copy`: Keras's own layers, float32.
 
     Args:
-        encoder: what `training_copy` returned.
+        encoder: as returned by `training_copy`.
         state_of: a model of the same layers, such as a moving average, whose state the copy gets;
             None for the encoder's own.
 
@@ -145,7 +146,7 @@ def portable_copy(encoder: keras.Model, state_of: keras.Model | None = None) -> 
 
 
 def _computes(layer):
-    """Whether it is a layer with a dtype of its own: neither an input nor a bare operation."""
+    """Whether it is a layer with its own dtype: neither an input nor a bare operation."""
     is_layer = isinstance(layer, keras.layers.Layer)
     return is_layer and not isinstance(layer, keras.layers.InputLayer)
 
@@ -189,7 +190,7 @@ def copy_state(source: keras.Layer, target: keras.Layer, input_shape=None) -> No
 
     Args:
         source: a model or a layer.
-        target: one of the same layers in the same order, perhaps of other precision.
+        target: one of the same layers in the same order, perhaps in another precision.
         input_shape: of one input, with the batch first; None for a model's own.
 
     Raises:
@@ -202,12 +203,12 @@ def copy_state(source: keras.Layer, target: keras.Layer, input_shape=None) -> No
     seeds = [np.copy(seed) for seed in _seeds(source)]
     _set_seeds(target, seeds)
     _check_same(source, target, input_shape)
-    for model in (source, target):  # Some layers draw in inference too.
+    for model in (source, target):  # Some layers draw random numbers in inference too.
         _set_seeds(model, seeds)
 
 
 def _seeds(model):
-    """The variables that are no weights: those of random generators, such as dropout's."""
+    """The variables that are not weights: those of random generators, such as dropout's."""
     weights = {id(weight) for weight in model.weights}
     return [variable for variable in model.variables if id(variable) not in weights]
 

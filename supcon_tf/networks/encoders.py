@@ -1,7 +1,7 @@
 """Encoders by name: our own networks, keras.applications, keras_hub, any `.keras` file.
 
 All take images in [0, 1] and give one feature vector per image. An encoder saved as `.keras` loads
-wherever Keras is, without this package.
+wherever Keras is installed, without this package.
 """
 
 import os
@@ -34,7 +34,7 @@ ENCODERS = {
 
 
 def check_encoder(name: str, width_multiplier: float = 1.0, weights: str = "") -> None:
-    """Checks all that can be known of an encoder before it is built.
+    """Checks everything about an encoder that can be known before it is built.
 
     Args:
         name: as for `build_encoder`.
@@ -73,11 +73,11 @@ def build_encoder(
     Args:
         name: one of
 
-            * a key of `ENCODERS`, such as `resnet50`, `wide_resnet28_2` or `airbench94`: see
-              `build_resnet`, `build_wide_resnet` and `build_airbench` for their form;
+            * a key of `ENCODERS`, such as `resnet50`, `wide_resnet28_2` or `airbench94`: described
+              in `build_resnet`, `build_wide_resnet` and `build_airbench`;
             * `applications:NAME`, such as `applications:MobileNetV2`: a model of
-              `keras.applications`, in any case of letters, with global average pooling and
-              without its classifier. It maps the images to what that application expects;
+              `keras.applications`, in upper or lower case, with global average pooling and
+              without its classifier. It maps the images to the range that this application expects;
             * `keras_hub:PRESET`: the backbone of a preset of the package keras_hub, with the
               preset's weights, which that package downloads unless PRESET is a folder;
             * the path of a `.keras` file: a model from images [B, S, S, 3] in [0, 1] (S may be
@@ -90,11 +90,10 @@ def build_encoder(
             networks', or the application's own (`include_top=False`); for an application also
             `imagenet`, which Keras downloads; empty for random weights, with a `.keras` file and
             with a preset. Keras's download of EfficientNetB0 to B7 comes with one more
-            rescaling, by 1 / sqrt(standard deviation), in the model; a file does not bring it.
+            rescaling, by 1 / sqrt(standard deviation), in the model; a file does not contain it.
 
     Returns:
-        A functional model from float32
-        [B, S, S, 3] in [0, 1] to features float32 [B, F].
+        A functional model from float32 [B, S, S, 3] in [0, 1] to features float32 [B, F].
 
     Raises:
         UserError: if `name` is unknown, the image size does not suit it, a file is missing or
@@ -135,7 +134,7 @@ def _load_encoder(path, image_size_px):
         model = keras.Model(model.inputs[0], model.outputs[0], name=model.name)
     images = keras.Input(shape, name="images")
     with reading(f"{path} cannot take images of {image_size_px} pixels", image_size_px):
-        # The model may want its one input in a list or dictionary.
+        # The model may expect its one input in a list or dictionary.
         output = model(keras.tree.map_structure(lambda _: images, model.input))
     check_output(output, path)
     as_is = isinstance(model.input, keras.KerasTensor) and model.input.shape == (None, *shape)

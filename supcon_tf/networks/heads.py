@@ -14,7 +14,7 @@ class ProjectionHead(keras.layers.Layer):
         embedding_dim: int > 0, outputs.
         hidden_dims: units of the hidden layers; empty for a linear head.
         normalize: whether the embeddings are scaled to unit norm.
-        **kwargs: as `keras.layers.Layer`.
+        **kwargs: as for `keras.layers.Layer`.
 
     Call arguments:
         features: float [B, F].

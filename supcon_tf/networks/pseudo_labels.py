@@ -14,7 +14,7 @@ class ClassQueue(keras.layers.Layer):
         size: int >= 1, rows kept.
         embedding_dim: int >= 1.
         num_classes: int >= 1.
-        **kwargs: as `keras.layers.Layer`.
+        **kwargs: as for `keras.layers.Layer`.
     """
 
     def __init__(self, size, embedding_dim, num_classes, **kwargs):
@@ -44,7 +44,7 @@ class PseudoLabeler(keras.layers.Layer):
         bank_size: rows of the memory bank, which smooths once it is full; 0 for no smoothing.
         temperature: as `smooth_pseudo_labels`.
         alpha: as `smooth_pseudo_labels`.
-        **kwargs: as `keras.layers.Layer`.
+        **kwargs: as for `keras.layers.Layer`.
 
     Call arguments:
         logits: float32 [N, C].

@@ -10,15 +10,15 @@ from supcon_tf.losses.labels import class_ids, static_or_dynamic
 class MemoryQueue(keras.layers.Layer):
     """The embeddings and labels of the latest batches, first in, first out.
 
-    Its state is three weights, which are in the checkpoint and alike on every replica.
+    Its state is three weights, which are in the checkpoint and identical on every replica.
 
     Args:
         size: int >= 1, rows kept.
         embedding_dim: int >= 1.
-        **kwargs: as `keras.layers.Layer`.
+        **kwargs: as for `keras.layers.Layer`.
 
     Raises:
-        ValueError: if a size is below 1.
+        ValueError: if an argument is below 1.
 
     Reference:
         He et al. 2020, "Momentum Contrast for Unsupervised Visual Representation Learning",
@@ -45,7 +45,7 @@ class MemoryQueue(keras.layers.Layer):
         return tf.convert_to_tensor(self.labels), tf.convert_to_tensor(self.embeddings), filled
 
     def push(self, labels, embeddings):
-        """Puts a batch in the place of the oldest rows.
+        """Replaces the oldest rows with a batch.
 
         Args:
             labels: int [N], of any integer dtype.

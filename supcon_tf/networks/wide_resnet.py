@@ -38,7 +38,7 @@ def build_wide_resnet(name: str, image_size_px: int, width_multiplier: float = 1
         UserError: if the image is too small for the strides, or `width_multiplier` <= 0.
 
     Reference:
-        Differs from FixMatch: convolutions have no bias, and are padded alike on all sides.
+        Differs from FixMatch: convolutions have no bias, and are padded equally on all sides.
     """
     check_sizes(name, 2 ** (len(CHANNELS) - 1), image_size_px, width_multiplier)
     images = keras.Input((image_size_px, image_size_px, 3), name="images")

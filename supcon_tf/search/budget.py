@@ -15,8 +15,8 @@ class Budget:
     Args:
         place: the search's directory.
         config: the search's settings.
-        space: what is searched.
-        oracle: who proposes the trials.
+        space: the settings that are searched.
+        oracle: proposes the trials.
     """
 
     def __init__(self, place: SearchDirectory, config: TuneConfig, space: SearchSpace, oracle):
@@ -34,10 +34,10 @@ class Budget:
         return sum(result.epochs for result in self.place.results()) >= self.most_epochs
 
     def trial_ended(self, trial: str) -> None:
-        """Prints what came of a trial, the best so far, and the time left."""
+        """Prints the outcome of a trial, the best score so far, and the time left."""
         results, result = self.place.results(), self.place.result(trial)
         if result is None:
-            return  # Not visible yet on the file system that is shared; the report waits for it.
+            return  # Not visible yet on the shared file system; the report waits for it.
         if result.score is None:
             outcome = f"failed: {result.reason}"
         else:
@@ -50,7 +50,7 @@ class Budget:
         print(f"trial {trial} {outcome}; {cost}; {count}", file=sys.stderr, flush=True)
 
     def _time_left(self, results) -> str:
-        """From the epochs that are left, and the seconds that an epoch took so far."""
+        """The time left, estimated from the epochs left and the seconds per epoch so far."""
         spent = sum(result.epochs for result in results)
         left = self.planned_epochs - spent
         if math.isinf(left):

@@ -57,7 +57,7 @@ def _parallel_coordinates(path, places, scores, space, objective):
     spread, best_high = np.ptp(scores) or 1.0, OBJECTIVES[objective] == "max"
     heights = (scores - scores.min()) / spread
     colors = matplotlib.colormaps["viridis"]
-    # Coloured by rank, so that one bad trial does not make all others alike; the best on top.
+    # Coloured by rank, so that one bad trial does not make all others look alike; the best on top.
     for rank, order in enumerate(np.argsort(heights if best_high else -heights), 1):
         line = [*places[order], heights[order]]
         axis.plot(range(len(line)), line, color=colors(rank / len(scores)), alpha=0.8)
@@ -90,7 +90,7 @@ def _is_real(value):
 
 
 def _importance(path, places, scores, names, objective):
-    """How much a forest's prediction of the score suffers where one setting is shuffled."""
+    """By how much a forest predicts the score worse when one setting is shuffled."""
     forest = RandomForestRegressor(_TREES, oob_score=True, min_samples_leaf=2, random_state=0)
     forest.fit(places, scores)
     found = permutation_importance(forest, places, scores, n_repeats=_PERMUTATIONS, random_state=0)

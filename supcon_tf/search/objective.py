@@ -64,7 +64,7 @@ def keeps_classifier(run: RunDirectory) -> bool:
 
 
 def _networks_kept(run: RunDirectory, dataset: ImageDataset) -> Networks:
-    """The encoder of a finished run, and the head that it kept beside it or None."""
+    """The encoder of a finished run, and the head that it kept, or None."""
     head = run.load_model("classifier").get_layer("logits") if keeps_classifier(run) else None
     return run.load_model("encoder"), head
 

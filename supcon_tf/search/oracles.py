@@ -1,6 +1,6 @@
 """Proposals of settings: Keras Tuner's oracles, made to resume exactly after a kill.
 
-An oracle decides which settings the next trial has. Where one process searches, its tuner calls
+An oracle decides which settings the next trial gets. If one process searches, its tuner calls
 the oracle; with a chief and workers the oracle lives in the chief, whose gRPC server calls it for
 the workers, in a thread of its own. Keras Tuner's four oracles do the proposing. They are changed
 where the search needs more than they offer:
@@ -8,11 +8,11 @@ where the search needs more than they offer:
 * Keras Tuner writes one file for the oracle and one per trial, so a kill between two of them leaves
   trials that are forgotten or run again. Here one file, replaced in one step, holds everything.
 * Some state is not saved at all: the grid's place, the random numbers of the Bayesian search.
-* A failure in a thread of the chief's server would be heard of by nobody.
+* A failure in a thread of the chief's server would go unnoticed.
 * The search may end by its epochs, its first trial is the base recipe, a failed trial has the worst
-  score there is, and hyperband has a least number of epochs.
+  score there is, and hyperband has a minimum number of epochs.
 
-This leans on private names of Keras Tuner 1.4, which setup.cfg holds below 1.5; a comment that
+This relies on private names of Keras Tuner 1.4, which setup.cfg keeps below 1.5; a comment that
 begins with "Private" marks each use of one.
 """
 
@@ -41,7 +41,7 @@ from sklearn.exceptions import ConvergenceWarning
 from supcon_tf.core.errors import UserError
 from supcon_tf.core.files import read_json, write_json
 
-# Random settings drawn in vain before the space counts as exhausted.
+# Random settings drawn in vain, one after another, before the space counts as exhausted.
 _COLLISIONS = 1000
 
 
@@ -62,7 +62,7 @@ class _Resumable:
     Attributes:
         budget: a `Budget`, set before the search; it says when the search ends, and is told of each
             trial that has ended.
-        failure: what was raised for a worker, in a thread of the chief's server; it ends the
+        failure: the exception raised in a thread of the chief's server, for a worker; it ends the
             search.
     """
 
@@ -71,7 +71,7 @@ class _Resumable:
         self.file, self.first_values = file, first_values
         self.budget, self.failure = None, None
         self.verbose = 0
-        # Private: how often in a row random values may have been tried before; too few by default.
+        # Private: how often in a row random values may repeat earlier ones; too few by default.
         self._max_collisions = _COLLISIONS
 
     def save(self):
@@ -92,7 +92,7 @@ class _Resumable:
         """
         state = read_json(self.file)
         try:
-            # Earlier versions wrote none. What Keras Tuner makes of damage shows late, if ever.
+            # Earlier versions wrote no digest. Keras Tuner itself notices damage late, if ever.
             if state.pop("sha256", None) not in (None, _digest(state)):
                 raise ValueError("sha256")
             self._restore(state)
@@ -111,7 +111,7 @@ class _Resumable:
         self._retry_queue = left[::-1]
 
     def populate_space(self, trial_id):
-        """The values of a new trial, or that there is none."""
+        """The values of a new trial, or the status that says there is none."""
         response = {"status": "STOPPED", "values": None}
         with self._noting_failures():
             if self.failure is None and not self.budget.is_spent():
@@ -126,7 +126,7 @@ class _Resumable:
 
     def end_trial(self, trial):
         """Takes a trial's result, and tells the budget once."""
-        # As proposed; what comes back from a worker went through float32.
+        # The values as proposed; those that come back from a worker went through float32.
         trial.hyperparameters = self.trials[trial.trial_id].hyperparameters
         # A worker may continue a trial while the chief is away. Restarted, the chief gives the
         # trial to another worker too, and it ends twice, with one result.
@@ -142,7 +142,7 @@ class _Resumable:
     def _noting_failures(self):
         """Notes what is raised in a thread of the chief's server, instead of raising it there.
 
-        There, nobody would hear of it, and Keras Tuner would keep its lock for ever. The next
+        There, it would go unnoticed, and Keras Tuner would keep its lock forever. The next
         `populate_space` then ends the search, and the main thread raises the failure.
         """
         try:
@@ -182,7 +182,7 @@ class Bayesian(_Resumable, BayesianOptimizationOracle):
         # Private: not saved. Drawn from the number of trials, a resumed search proposes the same.
         self._random_state = np.random.RandomState(self.seed + len(self.trials))
         with warnings.catch_warnings():
-            # The Gaussian process says so when a length scale ends at a bound.
+            # The Gaussian process warns when a length scale ends at a bound.
             warnings.simplefilter("ignore", ConvergenceWarning)
             response = super().populate_space(trial_id)
         values = response["values"]
@@ -213,8 +213,8 @@ class Hyperband(_Resumable, HyperbandOracle):
     """Many trials of few epochs, of which the best continue, in brackets of rungs.
 
     Args:
-        shortest: epochs of the shortest rung at least; Keras Tuner's own least is 1.
-        max_trials: trials at most, or None.
+        shortest: minimum epochs of the shortest rung; Keras Tuner's own minimum is 1.
+        max_trials: maximum number of trials, or None.
         **settings: of `_Resumable` and of Keras Tuner's oracle.
     """
 

@@ -127,7 +127,7 @@ class SearchDirectory:
     def earlier_deaths(self, trial: str, epochs: int):
         """Yields how often a process died in this block at as many epochs of a trial before.
 
-        An exception is no death.
+        A trial that raises an exception does not count as killed.
         """
         file = self.path / "results" / f"{trial}.begun"
         before = file.read_text().split() if file.exists() else []

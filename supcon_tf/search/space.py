@@ -17,7 +17,7 @@ from keras_tuner.engine.hyperparameters import Choice, HyperParameter, Int
 
 from supcon_tf.config import PretrainConfig
 
-# What the name of a method's argument begins with.
+# The prefix of the name of a method's argument.
 ARGUMENT = "method_args."
 # Combinations that are enumerated to count a space, at most.
 _COUNTED = 10**5
@@ -122,7 +122,7 @@ def six_digits(value: float) -> float:
 def is_number(value: Any) -> bool:
     """Whether a value is a finite number; true and false are none."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and abs(value) < 2**1023  # Larger integers are no float.
+    return number and abs(value) < 2**1023  # Larger integers are not floats.
 
 
 def _encoded(parameter: HyperParameter, value: Any) -> Any:

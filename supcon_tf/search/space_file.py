@@ -32,7 +32,7 @@ _FIXED = {
     "seed": "its best value is luck; run the search again with another --seed",
     "method_args": "search its arguments one by one, as method_args.NAME",
 }
-# What an entry holds, and what else it may hold.
+# The kinds of entries, and the other keys that each may have.
 _KEYS = {"choices": ("when",), "range": ("scale", "step", "when")}
 _MOST_STEPS = 1000
 

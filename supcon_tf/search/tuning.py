@@ -15,8 +15,8 @@ def tune(config: TuneConfig, base: PretrainConfig) -> dict:
     """Searches for the settings that score best on the validation set.
 
     The space, the settings and the data are checked before anything is written. With Keras Tuner's
-    environment variables, one process (whose KERASTUNER_TUNER_ID holds "chief") proposes trials
-    and the others run them; all are called alike, on a search directory that they share.
+    environment variables, one process (whose KERASTUNER_TUNER_ID holds "chief") proposes trials and
+    the others run them; all are called with the same arguments, on a shared search directory.
 
     Args:
         config: the search's settings.

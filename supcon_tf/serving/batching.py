@@ -24,7 +24,7 @@ _log = logging.getLogger("supcon_tf.serving")
 
 @dataclasses.dataclass(eq=False)
 class _Waiting:
-    """One image on its way; `result` becomes its row, or the reason why there is none."""
+    """One image in progress; `result` becomes its row, or the reason why there is none."""
 
     bundle: Any
     wants_neighbors: bool
@@ -37,12 +37,12 @@ class _Waiting:
 class Batcher:
     """Decodes images one by one and classifies those that wait together.
 
-    While one batch is computed the next one gathers, so that nobody waits for a batch to fill
-    unless asked to. All methods are called from one event loop.
+    While one batch is computed the next one gathers, so that no request waits for a batch to fill,
+    unless `wait_seconds` says so. All methods are called from one event loop.
 
     Args:
         max_batch_size: images computed at once.
-        max_queue: images that may wait; a request beyond is refused at once.
+        max_queue: images that may wait; a request beyond that is refused at once.
         wait_seconds: how long a batch that is not full waits for more.
     """
 
@@ -62,9 +62,9 @@ class Batcher:
         """Classifies the instances of one request.
 
         Args:
-            bundle: an `exporting.bundle.Bundle`, even if another version is served meanwhile.
+            bundle: an `exporting.bundle.Bundle`, even if another version is served by then.
             instances: one for each image.
-            wants_neighbors: whether the nearest training images are wanted too.
+            wants_neighbors: whether the nearest training images are requested too.
 
         Returns:
             One row per instance: values of `Bundle.classify` and `Bundle.nearest`, by name.
@@ -146,7 +146,7 @@ class Batcher:
             await asyncio.sleep(min(left, 0.001))
 
     def _take(self) -> list[_Waiting]:
-        """The images that wait the longest and are of one version, fewer than a batch perhaps."""
+        """The images of one version that have waited longest, perhaps fewer than a batch."""
         batch, others = [], []
         while self._queue and len(batch) < self._max_batch_size:
             item = self._queue.popleft()

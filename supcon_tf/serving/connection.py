@@ -22,15 +22,15 @@ _log = logging.getLogger("supcon_tf.serving")
 
 
 class Load:
-    """Counts of requests under way on all connections, and of those refused.
+    """Counts of requests in progress on all connections, and of those refused.
 
     A refusal must cost little, or the refused requests take the time of the others: it is written
     before a request becomes a task, and logged once a second.
 
     Args:
-        most_requests: predictions that may be under way.
-        most_connections: that may be open.
-        is_full: whether no image can be taken, however few requests are under way.
+        most_requests: predictions that may be in progress.
+        most_connections: connections that may be open.
+        is_full: whether no image can be taken, however few requests are in progress.
     """
 
     def __init__(self, most_requests: int, most_connections: int, is_full: Callable[[], bool]):
@@ -59,7 +59,7 @@ class Load:
         return method != b"POST" or not url.partition(b"?")[0].endswith(_PREDICTING)
 
     def rest(self, connection: "Connection") -> None:
-        """Reads no more from one that was refused until there is room, or it may try again.
+        """Stops reading from a refused connection until there is room, or it may try again.
 
         Clients that try again at once would otherwise keep the server busy with refusals.
         """
@@ -99,8 +99,8 @@ class Load:
 class Connection(HttpToolsProtocol):
     """A connection of uvicorn with bounded headers.
 
-    uvicorn itself bounds headers only in its other parser, which is 9 % slower, and waits without
-    end for the first request and for the rest of one that has begun.
+    uvicorn itself bounds headers only in its other parser, which is 9 % slower, and waits
+    indefinitely for the first request and for the rest of one that has begun.
 
     Args:
         load: of all connections.
@@ -155,7 +155,7 @@ class Connection(HttpToolsProtocol):
             super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """Counts a request once it has arrived: a slow one keeps nobody out."""
+        """Counts a request once it has arrived: a slow one does not keep others out."""
         if not self._is_refused:
             super().on_message_complete()
             self._count(True)
@@ -191,7 +191,7 @@ class Connection(HttpToolsProtocol):
         return self.cycle is None or self.cycle.response_complete  # Else the next waits its turn.
 
     def _await_arrival(self) -> None:
-        """Ends the connection unless what has begun to arrive is there in time."""
+        """Ends the connection unless a request that has begun to arrive is complete in time."""
         if self._arriving is not None:
             self._arriving.cancel()
         self._arriving = self.loop.call_later(self.timeout_keep_alive, self._give_up)

@@ -1,4 +1,4 @@
-"""The page for people, as one document that loads nothing else; its parts are in page/."""
+"""The web page, as one document that loads nothing else; its parts are in page/."""
 
 import base64
 import functools

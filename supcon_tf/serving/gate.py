@@ -1,4 +1,4 @@
-"""ASGI middleware: bounds bodies, makes an answer of every fault, and counts and logs."""
+"""ASGI middleware: bounds bodies, answers every fault, and counts and logs requests."""
 
 import asyncio
 import contextlib
@@ -25,7 +25,7 @@ App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
 
 def megabytes(count: int) -> str:
-    """Bytes as a message writes them."""
+    """A number of bytes, as messages show it."""
     return f"{count / 1e6:g} MB"
 
 
@@ -41,9 +41,9 @@ class Memory:
 
     @contextlib.contextmanager
     def share(self) -> Iterator[Callable[[int], None]]:
-        """Gives a function that counts bytes of one request; in the end all are given back.
+        """Gives a function that counts bytes of one request; at the end all of them are released.
 
-        The function raises `BusyError` where all requests would hold too many.
+        The function raises `BusyError` if all requests together would hold too many.
         """
         taken = 0
 
@@ -89,11 +89,11 @@ class Gate:
     """Outermost layer of the application.
 
     Args:
-        app: the layers within.
+        app: the inner layers.
         max_bytes: of one body.
         memory: of all requests.
-        is_ending: whether connections should end with their answer.
-        body_seconds: within which a body must arrive.
+        is_ending: returns whether a connection should be closed after its answer.
+        body_seconds: seconds within which a body must arrive.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class Gate:
                 if body is not None:
                     await self._app(scope, _replay(body, receive), observed)
         except (Exception, asyncio.CancelledError) as error:
-            if not status:  # Else it has been answered, and FastAPI raises it again.
+            if not status:  # Otherwise it has been answered, and FastAPI raises it again.
                 if not is_read and isinstance(error, Exception):
                     await self._discard(scope, receive)
                 await error_response(scope, error)(scope, receive, observed)
@@ -139,7 +139,7 @@ class Gate:
     async def _read(
         self, headers: Headers, receive: Receive, take: Callable[[int], None]
     ) -> bytes | None:
-        """The whole body; None if the client has gone."""
+        """The whole body; None if the client has disconnected."""
         self._check(headers)
         parts, count, more = [], 0, True
         try:
@@ -182,11 +182,11 @@ class Gate:
         )
 
     async def _discard(self, scope: MutableMapping[str, Any], receive: Receive) -> None:
-        """Lets the rest of the body go by for a while, as a client that sends hears no answer."""
+        """Drops the rest of the body for a while: a client still sending reads no answer."""
         if "expect" in Headers(scope=scope):
             return  # A client that waits for a "continue" has sent nothing.
         left, more = 2 * self._max_bytes, True
-        with contextlib.suppress(TimeoutError, asyncio.CancelledError):  # The server's end is one.
+        with contextlib.suppress(TimeoutError, asyncio.CancelledError):  # The server may end.
             async with asyncio.timeout(_DISCARD_SECONDS):
                 while more and left > 0:
                     message = await receive()
@@ -195,7 +195,7 @@ class Gate:
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """Gives the body that was read, then what follows on the connection."""
+    """Gives the body that was read, then whatever follows on the connection."""
     messages = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def replayed() -> Message:

@@ -94,7 +94,7 @@ def decode_base64(text: Any, where: str) -> bytes:
     """Decodes base64; line breaks in it are allowed.
 
     Raises:
-        RequestError: if `text` is no string, or no base64.
+        RequestError: if `text` is not a string, or not base64.
     """
     if not isinstance(text, str):
         raise RequestError(f"{where} must hold a base64 string. Received: {shown(text)}.")

@@ -1,4 +1,4 @@
-"""Metrics for Prometheus beside KServe's own histograms of the time that each phase takes."""
+"""Metrics for Prometheus, besides KServe's own histograms of the time that each phase takes."""
 
 from prometheus_client import Counter, Gauge, Histogram
 

@@ -33,7 +33,7 @@ class Query:
 
     @property
     def wants_neighbors(self) -> bool:
-        """Whether the nearest training images are asked for."""
+        """Whether the nearest training images are requested."""
         return self.signature == "neighbors"
 
 

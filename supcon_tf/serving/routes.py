@@ -26,7 +26,7 @@ from supcon_tf.serving.model import FixedModels, ServedDataPlane, ServedModel, a
 from supcon_tf.serving.query import Unread
 
 _JSON_LENGTH = "inference-header-content-length"
-# The page itself says what it may load; that nobody frames it can only be said here.
+# The page itself says what it may load; only a header can say that it may not be framed.
 _PAGE_HEADERS = {
     "content-security-policy": "frame-ancestors 'none'",
     "x-content-type-options": "nosniff",
@@ -46,7 +46,7 @@ class Routes:
         self._dataplane = dataplane
 
     async def page(self) -> Response:
-        """Gives the page for people."""
+        """Gives the web page."""
         content = document.page()
         return Response(content, media_type="text/html; charset=utf-8", headers=_PAGE_HEADERS)
 
@@ -77,7 +77,7 @@ class Routes:
         raise NotFoundError("this model explains nothing. Ask for signature_name neighbors.")
 
     async def metadata_v1(self, model_name: str) -> Response:
-        """Describes the model, for people and for the page."""
+        """Describes the model, for users and for the page."""
         model = self._model(model_name)
         bundle = model.versions.served
         refused = model.versions.refused.items()

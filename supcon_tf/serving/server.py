@@ -62,7 +62,7 @@ def bind(host: str, port: int, flag: str) -> socket.socket:
 
 
 def _most_connections() -> int:
-    """How many connections fit in the open files of this process, whose number is raised."""
+    """The number of connections that fit in this process's limit on open files, which is raised."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _MAX_CONNECTIONS + _OTHER_FILES
     if hard != resource.RLIM_INFINITY:

@@ -21,7 +21,7 @@ def read(body: bytes, bundle: Any, bounds: Bounds) -> Query:
 
     Args:
         body: JSON.
-        bundle: of the model asked for.
+        bundle: of the requested model.
         bounds: of the number of images and of their size.
 
     Raises:

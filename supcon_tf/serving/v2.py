@@ -41,7 +41,7 @@ def read_body(
     Args:
         body: JSON, perhaps with the content of the tensor behind it.
         json_length: the header `Inference-Header-Content-Length`: where that content begins.
-        model_name: of the model asked for.
+        model_name: of the requested model.
         bundle: of that model.
         bounds: of the number of images and of their size.
 
@@ -103,7 +103,7 @@ def read(request: InferRequest, bundle: Any, bounds: Bounds) -> Query:
 
     Args:
         request: with one input: `encoded`, BYTES [n], or `images`, UINT8 or FP32 [n, H, W, 3].
-        bundle: of the model asked for.
+        bundle: of the requested model.
         bounds: of the number of images and of their size.
 
     Raises:

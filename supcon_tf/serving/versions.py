@@ -21,7 +21,7 @@ _log = logging.getLogger("supcon_tf.serving")
 
 
 def report(message: str) -> None:
-    """Tells whoever runs the server, on one line."""
+    """Prints one line for the person who runs the server."""
     print(message, file=sys.stderr, flush=True)
 
 
@@ -31,7 +31,7 @@ class _Seen:
 
     identity: str
     since: float = dataclasses.field(default_factory=time.monotonic)
-    fault: str = ""  # "" while it may be a copy under way.
+    fault: str = ""  # "" while it may still be being copied.
     reported: bool = False
 
 
@@ -39,8 +39,8 @@ class Versions:
     """Watches the folder of a model.
 
     A version that fails its checks is left alone until its files change. It is reported when a
-    second look finds the same files: a copy still under way is not a fault. One without sums, which
-    are written last, is reported once its files have not changed for a while.
+    second look finds the same files: a copy in progress is not a fault. A version without
+    checksums, which are written last, is reported once its files have not changed for a while.
 
     Args:
         folder: `<saved_models>/<name>`.
@@ -105,7 +105,7 @@ class Versions:
         )
 
     async def watch(self, seconds: float) -> None:
-        """Looks for other versions, for ever; the event loop keeps running.
+        """Looks for other versions, forever; the event loop keeps running.
 
         Args:
             seconds: between two checks.
@@ -132,7 +132,7 @@ class Versions:
         """
         try:
             found = find_versions(self._folder)
-        except OSError:  # A folder out of reach for a moment is no reason to stop.
+        except OSError:  # A folder that is out of reach for a moment is not a reason to stop.
             return None
         for version in set(self._seen) - set(found):
             self._forget(version)
@@ -162,7 +162,7 @@ class Versions:
             try:
                 bundle = self._load(path)
                 self._check(bundle, version)
-            except Exception as error:  # A file may go while it is read; the watch must continue.
+            except Exception as error:  # A file may vanish while it is read; the watch continues.
                 kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
                 seen.fault = kind + " ".join(str(error).split())
                 return None
@@ -195,7 +195,7 @@ class Versions:
             self._tell(f"version {version} is refused{remaining}: {seen.fault}")
 
     def _serve(self, bundle: Any, seen: str) -> None:
-        """Lets new requests be answered by `bundle`; those under way keep the one they have."""
+        """Answers new requests with `bundle`; those in progress keep the one they have."""
         before, self.served = self.served, bundle
         self._served_identity = seen
         measures.VERSION.labels(model_name=bundle.name).set(bundle.version)
@@ -213,7 +213,7 @@ def identity(path: Path) -> str:
     """A digest that changes when a file of a version is added, removed, resized or touched.
 
     Args:
-        path: version directory. "" is returned where a file goes while it is looked at.
+        path: version directory. "" is returned if a file disappears in the meantime.
     """
     digest = hashlib.sha256()
     try:

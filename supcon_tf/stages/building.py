@@ -170,7 +170,7 @@ def steps_per_epoch_of(config: PretrainConfig, dataset: ImageDataset) -> int:
 
 
 def is_compiled(config: PretrainConfig, replicas: int) -> bool:
-    """Whether XLA compiles the step: on one replica, and not on a CPU unless it is asked for.
+    """Whether XLA compiles the step: on one replica, and on a CPU only on request.
 
     On a CPU, TensorFlow's own kernels are about 1.7 times as fast as XLA's; see
     docs/results/training.md.

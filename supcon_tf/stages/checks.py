@@ -47,7 +47,7 @@ def data_checks(
 ) -> list[Callable[[], Any]]:
     """Checks against the data and the devices; each raises `UserError`.
 
-    One of them returns the specs of a batch, the others None.
+    One of them returns the specs of a batch; the others return None.
     """
     return [
         lambda: _check_validation(config, dataset.validation is not None),
@@ -65,7 +65,7 @@ def _check_initial_run(config: PretrainConfig) -> None:
 
 
 def _small_method(config, num_classes, multi_label=False):
-    """The method around an encoder as small as possible, for images of any size."""
+    """The method with the smallest possible encoder, for images of any size."""
     with initial_weights(config.seed):  # Leaves Python's random numbers as they are.
         images = x = keras.Input((None, None, 3))
         # The stages of our own networks, which a method may ask for.
@@ -103,7 +103,7 @@ def checked_batch(config: PretrainConfig, dataset: ImageDataset, replicas: int):
 
 
 def _check_several_classes(config, dataset):
-    """Refuses what needs one class per image, where images have several, and the reverse."""
+    """Refuses settings for one class per image where images have several, and the reverse."""
     other = f"knn_{headline(not dataset.multi_label)}"
     if config.best_metric == other:
         kind = "several classes" if dataset.multi_label else "one class"
@@ -132,8 +132,8 @@ def _check_several_classes(config, dataset):
 
 
 def _check_steps(config, dataset):
-    """Refuses a batch that an epoch does not fill, and names the largest that it fills."""
-    plain = config.replace(classes_per_batch=None, images_per_class=None)  # As long an epoch.
+    """Refuses a batch that an epoch cannot fill, and names the largest that it can."""
+    plain = config.replace(classes_per_batch=None, images_per_class=None)  # An epoch is as long.
 
     def fills(size):
         return steps_per_epoch_of(plain.replace(batch_size=size), dataset) > 0
@@ -164,7 +164,7 @@ def _share_of(batch, replicas):
 
 
 def _trace(model, batch):
-    """Traces, without running it, all that a step does beside the gradients."""
+    """Traces, without running it, all that a step does apart from the gradients."""
 
     def step(batch):
         outputs = model.forward(batch)

@@ -29,10 +29,10 @@ from supcon_tf.stages.run_directory import RunDirectory
 def train_classifier(config: ClassifierConfig) -> dict:
     """Trains a classifier of a run: linear on its frozen encoder, or with the encoder.
 
-    For the linear one the features of the training split are computed once, without augmentation,
-    and standardized while the head learns; the standardization is then folded into the head, which
-    is then a linear layer on the encoder's own features. With `config.fine_tune` the encoder is
-    trained too: see `fine_tune`. The run's encoder.keras stays as it was.
+    For the linear classifier, the features of the training split are computed once, without
+    augmentation, and standardized while the head learns; the standardization is then folded into
+    the head, which is then a linear layer on the encoder's own features. With `config.fine_tune`
+    the encoder is trained too: see `fine_tune`. The run's encoder.keras stays as it was.
 
     Args:
         config: the settings; `config.run_dir` holds the pretrained encoder.

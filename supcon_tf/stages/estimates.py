@@ -50,7 +50,7 @@ def expected_positives(counts: Sequence[int], batch_size: int, num_views: int) -
 def share_of_pairs_in_common(labels: np.ndarray) -> float:
     """The share of the pairs of different images that have a class in common, in [0, 1].
 
-    Of more than 2,000 images, so many are looked at, evenly spread.
+    Of more than 2,000 images, 2,000 are used, evenly spread.
 
     Args:
         labels: bool [N, C].
@@ -204,7 +204,7 @@ def memory_bytes(
     sizes = (config.batch_size, config.views_per_image(), config.queue_size)
     return {
         "weight_bytes": _float_bytes([w for w in model.weights if id(w) not in beside]),
-        # With micro-batches, gradients are added up beside those of the micro-batch.
+        # With micro-batches, there are the sums of the gradients and the current ones.
         "gradient_bytes": trained * (2 if config.micro_batch_size else 1),
         "optimizer_bytes": trained * sum(state.shape == (1, 1) for state in optimizer.variables),
         "ema_bytes": _float_bytes(averages),

@@ -30,18 +30,18 @@ from supcon_tf.stages.scores import (
 
 @noting_interrupts()
 def evaluate_run(config: EvaluateConfig) -> dict:
-    """Scores a run on images: neighbours' votes, and the classifier where there is one.
+    """Scores a run on images: neighbours' votes, and the classifier if there is one.
 
     Writes the scores to metrics.json under "test", "validation" or the name of the data set, the
-    confusion matrix as a picture, and what was predicted as CSV files.
+    confusion matrix as a picture, and the predictions as CSV files.
 
     Args:
         config: the settings.
 
     Returns:
         The number of images, the scores of the votes and, with a classifier, those of
-        `classifier_scores`; `intervals`; of other data than the run's own `dataset`, `fingerprint`
-        and `bad_images`.
+        `classifier_scores`; `intervals`; for data other than the run's own, also `dataset`,
+        `fingerprint` and `bad_images`.
 
     Raises:
         UserError: if the run has no encoder, its data changed, it set no validation images aside,
@@ -86,7 +86,7 @@ def evaluate_run(config: EvaluateConfig) -> dict:
 
 
 def _check_several_classes(config, dataset):
-    """Refuses scores that are of one class per image."""
+    """Refuses scores that need one class per image."""
     for name in ("soft_neighbors_temperature", "corruptions"):
         value = getattr(config, name)
         if value:
@@ -97,7 +97,7 @@ def _check_several_classes(config, dataset):
 
 
 def _logits(config, run, model, split, features):
-    """The classifier's logits, from the run's features unless it has some of its own."""
+    """The classifier's logits, from the run's features unless it has its own encoder."""
     if is_fine_tuned(run):
         encoder, size = features_of(model), config.batch_size
         features, _ = extract_features(encoder, split, batch_size=size, progress="classifier")
@@ -137,9 +137,9 @@ def other_images(
     Args:
         config: the settings.
         class_names: the model's classes.
-        folder: where the data set gets a folder of its own.
+        folder: the folder in which the data set gets its own subfolder.
         trained_on: name of the data set that the model was trained on.
-        multi_label: whether the model knows several classes of an image.
+        multi_label: whether the model knows several classes per image.
 
     Raises:
         UserError: as `open_labelled`.

@@ -26,7 +26,7 @@ def extract_features(
         encoder: a model from images [B, S, S, 3] to features [B, F].
         split: the split.
         batch_size: images per step.
-        limit: at most so many images, drawn over the whole split.
+        limit: at most this many images, drawn from the whole split.
         progress: title of a progress bar, shown on a terminal; '' for none.
 
     Returns:

@@ -50,8 +50,8 @@ def fine_tune(
         dataset: the run's data set.
 
     Returns:
-        The classifier of the best epoch on the validation images, or of the last one where there
-        are none; the stage's scores; and its curves. The run's encoder stays as it was.
+        The classifier of the best epoch on the validation images, or of the last one if there are
+        none; the stage's scores; and its curves. The run's encoder stays as it was.
 
     Raises:
         UserError: if a setting does not suit the encoder, the data or the devices.

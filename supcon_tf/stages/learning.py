@@ -76,7 +76,7 @@ class OnlineKnn:
     def __call__(self, encode: Callable[[tf.Tensor], tf.Tensor]) -> tuple[float, np.ndarray]:
         """The score of an encoder, in [0, 1], and the labels of the scored images.
 
-        It is the top-1; the mean average precision where images have several classes.
+        It is the top-1, or the mean average precision if images have several classes.
 
         Args:
             encode: from images float32 [B, S, S, 3] in [0, 1] to features [B, F].
@@ -91,7 +91,7 @@ class OnlineKnn:
         return float(np.mean(voted == truth)), truth
 
     def after_epochs(self, config: PretrainConfig, encoder: keras.Model) -> Callable[[int], dict]:
-        """A function from an epoch, counted from 0, to its score; None where none is due.
+        """A function from an epoch, counted from 0, to its score; None if none is due.
 
         Args:
             config: gives `epochs` and `validation_epochs`.
@@ -170,8 +170,8 @@ def measure_baseline(
 ) -> Baseline | None:
     """The baseline of a run, from its encoder before training.
 
-    None where images have several classes: the verdict rests on the standard error of a share of
-    images, and the mean average precision is none.
+    None if images have several classes: the verdict rests on the standard error of a proportion of
+    images, and the mean average precision is not one.
     """
     if dataset.multi_label:
         return None

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from supcon_tf.core.files import TEMPORARY_PREFIX, remove
 
-# Where they lie meanwhile, and the list of their names.
+# Where they are kept until then, and the list of their names.
 _ASIDE, _MOVED = f"{TEMPORARY_PREFIX}old", ".moved"
 
 JSON_FILES = ("metrics.json", "history.json", "manifest.json", "config.json")
-# What is derived from each stage and removed when it is replaced; what a user put there stays.
+# Files derived from each stage, removed when it is replaced; a user's own files stay.
 _CLASSIFIER_FILES = (
     "classifier.keras",
     "checkpoints/classifier",

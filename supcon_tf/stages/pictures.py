@@ -1,4 +1,4 @@
-"""Pictures for people who would rather look than read; PNG files, drawn without a screen."""
+"""Pictures of curves, embeddings and errors; PNG files, drawn without a screen."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -72,7 +72,7 @@ def learning_curves(
         heading, unit, curves = panel
         for label, values in curves.items():
             known = [(at, value) for at, value in enumerate(values, 1) if value is not None]
-            # One point alone is no line.
+            # A single point draws no line.
             axis.plot(*zip(*known, strict=True), label=label, marker="." * (len(known) == 1))
         axis.set(title=heading, xlabel="epoch", ylabel=unit)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -185,7 +185,7 @@ def _two_dimensions(features, seed):
         return (
             PCA(2).fit_transform(np.pad(unit, [(0, 0), (0, 2)])) if len(unit) > 1 else unit[:, :2]
         )
-    # Its threads wait for each other by spinning: beside other work two are far slower than one.
+    # Its threads wait for each other by spinning: under load, two are far slower than one.
     with threadpool_limits(1, user_api="openmp"):
         perplexity = min(30, len(unit) / 4)
         # Twice as many iterations lower its objective by a hundredth.

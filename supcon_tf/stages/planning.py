@@ -1,4 +1,4 @@
-"""The plan before the work: the data, steps and memory of a pretraining, and what would stop it."""
+"""The plan of a pretraining: its data, steps and memory, and every check that would fail."""
 
 import dataclasses
 import math
@@ -40,8 +40,8 @@ class Plan:
     Attributes:
         rows: name and value, as they are shown; a name of '' continues the row above.
         problems: a line for every check that would fail.
-        numbers: what the rows say, by name: sizes in bytes, chances as shares of 1. What a failed
-            check leaves unknown is missing.
+        numbers: the values in the rows, by name: sizes in bytes, chances as shares of 1. Values
+            that a failed check leaves unknown are missing.
     """
 
     rows: tuple[tuple[str, str], ...]
@@ -88,7 +88,7 @@ def plan(config: PretrainConfig) -> Plan:
 
 
 class _Planner:
-    """Collects rows, numbers and problems; each part needs what those before it have found."""
+    """Collects rows, numbers and problems; each part needs the results of those before it."""
 
     def __init__(self, config: PretrainConfig):
         self.config, self.sheet, self.problems = config, Sheet(), []
@@ -104,7 +104,7 @@ class _Planner:
             return None
 
     def check(self) -> None:
-        """Finds all that would stop the work, and opens the data."""
+        """Finds every fault that would stop the training, and opens the data."""
         for check in checks.settings_checks(self.config):
             self.attempt(check)
         self.attempt(_check_writable, self.run.path)
@@ -123,7 +123,7 @@ class _Planner:
             self.run.check_same_data("pretrain", self.dataset.describe())
 
     def describe(self) -> None:
-        """Adds the rows, as far as what they need is known."""
+        """Adds the rows for which everything needed is known."""
         sheet, config, dataset = self.sheet, self.config, self.dataset
         if dataset:
             add_data(sheet, dataset)
@@ -152,7 +152,7 @@ class _Planner:
         add_memory(self.sheet, self.config, sizes, images)
 
     def _add_disk(self, steps):
-        """Disk space; raises where it is too little."""
+        """Disk space; raises if there is too little."""
         config, total = self.config, self.config.epochs * steps
         every, saved = config.checkpoint_steps, config.epochs
         if every:
@@ -207,7 +207,7 @@ def _check_writable(path: Path) -> None:
 
 
 def _built_optimizer(config, steps):
-    """The optimizer, built for one variable of one element: it shows how many states it keeps."""
+    """The optimizer, built for one variable of one element: this shows how many states it keeps."""
     optimizer = building.optimizer_of(config, steps)
     with tf.device("CPU:0"):
         optimizer.build([keras.Variable([[0.0]])])
@@ -215,7 +215,7 @@ def _built_optimizer(config, steps):
 
 
 def _built_model(config, image_size_px, num_classes, multi_label):
-    """The model in the CPU's memory, with a queue of one row where there is one."""
+    """The model in the CPU's memory; if it has a queue, with one row."""
     small = config.replace(queue_size=min(config.queue_size, 1))
     with tf.device("CPU:0"), initial_weights(config.seed):
         encoder = building.encoder_of(config, image_size_px, config.precision)

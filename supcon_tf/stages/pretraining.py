@@ -44,13 +44,13 @@ def pretrain(
 ) -> dict:
     """Trains an encoder and writes it to the run directory.
 
-    All settings and the data are checked before anything is written. Under several workers all of
-    them call this with the same settings and a run directory that they share; the chief writes.
+    All settings and the data are checked before anything is written. With several workers, all
+    of them call this with the same settings and a shared run directory; the chief writes.
 
     Args:
         config: the settings.
-        stop_when: as in `Watching`. A run that it stops is not finished: its checkpoint is saved,
-            no encoder is, and the same call with `resume` continues it as if it had never stopped.
+        stop_when: as in `Watching`. A run that it stops is not finished: its checkpoint is saved
+            but no encoder; the same call with `resume` continues it as if it had never stopped.
         maps: whether to draw the maps of held-out images' features.
 
     Returns:
@@ -65,7 +65,7 @@ def pretrain(
 
         print_plan(config)
         return {}
-    strategy = make_strategy(config.strategy)  # Workers join before anything else of TensorFlow.
+    strategy = make_strategy(config.strategy)  # Workers join before any other use of TensorFlow.
     run = everywhere(strategy, lambda: RunDirectory(config.run_dir))
     check_alike(strategy, _in_common(config, stop_when))
     everywhere(strategy, lambda: [check() for check in settings_checks(config)])
@@ -95,7 +95,7 @@ def pretrain(
 
 def _in_common(config, stop_when):
     """The settings, code and arithmetic that all workers must share."""
-    # The data's content is compared when it is open; it may lie in another place on each machine.
+    # The data's content is compared once it is open; its path may differ between machines.
     own = {f"setting {n}": value for n, value in vars(config).items() if n not in _OF_A_WORKER}
     own["setting dataset"] = config.dataset.partition(":")[0]
     versions = code()["versions"]  # Not the commit: a copy beside a checkout has none.
@@ -112,7 +112,7 @@ def _open_dataset(config, run, strategy):
     chiefs = chief_first(strategy, lambda: run.open_checked(config))
     dataset = everywhere(strategy, lambda: chiefs or run.open_checked(config))
     content = dataset.describe()
-    del content["name"]  # With the place of a folder, which may be another on each machine.
+    del content["name"]  # It contains a folder's path, which may differ between machines.
     check_alike(strategy, content)
     checks = data_checks(config, dataset, strategy.num_replicas_in_sync)
     everywhere(strategy, lambda: [check() for check in checks])
@@ -170,7 +170,7 @@ class _CollapseWatch:
     """Warns when the loss stays at the value of identical embeddings, log(2N - 1).
 
     Every run begins with about this loss, so it has to stay there for five epochs, or for two if
-    the embeddings are indeed identical. There is one warning each time.
+    the embeddings are indeed identical. Each collapse is reported once.
     """
 
     def __init__(self, config, model):
@@ -217,7 +217,7 @@ def _keep(config, dataset, model, run, history, steps, maps, baseline) -> dict:
         _draw_maps(run, config, dataset, kept["encoder"])
     check_there(run.path, **kept)
     run.record("pretrain", metrics, history)
-    # The encoder comes last: with it the stage is finished.
+    # The encoder comes last: once it is there, the stage is finished.
     for name in sorted(kept, key=lambda name: name == "encoder"):
         run.save_model(kept[name], name)
     return metrics
@@ -230,7 +230,7 @@ def _draw_maps(run, config, dataset, encoder):
     try:
         with initial_weights(config.seed):
             networks = {"before training": encoder_of(config, dataset.image_size_px), **networks}
-    except UserError as error:  # Its weights' file went meanwhile; what was trained is kept.
+    except UserError as error:  # The file of its weights is gone; the trained encoder is kept.
         print(f"no map from before training: {error}", file=sys.stderr)
     pictures.embedding_maps(
         {

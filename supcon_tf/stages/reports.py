@@ -35,7 +35,7 @@ class Scored:
         split: the images, labelled with the model's classes.
         folder: name of the folder of the CSV files.
         picture: the picture of the confusion matrix.
-        described: what the scores say of the images, except for their number.
+        described: entries of the scores that describe the images, except for their number.
     """
 
     name: str
@@ -50,7 +50,7 @@ def classifier_scores(logits: np.ndarray, labels: np.ndarray, class_names: Seque
 
     Args:
         logits: float [N, C].
-        labels: int [N]; or bool [N, C], where the logits are of sigmoids.
+        labels: int [N]; or bool [N, C], if the logits are of sigmoids.
         class_names: C names.
 
     Returns:
@@ -83,8 +83,8 @@ def intervals(
         labels: as in `classifier_scores`.
 
     Returns:
-        `intervals`: by score its lower and upper end, with `resamples` and `seed`; nothing where
-        `bootstrap` is 0.
+        `intervals`: the lower and upper end by score, with `resamples` and `seed`; nothing if
+            `bootstrap` is 0.
     """
     how = {"resamples": config.bootstrap, "seed": config.seed}
     if not config.bootstrap:

@@ -54,7 +54,7 @@ def corruption_scores(
         split: the images.
         classify: from images float32 [b, S, S, 3] in [0, 1] to logits [b, C].
         image_size_px: S.
-        limit: at most so many images, spread over the split; None for all.
+        limit: at most this many images, spread over the split; None for all.
         seed: of the corruptions.
 
     Returns:

@@ -109,9 +109,9 @@ class RunDirectory(contextlib.AbstractContextManager):
         return (self.path / DERIVED_FILES[stage][0]).exists()
 
     def check(self, stage: str, config: RunConfig) -> None:
-        """Refuses a stage that would collide with what is there.
+        """Refuses a stage that would collide with existing results.
 
-        Nothing is written, but what a killed process left of an overwrite is put back.
+        Nothing is written, except that an overwrite interrupted by a kill is undone.
 
         Args:
             stage: "pretrain" or "classifier".
@@ -164,7 +164,7 @@ class RunDirectory(contextlib.AbstractContextManager):
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock()
-            self.check(stage, config)  # Another process may have been here in between.
+            self.check(stage, config)  # Another process may have changed it since.
             for left in list(self.path.rglob(f"{TEMPORARY_PREFIX}*")):
                 remove(left)  # Half-written, by a process that was killed.
             entry = self._entry(stage, config, dataset)
@@ -188,7 +188,7 @@ class RunDirectory(contextlib.AbstractContextManager):
         return {**entry, "resumed": [*entry.get("resumed", []), resumption()]}
 
     def _undo_interrupted_overwrite(self) -> None:
-        """Puts back what a process had moved away that was killed while it began to overwrite."""
+        """Puts back what a process moved away before it was killed at the start of an overwrite."""
         if is_interrupted(self.path):
             self._lock()
             put_back(self.path)
@@ -202,14 +202,14 @@ class RunDirectory(contextlib.AbstractContextManager):
         self._locked = True
 
     def release(self) -> None:
-        """Lets other processes write into the run; the end of this one does so too."""
+        """Lets other processes write into the run; so does the end of this process."""
         if self._locked:
             unlock(self.path)
             self._locked = False
 
     @contextlib.contextmanager
     def _replacing(self, stage: str | None):
-        """Gives up what a stage left behind once the block succeeds; None for nothing."""
+        """Removes what a stage left behind once the block succeeds; None for nothing."""
         if stage is None or not (stage in self.stages() or self.has_finished(stage)):
             yield
             return
@@ -236,7 +236,7 @@ class RunDirectory(contextlib.AbstractContextManager):
         """The settings that the encoder was trained with.
 
         Args:
-            unfinished: whether a pretraining that was stopped will do.
+            unfinished: whether a pretraining that was stopped is accepted.
 
         Raises:
             UserError: if there is no finished pretraining here.
@@ -254,7 +254,7 @@ class RunDirectory(contextlib.AbstractContextManager):
         """Opens the data set that the encoder was trained on.
 
         Args:
-            unfinished: whether a pretraining that was stopped will do.
+            unfinished: whether a pretraining that was stopped is accepted.
 
         Raises:
             UserError: if there is no finished pretraining here, or the content of a split changed
@@ -268,7 +268,7 @@ class RunDirectory(contextlib.AbstractContextManager):
     def open_checked(self, config: PretrainConfig) -> ImageDataset:
         """Opens the data set of a pretraining that begins or continues; every image is checked.
 
-        What continues is split as it was when it began.
+        A run that continues is split as it was when it began.
         """
         resumed = config.resume and "pretrain" in self.stages()
         return from_config(config, **self._findings("copies") if resumed else {})

@@ -29,7 +29,7 @@ def check_same_splits(path: Path, before: Mapping[str, Any], now: Mapping[str, A
 def check_same_initial_run(
     path: Path, before: Mapping[str, Any], now: Mapping[str, Mapping[str, str]]
 ) -> None:
-    """Raises `UserError` if the encoder that a training began from is another one by now.
+    """Raises `UserError` if the encoder that a training began from has changed since.
 
     Args:
         path: the run directory, for the error.

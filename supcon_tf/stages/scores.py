@@ -21,13 +21,13 @@ def knn_predict(
     """Classifies by the vote of the nearest training features in cosine similarity.
 
     Each neighbour votes with exp(cosine / 0.07), as is customary for frozen features. Takes about
-    200 MiB beside a float32 copy of the training features, whatever the number of classes.
+    200 MiB in addition to a float32 copy of the training features, whatever the number of classes.
 
     Args:
         train_features: float [N, F].
         train_labels: int [N]; any ids.
         features: float [M, F].
-        neighbors: voters; at most N.
+        neighbors: number of neighbours that vote; at most N.
 
     Returns:
         int [M], the class with the most weight; the lowest id where classes tie.
@@ -54,7 +54,8 @@ def soft_neighbor_predict(
 
         p(c | q) = sum_{i: y_i = c} exp(q . g_i / temperature) / sum_i exp(q . g_i / temperature)
 
-    Takes about 100 MiB beside a float32 copy of the gallery, whatever the number of classes.
+    Takes about 100 MiB in addition to a float32 copy of the gallery, whatever the number of
+    classes.
 
     Args:
         gallery: float [N, F].

@@ -55,7 +55,7 @@ def show_views(config: ShowViewsConfig, pretraining: PretrainConfig) -> tuple[in
 
 
 def _whole(encoded, side):
-    """An image as a whole within a square, float32 [S, S, 3] in [0, 1]; black beside it."""
+    """A whole image within a square, float32 [S, S, 3] in [0, 1]; the rest is black."""
     image = tf.image.resize_with_pad(decode(encoded), side, side, antialias=True)
     return image.numpy() / 255
 
