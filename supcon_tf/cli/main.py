@@ -8,7 +8,7 @@ from supcon_tf.cli.help import print_and_exit
 from supcon_tf.core.errors import suggestion
 
 COMMANDS = {
-    "demo": "the main job on embedded digits: SupCon against cross entropy, then export",
+    "demo": "the whole workflow on embedded digits: SupCon against cross entropy, then export",
     "show-views": "draws training images and their augmented views into a PNG file",
     "pretrain": "trains an encoder, contrastively or with cross entropy",
     "classify": "trains a classifier of a run: linear on the frozen encoder, or with it",

@@ -87,7 +87,7 @@ class ClassifierConfig(RunConfig):
     )
     patience: int | None = setting(
         None,
-        "Stop after so many epochs without a better score on validation images (none: 10).",
+        "Stop after this many epochs without a better score on validation images (none: 10).",
         kind=int,
         at_least=1,
     )

@@ -143,7 +143,7 @@ class PredictConfig(Config):
         "saved_models/NAME, a version of it, a .tflite or .onnx file, or http://HOST:PORT.",
     )
     top_k: int = setting(
-        1, "Classes to print for each image; where it has several, at least so many.", at_least=1
+        1, "Classes to print for each image; where it has several, at least this many.", at_least=1
     )
     batch_size: int = setting(64, "Images per step.", at_least=1, at_most=2**20)
     format: str = setting("tsv", "What is written.", choices=("tsv", "csv", "jsonl"))

@@ -42,7 +42,7 @@ class TuneConfig(Config):
     )
     max_total_epochs: int | None = setting(
         None,
-        "Begin no trial once all of them have trained so many epochs (none: no limit).",
+        "Begin no trial once all of them have trained this many epochs (none: no limit).",
         kind=int,
         at_least=1,
         identity=False,

@@ -77,7 +77,7 @@ class PretrainConfig(RunConfig):
     )
     train_images: int | None = setting(
         None,
-        "Use so many training images, each class in proportion (none: all).",
+        "Use this many training images, each class in proportion (none: all).",
         kind=int,
         at_least=2,
     )
@@ -197,7 +197,7 @@ class PretrainConfig(RunConfig):
     )
     checkpoint_steps: int | None = setting(
         None,
-        "Steps between checkpoints, beside the ends of epochs (none: those only).",
+        "Steps between checkpoints, besides the ends of epochs (none: those only).",
         kind=int,
         at_least=1,
         identity=False,

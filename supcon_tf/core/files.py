@@ -63,7 +63,7 @@ def writing(path: Path):
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
             raise UserError(
-                f"{path} was written by another process meanwhile. Run it again."
+                f"{path} was written by another process in the meantime. Run it again."
             ) from error
         _flush(path.parent)
     except OSError as error:

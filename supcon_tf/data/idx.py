@@ -32,7 +32,7 @@ def read_split(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     images, labels = (read_idx(Path(folder) / file) for file in _FILES[split])
     if images.ndim != 3 or labels.shape != images.shape[:1]:
         raise UserError(
-            f"the {split} files in {folder} do not fit each other. Received: images of shape "
+            f"the {split} files in {folder} do not match each other. Received: images of shape "
             f"{images.shape}, labels of shape {labels.shape}. Install or copy them again."
         )
     return images, labels
@@ -56,5 +56,5 @@ def read_idx(path: Path) -> np.ndarray:
         return np.frombuffer(content, np.uint8, offset=4 + 4 * content[3]).reshape(shape)
     except (OSError, EOFError, ValueError, IndexError, zlib.error) as error:
         raise UserError(
-            f"{path} is no readable IDX file: {error}. Install or copy it again."
+            f"{path} is not a readable IDX file: {error}. Install or copy it again."
         ) from error

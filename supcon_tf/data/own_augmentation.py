@@ -37,7 +37,7 @@ def _load(path):
         raise UserError(f"augmentation not found. Received: {path!r}. Check the path.")
     advice = "Give a .keras file that Keras saved, of a model from images to images of 3 channels."
     if not zipfile.is_zipfile(path):
-        raise UserError(f"augmentation is no .keras file. Received: {path!r}. {advice}")
+        raise UserError(f"augmentation is not a .keras file. Received: {path!r}. {advice}")
     try:
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
         _checked_view(model(tf.zeros([1, 32, 32, 3]), training=True)[0])

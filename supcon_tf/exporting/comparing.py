@@ -182,8 +182,8 @@ def _difference(found, largest):
         return ""
     return (
         f"differs from its model by {difference:.2e}, above max_difference={largest:.0e}. An "
-        "encoder that has hardly been trained may magnify float32's rounding so: train it longer, "
-        "or allow the difference."
+        "encoder that has hardly been trained may magnify float32 rounding this much: train it "
+        "longer, or allow the difference."
     )
 
 

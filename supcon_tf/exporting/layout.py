@@ -64,7 +64,9 @@ def next_version(folder: Path, version: int | None = None) -> Path:
     """
     version = version or max(find_versions(folder), default=0) + 1
     if version >= 2**31:
-        raise UserError(f"{folder} has a version {version - 1}, after which none fits. Remove it.")
+        raise UserError(
+            f"{folder} has version {version - 1}, and no higher number is possible. Remove it."
+        )
     if (folder / str(version)).exists():
         raise UserError(
             f"{folder / str(version)} exists; a version is never overwritten. Received: version="

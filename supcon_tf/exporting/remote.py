@@ -84,7 +84,7 @@ class RemoteModel:
 
     def _foreign(self, what: str) -> UserError:
         return UserError(
-            f"server {self._address} does not speak as supcon-tf serve does: {what}. Check the "
+            f"server {self._address} does not answer as supcon-tf serve does: {what}. Check the "
             "address."
         )
 
@@ -161,7 +161,9 @@ class RemoteModel:
         if not ((found >= 0) & (found <= 1)).all():
             raise self._foreign("its probabilities are not between 0 and 1")
         if best != class_texts(found, self.class_names, self.multi_label):
-            raise UserError(f"the model of {self._address} has changed meanwhile. Start again.")
+            raise UserError(
+                f"the model of {self._address} changed during the request. Start again."
+            )
         return found
 
 

@@ -119,8 +119,8 @@ def _check_options(margin, distance, mining, average, soft, block_size):
 def _check_all_soft(count):
     if isinstance(count, int) and count > _SOFT_LIMIT_ROWS:
         raise ValueError(
-            f"all soft triplets take {4 * count**2 / 2**30:.1f} GiB an anchor for {count} rows; at "
-            f"most {_SOFT_LIMIT_ROWS} are allowed. Use a margin, or another mining."
+            f"all soft triplets take {4 * count**2 / 2**30:.1f} GiB per anchor for {count} rows; "
+            f"at most {_SOFT_LIMIT_ROWS} are allowed. Use a margin, or another mining."
         )
 
 

@@ -163,7 +163,7 @@ def _needed(name, conditions, choices, needs) -> dict[str, set[str]]:
             found[other] = found.get(other, wanted) & wanted
     if not all(found.values()):
         raise UserError(
-            f"{name} depends on values that never come together. Received: when "
+            f"{name} depends on values that never occur together. Received: when "
             f"{json.dumps(conditions)}. Remove one of the conditions."
         )
     return found

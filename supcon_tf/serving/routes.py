@@ -74,7 +74,7 @@ class Routes:
         Raises:
             NotFoundError: always.
         """
-        raise NotFoundError("this model explains nothing. Ask for signature_name neighbors.")
+        raise NotFoundError("this model gives no explanations. Request signature_name neighbors.")
 
     async def metadata_v1(self, model_name: str) -> Response:
         """Describes the model, for users and for the page."""

@@ -69,7 +69,7 @@ def test_a_folder_that_another_process_wrote_meanwhile_is_kept(tmp_path):
             (tmp_path / "1").mkdir()
             (tmp_path / "1" / "theirs").touch()
 
-    with pytest.raises(UserError, match="was written by another process meanwhile"):
+    with pytest.raises(UserError, match="was written by another process in the meantime"):
         write()
     assert [path.name for path in tmp_path.iterdir()] == ["1"]
     assert (tmp_path / "1" / "theirs").exists()

@@ -85,7 +85,7 @@ def test_without_files_one_line_says_what_to_do(tmp_path, monkeypatch):
 
 def test_damaged_files_are_named(idx_dir):
     write_idx(idx_dir / "train-labels-idx1-ubyte.gz", LABELS["train"][:-1])
-    message = "the train files in .* do not fit each other.*40.*39"
+    message = "the train files in .* do not match each other.*40.*39"
     with pytest.raises(UserError, match=message):
         read_split(idx_dir, "train")
     with pytest.raises(UserError, match=message):
@@ -106,7 +106,7 @@ def test_damaged_files_are_named(idx_dir):
 )
 def test_a_file_that_is_no_idx_file_is_named(content, tmp_path):
     (tmp_path / "a.gz").write_bytes(content)
-    with pytest.raises(UserError, match="a.gz is no readable IDX file"):
+    with pytest.raises(UserError, match="a.gz is not a readable IDX file"):
         read_idx(tmp_path / "a.gz")
 
 

@@ -131,7 +131,7 @@ def test_refuses_files_that_are_no_augmentation(tmp_path):
     with pytest.raises(UserError, match="augmentation not found. Received: .*none.keras"):
         refused(tmp_path / "none.keras")
     (tmp_path / "text.keras").write_text("no model")
-    with pytest.raises(UserError, match="is no .keras file"):
+    with pytest.raises(UserError, match="is not a .keras file"):
         refused(tmp_path / "text.keras")
     images = keras.Input((32, 32, 3))
     keras.Model(images, keras.layers.Flatten()(images)).save(tmp_path / "flat.keras")

@@ -95,7 +95,7 @@ PROBABILITIES = {
     ),
     "other class names": (
         {"predictions": [{"class_name": "cow", "probabilities": [0, 1]}]},
-        "has changed meanwhile",
+        "changed during the request",
     ),
 }
 

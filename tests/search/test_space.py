@@ -154,7 +154,7 @@ BAD = {
             "nesterov": {"choices": [False, True], "when": {"optimizer": ["sgd"]}},
             "num_views": {"choices": [2, 3], "when": {"optimizer": ["adamw"], "nesterov": [True]}},
         },
-        "num_views depends on values that never come together",
+        "num_views depends on values that never occur together",
     ),
     "conditions in a circle": (
         {
