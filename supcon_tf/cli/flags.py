@@ -157,6 +157,16 @@ def _terminate(signum, frame):
     raise SystemExit(128 + signum)
 
 
+def _check(configs):
+    """Refuses what can be known to be wrong before TensorFlow is loaded."""
+    for config in configs:
+        check_names(config)
+        check_paths(config)
+    first, *base = configs
+    if hasattr(first, "check_base"):
+        first.check_base(*base)
+
+
 def run(main, config_class, usage, positional=False, base=None, base_without=()):
     """Runs a script.
 
@@ -184,14 +194,10 @@ def run(main, config_class, usage, positional=False, base=None, base_without=())
                 raise UserError(f"unexpected argument. Received: {argv[1]!r}. See --help.")
             given = [_config(config_class)]
             given += [] if base is None else [_config(base, base_without)]
+            _check(given)
             if positional:
                 given.append(argv[1:])
                 check_images(argv[1:])
-            for config in given[: 1 + (base is not None)]:
-                check_names(config)
-                check_paths(config)
-            if hasattr(config_class, "check_base"):
-                given[0].check_base(given[1])
             _import_tensorflow()
             from supcon_tf.core.keras_settings import set_keras
 
