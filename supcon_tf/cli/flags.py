@@ -194,10 +194,10 @@ def run(main, config_class, usage, positional=False, base=None, base_without=())
                 raise UserError(f"unexpected argument. Received: {argv[1]!r}. See --help.")
             given = [_config(config_class)]
             given += [] if base is None else [_config(base, base_without)]
-            _check(given)
             if positional:
-                given.append(argv[1:])
                 check_images(argv[1:])
+            _check(given)
+            given += [argv[1:]] if positional else []
             _import_tensorflow()
             from supcon_tf.core.keras_settings import set_keras
 
