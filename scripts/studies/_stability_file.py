@@ -22,9 +22,10 @@ from pathlib import Path
 from supcon_tf.cli.flags import read_recipe
 from supcon_tf.config import PretrainConfig
 from supcon_tf.config.search import PLACEMENT
+from supcon_tf.config.trials import check_trials
 from supcon_tf.core.errors import UserError
 from supcon_tf.core.files import read_user_json
-from supcon_tf.search.preparation import check_recipe, check_settings
+from supcon_tf.search.preparation import check_settings
 from supcon_tf.search.space import configured, is_number, six_digits
 from supcon_tf.search.space_file import check_name
 
@@ -115,7 +116,7 @@ def _bases(content, folder):
     for title, file in content["recipes"].items():
         found[title] = read_recipe(folder / file).replace(**settings)
         try:
-            check_recipe(found[title])
+            check_trials(found[title])
         except UserError as error:
             raise UserError(f"recipe {title}: {error}") from error
     return found

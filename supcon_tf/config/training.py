@@ -93,8 +93,7 @@ class PretrainConfig(RunConfig):
     )
     encoder: str = setting(
         "resnet8",
-        "resnet8 to 200, wide_resnet28_2, 28_8, airbench94, applications:NAME, keras_hub:PRESET, a "
-        "file.",
+        "resnet8, airbench94, wide_resnet28_2, ...; applications:NAME, keras_hub:PRESET; a file.",
     )
     encoder_weights: str = setting(
         "", "Weights for the encoder to begin with: a file, or imagenet ('': random)."

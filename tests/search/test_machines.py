@@ -140,7 +140,9 @@ def test_a_chief_that_failed_for_a_worker_says_why(training, tmp_path, monkeypat
         tuner.oracle.failure = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(tuning, "run_tuner", failing)
-    with pytest.raises(UserError, match="the chief ends: .*No space left.* then --resume"):
+    with pytest.raises(
+        UserError, match="the chief ends: .*No space left.* then continue with --resume"
+    ):
         tune(search_config(tmp_path / "search"), BASE)
     assert not (tmp_path / "search/trials.json").exists()
 
