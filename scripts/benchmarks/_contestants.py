@@ -9,7 +9,6 @@ import importlib.metadata
 import json
 import os
 import pathlib
-import platform
 import subprocess
 import tempfile
 import time
@@ -158,16 +157,13 @@ def hardware(isa="native"):
     Args:
         isa: a key of `ISA`, to which the measurement was held.
     """
-    with open("/proc/cpuinfo") as file:
-        lines = [line.partition(":") for line in file]
-    found = {name.strip(): value.strip() for name, _, value in reversed(lines)}
-    flags = set(found.get("flags", "").split())
-    sets = {"AMX": "amx_tile", "AVX-512": "avx512f", "AVX2": "avx2"}
-    known = [name for name, flag in sets.items() if flag in flags]
+    from supcon_tf.core.provenance import processor  # Not in a peer's Python.
+
+    found = processor()
     held = {"native": "", "avx2": ", held to AVX2"}[isa]
     return {
-        "cpu": found.get("model name", platform.processor()),
-        "instructions": ", ".join(known) + held,
+        "cpu": found.get("cpu", ""),
+        "instructions": found.get("instructions", "") + held,
         "cores": len(os.sched_getaffinity(0)),
         "tensorflow": importlib.metadata.version("tensorflow"),
         "keras": importlib.metadata.version("keras"),

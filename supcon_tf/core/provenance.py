@@ -15,6 +15,9 @@ import tensorflow as tf
 from supcon_tf.core.files import sha256
 
 SPLITS = ("train", "test")
+_CPU_INFO = Path("/proc/cpuinfo")
+# Names of instruction sets, and the flags by which Linux lists them.
+_INSTRUCTION_SETS = {"AMX": "amx_tile", "AVX-512": "avx512f", "AVX2": "avx2"}
 _PACKAGES = ("supcon_tf", "tensorflow", "keras", "tensorflow-datasets", "numpy", "scikit-learn")
 
 
@@ -62,8 +65,31 @@ def is_manifest(entry: Any) -> bool:
 
 
 def hardware() -> dict:
-    """The machine: its kind, its cores, and its GPUs or logical CPU devices."""
-    return {"machine": platform.machine(), "cpus": os.cpu_count(), "devices": _devices()}
+    """The machine: its processor, its cores, and its GPUs or logical CPU devices."""
+    return {
+        "machine": platform.machine(),
+        **processor(),
+        "cpus": os.cpu_count(),
+        "devices": _devices(),
+    }
+
+
+def processor() -> dict[str, str]:
+    """The processor's model, and those of its instruction sets on which speed depends.
+
+    Returns:
+        {"cpu": model, "instructions": "AVX-512, AVX2"}, without what the system does not tell.
+    """
+    lines = _CPU_INFO.read_text().splitlines() if _CPU_INFO.is_file() else []
+    found = {
+        name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)
+    }
+    flags = found.get("flags", "").split()
+    known = {
+        "cpu": found.get("model name", platform.processor()),
+        "instructions": ", ".join(s for s, flag in _INSTRUCTION_SETS.items() if flag in flags),
+    }
+    return {name: value for name, value in known.items() if value}
 
 
 def resumption() -> dict:
