@@ -30,7 +30,7 @@ def setting(
         default: value when the user gives none; its type is the setting's type. A dict is copied.
         help: one sentence, shown by `--help`.
         kind: type of a setting whose default is None, which means "not given".
-        choices: the allowed values of a text setting.
+        choices: the allowed values of a text setting, besides its default.
         above: exclusive lower bound of a number.
         at_least: inclusive lower bound of a number.
         at_most: inclusive upper bound of a number.
@@ -116,8 +116,9 @@ def checked(field: dataclasses.Field, value: Any) -> Any:
     Raises:
         UserError: if it has another type, or is out of bounds.
     """
-    value = _check_type(field.name, value, field.metadata["kind"], default_of(field) is None)
-    if value is not None:
+    default = default_of(field)
+    value = _check_type(field.name, value, field.metadata["kind"], default is None)
+    if value != default:
         _check_value(field.name, value, field.metadata)
     return value
 

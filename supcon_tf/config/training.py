@@ -205,7 +205,9 @@ class PretrainConfig(RunConfig):
         2, "Newest checkpoints to keep.", at_least=1, at_most=10**6, identity=False
     )
     best_metric: str = setting(
-        "", "Keep the encoder of the epoch best in this: knn_top1, knn_map, loss ('': the last)."
+        "",
+        "Keep the encoder of the epoch that is best in this ('': the last).",
+        choices=("knn_top1", "knn_map", "loss"),
     )
     seed: int = setting(0, "Seed of weights, order and augmentation.", at_least=0, below=2**31)
     strategy: str = setting(

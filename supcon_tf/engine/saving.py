@@ -8,13 +8,6 @@ import keras
 
 from supcon_tf.engine import checkpoints
 
-# The metrics that may choose the best epoch of pretraining, and whether more is better.
-BEST_METRICS = {"knn_top1": True, "knn_map": True, "loss": False}
-# Of fine-tuning, on validation images: the share that is classified correctly, or the mean average
-# precision where they have several classes.
-_OF_FINE_TUNING = ("validation_top1", "validation_map")
-_MORE_IS_BETTER = {**BEST_METRICS, **dict.fromkeys(_OF_FINE_TUNING, True)}
-
 History = dict[str, list[float | None]]
 
 
@@ -42,9 +35,9 @@ def best_epoch(history: History, metric: str) -> int | None:
 
     Args:
         history: one value, or None, per epoch for each metric.
-        metric: a key of `BEST_METRICS`, or `validation_top1` or `validation_map`.
+        metric: its name; more is better, except of `loss`.
     """
-    sign = 1 if _MORE_IS_BETTER[metric] else -1
+    sign = -1 if metric == "loss" else 1
     scored = [(sign * v, -e) for e, v in enumerate(history.get(metric, ())) if v is not None]
     return -max(scored)[1] if scored else None
 

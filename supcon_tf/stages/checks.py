@@ -13,7 +13,6 @@ from supcon_tf.core.errors import UserError
 from supcon_tf.data.own_augmentation import augmentation_of
 from supcon_tf.data.splits import ImageDataset
 from supcon_tf.engine.micro_batches import micro_batch_count
-from supcon_tf.engine.saving import BEST_METRICS
 from supcon_tf.methods import METHODS
 from supcon_tf.networks.encoders import check_encoder
 from supcon_tf.networks.initial import initial_weights
@@ -239,11 +238,6 @@ def _check_validation(config: PretrainConfig, is_there: bool) -> None:
 
 
 def _check_best_metric(config: PretrainConfig) -> None:
-    if config.best_metric not in ("", *BEST_METRICS):
-        raise UserError(
-            f"best_metric must be one of {', '.join(BEST_METRICS)}. Received: "
-            f"{config.best_metric!r}."
-        )
     comparable = config.method not in METHODS or METHODS[config.method].comparable_loss
     if config.best_metric == "loss" and (config.queue_size or not comparable):
         raise UserError(
