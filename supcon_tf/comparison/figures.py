@@ -62,6 +62,9 @@ def _draw_rates(arms, path):
         best = next(rate for rate in points if f"{rate:g}" == f"{arm['selection']['rate']:g}")
         axis.plot(best, points[best], "o", fillstyle="none", ms=9, color=line.get_color())
     axis.set(xscale="log", xlabel="learning rate", ylabel="validation top-1, %")
+    rates = sorted({float(rate) for arm in arms.values() for rate in arm["selection"]["scores"]})
+    axis.set_xticks(rates, [f"{rate:g}" for rate in rates])
+    axis.set_xticks([], minor=True)
     axis.legend(fontsize=7)
     save(figure, path)
 

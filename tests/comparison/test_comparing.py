@@ -134,6 +134,16 @@ def test_the_report_has_means_and_paired_differences(run, cells, tmp_path, monke
         assert (folder / "pictures" / f"{name}.png").stat().st_size > 5000
 
 
+def test_the_picture_of_the_rates_names_those_that_were_tried(run, cells, monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(figures, "draw", cells.draw)
+    monkeypatch.setattr(figures, "save", lambda figure, path: drawn.update({path.stem: figure}))
+    run()
+    (axis,) = drawn["rates"].axes
+    assert [label.get_text() for label in axis.get_xticklabels()] == ["0.05", "0.1", "0.2"]
+    assert not axis.get_xticks(minor=True).size
+
+
 def test_a_rate_that_fails_is_not_chosen(run, cells):
     def failing(config):
         wrong = config.method == "supcon_out" and config.learning_rate > 0.15
