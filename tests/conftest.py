@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# Threads of scikit-learn wait by spinning: where two processes share two cores, for minutes.
+# scikit-learn's threads spin while they wait, which costs minutes if two processes share two cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
@@ -36,9 +36,9 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(items):
-    """Files with slow tests or servers first, then those of many: the last ones are short.
+    """Files with slow tests or servers first, then those with the most tests; short ones come last.
 
-    Files that need the trained run take turns with others: while it is made, nobody waits for it.
+    Files that need the trained run alternate with others, so that no worker waits while it is made.
     """
     slow, trained = set(), set()
     for item in items:
@@ -57,7 +57,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session", autouse=True)
 def no_garbage_collection_between_trainings():
-    """Searches and comparisons call it: among the graphs of a thousand tests it takes seconds."""
+    """Searches call `clear_session`, which takes seconds among the graphs of a thousand tests."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr("keras.utils.clear_session", lambda: None)
         yield
@@ -228,7 +228,7 @@ def several_exported(several_run, built_once):
 
 
 def forbid(monkeypatch, path: Path):
-    """Refuses a file or a folder to this process, which may be root's, as the system would."""
+    """Makes a file or a folder unreadable for this process, even if it runs as root."""
     for module, name in ((builtins, "open"), (io, "open"), (os, "scandir")):
         _refuse(monkeypatch, module, name, path)
 

@@ -35,7 +35,7 @@ def assert_equal_runs(left_dir, right_dir):
 
 
 def signal_at(monkeypatch, step, number=signal.SIGTERM):
-    """Sends this process a signal when so many steps of a run are done."""
+    """Sends this process a signal after this many steps of a run."""
     after_step = Progress.after_step
 
     def signalling(self, values):
@@ -46,7 +46,7 @@ def signal_at(monkeypatch, step, number=signal.SIGTERM):
     monkeypatch.setattr(Progress, "after_step", signalling)
 
 
-# Trains as the script does, but kills itself when so many steps of the run are done (0: never).
+# Trains as the script does, but kills itself after this many steps of the run (0: never).
 _WORKER = textwrap.dedent(
     """
     import json, os, signal, sys
@@ -68,7 +68,7 @@ _WORKER = textwrap.dedent(
 
 
 def start(settings, kill_at=0, **environment):
-    """Begins a run in a process of its own, which kills itself when so many steps are done."""
+    """Begins a run in a process of its own, which kills itself after this many steps."""
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **environment}
     command = [sys.executable, "-W", "ignore", "-c", _WORKER, json.dumps(settings), str(kill_at)]
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)

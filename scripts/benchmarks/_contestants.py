@@ -47,7 +47,7 @@ def numbers(text, name):
 
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if not parts or not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise UserError(f"{name} must be whole numbers with commas between. Received: {text!r}.")
+        raise UserError(f"{name} must be whole numbers separated by commas. Received: {text!r}.")
     return [int(part) for part in parts]
 
 

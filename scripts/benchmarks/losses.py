@@ -144,7 +144,7 @@ def main(config):
     losses = config.losses.split(",")
     for loss in losses:
         if loss not in known:
-            raise UserError(f"losses must be of {', '.join(known)}. Received: {loss!r}.")
+            raise UserError(f"losses must be among {', '.join(known)}. Received: {loss!r}.")
     if config.peer and config.peer.partition(":")[0] not in ("supcontrast", "pml"):
         raise UserError(f"peer must be supcontrast:PATH or pml. Received: {config.peer!r}.")
     results, output = [], open_output(config.output_dir)

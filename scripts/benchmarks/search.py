@@ -38,7 +38,7 @@ class BenchmarkConfig(Config):
 
     space: str = setting("", "JSON file: the settings to search, and their values.")
     objective: str = setting("nll", "Score on the validation set.", choices=tuple(OBJECTIVES))
-    seeds: int = setting(3, "Seeds, from 0 on.", at_least=1, at_most=100)
+    seeds: int = setting(3, "Number of seeds, counted from 0.", at_least=1, at_most=100)
     jobs: int = setting(2, "Searches at a time.", at_least=1, at_most=64)
     output_dir: str = setting("runs/benchmark_search", "Where searches and results are written.")
 

@@ -88,7 +88,7 @@ def _answered(command, model, image):
 
 
 def _starts(model, bundle, image, scratch):
-    """What is timed: by name, a function that returns seconds."""
+    """The starts to time: by name, a function that returns seconds."""
     predict = [*_COMMAND, "predict", f"--model={model}", str(image)]
     lite = [*_COMMAND, "predict", f"--model={bundle}/tflite/float32.tflite", str(image)]
     train = [sys.executable, "-c", _FIRST_STEP, "pretrain", "--recipe=digits", "--overwrite"]

@@ -3,12 +3,12 @@
     python scripts/benchmarks/training.py --data_dir=PATH --output_dir=runs/benchmark_training
 
 Every contestant is a process of its own; they take turns step by step. Prints tables of medians
-and writes results.json, and with --profile where the time of a step goes to profile.txt. Linux
+and writes results.json; --profile also writes profile.txt, a breakdown of a step's time. Linux
 only (it reads /proc). Nothing else should run meanwhile.
 
 Variants are default, xla, no_xla, no_onednn, keras_batch_norm, float32, mixed_bfloat16 and
-mixed_float16; + joins them, as in xla+mixed_bfloat16. --isa=avx2 holds all, the peer too, to the
-instructions of a CPU without AVX-512.
+mixed_float16; + joins them, as in xla+mixed_bfloat16. --isa=avx2 limits all of them, the peer
+included, to the instructions of a CPU without AVX-512.
 """
 
 import dataclasses
@@ -58,13 +58,18 @@ class BenchmarkConfig(Config):
     num_views: int = setting(2, "Views of each image.")
     precision: str = setting("float32", "Arithmetic of the encoder, as for pretraining.")
     compile: str = setting("auto", "Compile the step with XLA: auto, on or off.")
-    variants: str = setting("default,xla,keras_batch_norm,mixed_bfloat16", "What is timed.")
+    variants: str = setting(
+        "default,xla,keras_batch_norm,mixed_bfloat16",
+        "Variants to time, separated by commas; + joins several.",
+    )
     memory: str = setting(
         "64,1024:64", "Steps whose memory is measured, as images or images:micro_batch_size."
     )
     repeats: int = setting(10, "Timed steps of each variant and the peer.", at_least=1)
     rounds: int = setting(5, "Rounds of step, input pipeline and both.", at_least=1)
-    round_seconds: float = setting(20.0, "Least length of each of them in a round.", above=0)
+    round_seconds: float = setting(
+        20.0, "Shortest time for each of them in a round, in seconds.", above=0
+    )
     peer: str = setting("", "supcontrast:PATH, a checkout, timed beside the variants.")
     peer_python: str = setting("", "Python that can import the peer ('': this one).")
     isa: str = setting("native", "Instructions: what the machine has, or avx2.", choices=tuple(ISA))
@@ -85,12 +90,12 @@ def _settings(config, **changes):
 
 
 def _variant_tasks(config, side):
-    """One task a variant; `default`, which the others are compared with, is the first."""
+    """One task per variant; `default`, which the others are compared with, is the first."""
     tasks = {}
     for name in dict.fromkeys(["default", *filter(None, config.variants.split(","))]):
         parts = name.split("+")
         if not set(parts) <= set(_VARIANTS):
-            raise UserError(f"variants must be of {', '.join(_VARIANTS)}. Received: {name!r}.")
+            raise UserError(f"variants must be among {', '.join(_VARIANTS)}. Received: {name!r}.")
         changes = {key: value for part in parts for key, value in _VARIANTS[part].items()}
         settings = _settings(config, image_size_px=side, **changes)
         own = {"keras_batch_norm": "keras_batch_norm" in parts}
@@ -125,7 +130,7 @@ def _peer_task(config, side):
         raise UserError(f"peer_python must be a program. Received: {config.peer_python!r}.")
     if config.encoder not in _PEER_ENCODERS:
         known = ", ".join(_PEER_ENCODERS)
-        raise UserError(f"encoder must be of the peer's {known}. Received: {config.encoder!r}.")
+        raise UserError(f"encoder must be one of the peer's {known}. Received: {config.encoder!r}.")
     return {"kind": kind, "path": path, "settings": _settings(config, image_size_px=side)}
 
 
@@ -178,7 +183,7 @@ def _alternate(running, repeats):
 
 
 def _speed(contestant, config):
-    """Views a second of the step, the pipeline and both, and the matrix product's rate, in turn."""
+    """Views per second of the step, the pipeline and both, and the matrix product's rate."""
     views = config.batch_size * config.num_views
     found = {name: [] for name in (*tables.PARTS, "start_seconds", "flops_per_second")}
     for turn in range(config.rounds):

@@ -36,7 +36,7 @@ class Study:
 
 
 _DIGITS = {"dataset": "digits", "encoder": "resnet8", "augmentation": "symbols"}
-# Folders that write_fashion_mnist.py writes, of 5,000 and, imbalanced exponentially, 800 images.
+# Folders written by write_fashion_mnist.py: 5,000 images, or 800 if exponentially imbalanced.
 _FASHION = {"dataset": "folder:runs/fashion", "image_size_px": 16, "augmentation": "symbols"}
 _SMALL_FASHION = {
     **_FASHION,
@@ -61,7 +61,7 @@ def _comatch(**changes):
 
 
 def _attraction_and_repulsion(views, **changes):
-    """CACR with tuned and with uniform weights, and SimCLR, with so many views."""
+    """CACR with tuned and with uniform weights, and SimCLR, with this many views."""
     name = f"K = {views - 1}"
     arms = {
         f"{kind} weights, {name}": {"method": "cacr", "method_args": weights}

@@ -27,7 +27,7 @@ class CompareConfig(Config):
     study_dir: str = setting("runs/studies", "Directory that the study reads and writes.")
     data_dir: str = setting("", "Where TensorFlow Datasets keeps data ('': its own default).")
     seeds: int = setting(
-        3, "Seeds that every arm is trained with, from 0 on.", at_least=1, at_most=1000
+        3, "Number of seeds for every arm, counted from 0.", at_least=1, at_most=1000
     )
 
     def __post_init__(self):

@@ -29,7 +29,7 @@ class DecouplingConfig(settings.Config):
         choices=tuple(SETTINGS),
     )
     seeds: int = settings.setting(
-        3, "Seeds that every arm is trained with, from 0 on.", at_least=1, at_most=1000
+        3, "Number of seeds for every arm, counted from 0.", at_least=1, at_most=1000
     )
 
     def __post_init__(self):

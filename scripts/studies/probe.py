@@ -24,7 +24,9 @@ class ProbeConfig(Config):
     study: str = setting("cacr", "Which comparison.", choices=tuple(STUDIES))
     study_dir: str = setting("runs/studies", "Directory that compare.py wrote.")
     dataset: str = setting("folder:runs/fashion", "Images to train and to score with.")
-    seeds: int = setting(3, "Seeds of every arm, from 0 on.", at_least=1, at_most=1000)
+    seeds: int = setting(
+        3, "Number of seeds for every arm, counted from 0.", at_least=1, at_most=1000
+    )
 
 
 def main(config):

@@ -30,7 +30,7 @@ class StabilityConfig(Config):
         False, "Continue the study if it was begun, or help a process that runs it.", identity=False
     )
     seeds: int = setting(
-        3, "Seeds that every variation is trained with, from 0 on.", at_least=1, at_most=1000
+        3, "Number of seeds for every variation, counted from 0.", at_least=1, at_most=1000
     )
     objective: str = setting(
         "linear_top1",

@@ -1,4 +1,4 @@
-"""The main job on the embedded digits: SupCon against cross entropy, then export.
+"""The whole workflow on the embedded digits: SupCon against cross entropy, then export.
 
     supcon-tf demo
 

@@ -27,7 +27,9 @@ def help_text(config_class: type[Config], usage: str, takes_recipe: bool = False
     lines += _entry("--flagfile=FILE", "A recipe: a file with one flag per line.")
     sections = getattr(config_class, "SECTIONS", {})
     if takes_recipe or issubclass(config_class, PretrainConfig):
-        lines += _entry("--recipe=NAME", "A recipe of this package; flags after it win.")
+        lines += _entry(
+            "--recipe=NAME", "A recipe of this package; flags given after it override it."
+        )
     for field in dataclasses.fields(config_class):
         if field.name in sections:
             lines += ["", f"{sections[field.name]}:"]

@@ -73,7 +73,7 @@ class ClassifierConfig(RunConfig):
         0.0, "tau of the logit adjustment to rare classes (0: none).", at_least=0, at_most=100
     )
     fine_tune: str = setting(
-        "none", "What is trained of the encoder: none, all, or a number of its last stages."
+        "none", "Part of the encoder to train: none, all, or how many of its last stages."
     )
     encoder_rate_factor: float | None = setting(
         None,
@@ -123,7 +123,7 @@ class ClassifierConfig(RunConfig):
         number = self.fine_tune.isdecimal() and int(self.fine_tune) > 0
         if not number and self.fine_tune not in ("none", "all"):
             raise UserError(
-                "fine_tune must be none, all, or a number of stages from 1 on. Received: "
+                "fine_tune must be none, all, or a number of stages, at least 1. Received: "
                 f"{self.fine_tune!r}."
             )
         if self.is_fine_tuning():

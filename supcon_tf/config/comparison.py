@@ -29,13 +29,13 @@ class CompareConfig(Config):
     comparison_dir: str = setting(
         "runs/comparison", "Directory that the comparison reads and writes.", identity=False
     )
-    arms: str = setting(",".join(ARMS), "Which methods, with commas between.", identity=False)
+    arms: str = setting(",".join(ARMS), "Methods to compare, separated by commas.", identity=False)
     reference: str = setting(
         "cross_entropy", "The arm that the others are compared with.", identity=False
     )
     seeds: int = setting(
         5,
-        "Seeds that every arm is trained with, from 0 on.",
+        "Number of seeds that every arm is trained with, counted from 0.",
         at_least=1,
         at_most=1000,
         identity=False,
@@ -45,15 +45,18 @@ class CompareConfig(Config):
     )
     rate_factors: str = setting(
         "0.3,1,3",
-        "Factors on learning_rate that every arm tries; 1 alone tries none.",
+        "Factors on learning_rate that every arm tries; a single 1 skips the choice.",
         identity=False,
     )
     tuning_seeds: int = setting(
-        1, "Seeds that every factor is tried with, from 0 on.", at_least=1, at_most=100
+        1,
+        "Number of seeds that every factor is tried with, counted from 0.",
+        at_least=1,
+        at_most=100,
     )
     seconds: float | None = setting(
         None,
-        "Equal wall-clock, in place of epochs: seconds of training for every arm (none: off).",
+        "Equal wall-clock time instead of epochs: seconds of training per arm (none: off).",
         kind=float,
         above=0,
         at_most=1e9,
@@ -82,7 +85,7 @@ class CompareConfig(Config):
                 )
         if len(set(names)) < max(2, len(names)):
             raise UserError(
-                f"arms must be two or more, each once. Received: {self.arms!r}. Name others."
+                f"arms must name two or more arms, each once. Received: {self.arms!r}. Name others."
             )
         if self.reference not in names:
             raise UserError(
@@ -109,7 +112,7 @@ class CompareConfig(Config):
             return tuple(factors)
         except ValueError:
             raise UserError(
-                "rate_factors must be different numbers above 0 with commas between. Received: "
+                "rate_factors must be different numbers above 0, separated by commas. Received: "
                 f"{self.rate_factors!r}. Pass --rate_factors=0.3,1,3."
             ) from None
 

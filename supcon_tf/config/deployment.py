@@ -27,7 +27,7 @@ class ExportConfig(Config):
     )
     formats: str = setting(
         ",".join(FORMATS),
-        "What is written, with commas between; always saved_model. onnx needs supcon_tf[onnx].",
+        "Formats to write, comma-separated: saved_model and others; onnx needs supcon_tf[onnx].",
     )
     batch_size: int = setting(256, "Images per step while scoring.", at_least=1, at_most=2**20)
     neighbors: int = setting(
@@ -35,11 +35,11 @@ class ExportConfig(Config):
     )
     index_images: int = setting(
         50_000,
-        "Training images to find neighbours among, at most (0: no index).",
+        "Largest number of training images in the index of neighbours (0: no index).",
         at_least=0,
         at_most=2**24,
     )
-    thumbnails: bool = setting(True, "Put small pictures of those images into the bundle.")
+    thumbnails: bool = setting(True, "Put small pictures of the index's images into the bundle.")
     representative_images: int = setting(
         500, "Training images that calibrate the int8 model.", at_least=1
     )
@@ -50,7 +50,9 @@ class ExportConfig(Config):
         10_000, "Held-out images, at most, on which every export is compared.", at_least=1
     )
     max_difference: float = setting(
-        1e-4, "Largest probability difference to Keras, of the float32 exports.", above=0
+        1e-4,
+        "Largest difference between the probabilities of a float32 export and those of Keras.",
+        above=0,
     )
     max_tflite_loss: float = setting(
         0.01,
@@ -63,8 +65,8 @@ class ExportConfig(Config):
         names, known = self.format_names(), (*FORMATS, *OPTIONAL_FORMATS)
         if not {"saved_model"} <= set(names) <= set(known) or len(names) != len(set(names)):
             raise UserError(
-                f"formats must be saved_model and any of {', '.join(known[1:])}, each once, with "
-                f"commas between. Received: {self.formats!r}."
+                f"formats must be saved_model and any of {', '.join(known[1:])}, each once, "
+                f"separated by commas. Received: {self.formats!r}."
             )
 
     def format_names(self) -> list[str]:
@@ -85,7 +87,7 @@ class AddClassConfig(Config):
     )
     min_top1: float = setting(
         0.5,
-        "Share of each new class's held-out images to recognize, or nothing is written.",
+        "Least top-1 on the held-out images of each new class; below it nothing is written.",
         at_least=0,
         at_most=1,
     )
@@ -106,14 +108,17 @@ class ServeConfig(Config):
         None, "Port of gRPC (none: no gRPC; 0: any free one).", kind=int, at_least=0, at_most=65535
     )
     runtime: str = setting(
-        "saved_model", "What computes: TensorFlow, or one of the TFLite models.", choices=RUNTIMES
+        "saved_model", "Runtime: TensorFlow, or one of the TFLite models.", choices=RUNTIMES
     )
     max_batch_size: int = setting(32, "Images computed at once.", at_least=1, at_most=4096)
     batch_wait_ms: float = setting(
         0.0, "Time to wait for a batch to fill.", at_least=0, at_most=1000
     )
     max_queue: int = setting(
-        256, "Images waiting, beyond which requests are answered 503.", at_least=1, at_most=2**20
+        256,
+        "Most images that may wait; further requests are answered with status 503.",
+        at_least=1,
+        at_most=2**20,
     )
     max_request_mb: float = setting(
         16.0, "Largest request, in MB of 1,000,000 bytes.", above=0, at_most=1024
@@ -146,5 +151,5 @@ class PredictConfig(Config):
         1, "Classes to print for each image; where it has several, at least this many.", at_least=1
     )
     batch_size: int = setting(64, "Images per step.", at_least=1, at_most=2**20)
-    format: str = setting("tsv", "What is written.", choices=("tsv", "csv", "jsonl"))
+    format: str = setting("tsv", "Format of the output.", choices=("tsv", "csv", "jsonl"))
     output: str = setting("", "File to write ('': standard output).", any_bytes=True)

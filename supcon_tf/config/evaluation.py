@@ -20,7 +20,9 @@ class EvaluateConfig(Config):
     }
 
     run_dir: str = setting("runs/run", "Directory of the run.", identity=False)
-    model: str = setting("", "In its place an exported model: saved_models/NAME.", identity=False)
+    model: str = setting(
+        "", "Exported model to score instead of a run: saved_models/NAME.", identity=False
+    )
     output_dir: str = setting(
         "", "Where an exported model's scores are written ('': nowhere).", identity=False
     )
@@ -55,7 +57,7 @@ class EvaluateConfig(Config):
         at_least=1,
     )
     baseline: str = setting(
-        "", "Run whose corruption errors those of this one are divided by ('': none)."
+        "", "Run by whose corruption errors those of this run are divided ('': none)."
     )
     bootstrap: int = setting(
         1000, "Resamples of the 95 % intervals (0: no intervals).", at_least=0, at_most=10**6

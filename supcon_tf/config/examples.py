@@ -7,7 +7,7 @@ from supcon_tf.config.settings import Config, setting
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DemoConfig(Config):
-    """The main job on the embedded digits, end to end."""
+    """The whole workflow on the embedded digits."""
 
     output_dir: str = setting("runs/demo", "Where the demo's runs are written.", identity=False)
     saved_models_dir: str = setting("saved_models", "Where the bundle goes.", identity=False)

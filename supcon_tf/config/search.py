@@ -17,7 +17,11 @@ PLACEMENT = ("run_dir", "resume", "overwrite", "dry_run", "verbose")
 class TuneConfig(Config):
     """Search for settings of the pretraining."""
 
-    space: str = setting("", "JSON file: the settings to search, and their values.", identity=False)
+    space: str = setting(
+        "",
+        "Settings to search and their values: a JSON file, or a packaged name such as digits.",
+        identity=False,
+    )
     search_dir: str = setting(
         "runs/search", "Directory that the search reads and writes.", identity=False
     )
@@ -29,12 +33,12 @@ class TuneConfig(Config):
     )
     objective: str = setting(
         "knn_top1",
-        "Score on the validation set; of a linear classifier: top-1, or the loss (nll).",
+        "Validation score to optimize: k-NN top-1, or a linear classifier's top-1 or loss (nll).",
         choices=tuple(OBJECTIVES),
     )
     max_trials: int | None = setting(
         None,
-        "Trials at most (none: 20; grid, hyperband: as many as they make).",
+        "Largest number of trials (none: 20; grid, hyperband: as many as they make).",
         kind=int,
         at_least=1,
         at_most=10**5,
@@ -42,7 +46,7 @@ class TuneConfig(Config):
     )
     max_total_epochs: int | None = setting(
         None,
-        "Begin no trial once all of them have trained this many epochs (none: no limit).",
+        "Start no new trial once this many epochs have been trained in all (none: no limit).",
         kind=int,
         at_least=1,
         identity=False,
@@ -57,7 +61,7 @@ class TuneConfig(Config):
         at_least=1,
     )
     hyperband_factor: int | None = setting(
-        None, "hyperband: one in so many trials continues (none: 3).", kind=int, at_least=2
+        None, "hyperband: one in this many trials is promoted (none: 3).", kind=int, at_least=2
     )
     hyperband_iterations: int | None = setting(
         None, "hyperband: times to run all of its brackets (none: 1).", kind=int, at_least=1
@@ -66,7 +70,7 @@ class TuneConfig(Config):
     def __post_init__(self):
         super().__post_init__()
         if not self.space:
-            raise UserError("no search space given. Pass --space=FILE.json.")
+            raise UserError("no search space given. Pass --space=FILE.json, or --space=digits.")
         if not self.search_dir:
             raise UserError("search_dir must name a directory. Received: ''.")
         hyperband = self.algorithm == "hyperband"

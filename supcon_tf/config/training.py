@@ -40,7 +40,7 @@ class PretrainConfig(RunConfig):
     data_dir: str = setting("", "Where TensorFlow Datasets keeps data ('': its own default).")
     imbalance_factor: float | None = setting(
         None,
-        "cifar10_lt: largest class over the smallest, in images (none: 100).",
+        "cifar10_lt, cifar100_lt: largest class over the smallest (none: 100).",
         kind=float,
         at_least=1,
         at_most=10**4,
@@ -54,12 +54,12 @@ class PretrainConfig(RunConfig):
     )
     holdout_by: str = setting(
         "image",
-        "What is held out, or set aside for validation, as a whole: images, or class subfolders.",
+        "Whether single images or whole class subfolders are held out or set aside.",
         choices=("image", "folder"),
     )
     skip_bad_images: bool = setting(False, "Leave out unreadable images, and count them.")
     validation_fraction: float = setting(
-        0.0, "Share of the training images set aside for the online k-NN.", at_least=0, below=1
+        0.0, "Share of the training images to set aside for validation.", at_least=0, below=1
     )
     validation_epochs: int = setting(1, "Epochs between two online k-NN scores.", at_least=1)
     labels_per_class: int | None = setting(
@@ -115,7 +115,11 @@ class PretrainConfig(RunConfig):
         None, "Outputs of the projection head (none: 128).", kind=int, at_least=1, at_most=65536
     )
     projection_hidden_dim: int | None = setting(
-        None, "Its hidden units (0: linear; none: 128).", kind=int, at_least=0, at_most=65536
+        None,
+        "Hidden units of the projection head (0: linear; none: 128).",
+        kind=int,
+        at_least=0,
+        at_most=65536,
     )
     augmentation: str = setting("symbols", "How views are made, or a .keras file of a model.")
     augmentation_args: dict = setting(
@@ -131,12 +135,12 @@ class PretrainConfig(RunConfig):
     batch_size: int = setting(256, "Images per step, over all replicas.", at_least=2, at_most=2**20)
     classes_per_batch: int | None = setting(
         None,
-        "Class-balanced batches: classes of each (none: not balanced).",
+        "Classes in each class-balanced batch (none: not balanced).",
         kind=int,
         at_least=1,
     )
     images_per_class: int | None = setting(
-        None, "Class-balanced batches: images of each of those classes.", kind=int, at_least=1
+        None, "Images of each class in a class-balanced batch.", kind=int, at_least=1
     )
     epochs: int = setting(80, "Passes over the training split.", at_least=1, at_most=10**6)
     optimizer: str = setting(
@@ -158,19 +162,19 @@ class PretrainConfig(RunConfig):
     )
     schedule: str = setting(
         "cosine",
-        "What the rate does after the warm-up.",
+        "Course of the learning rate after the warm-up.",
         choices=("cosine", "partial_cosine", "step", "exponential", "constant"),
     )
     warmup_epochs: float | None = setting(
         None, "Epochs of linear warm-up (none: epochs / 16).", kind=float, at_least=0
     )
     decay_epochs: str = setting(
-        "", "step: epochs at which the rate drops, as 60,75,90; exponential: epochs of one drop."
+        "", "step: epochs at which the rate drops, such as 60,75,90; exponential: epochs per drop."
     )
     decay_rate: float = setting(0.1, "step, exponential: factor of one drop.", above=0, at_most=1)
     ema_momentum: float | None = setting(
         None,
-        "Evaluate and keep averaged weights, of this momentum (none: off).",
+        "Momentum of the averaged weights, which are evaluated (none: off).",
         kind=float,
         above=0,
         below=1,
@@ -206,7 +210,7 @@ class PretrainConfig(RunConfig):
     )
     best_metric: str = setting(
         "",
-        "Keep the encoder of the epoch that is best in this ('': the last).",
+        "Metric that decides which epoch's encoder is kept ('': the last epoch's).",
         choices=("knn_top1", "knn_map", "loss"),
     )
     seed: int = setting(0, "Seed of weights, order and augmentation.", at_least=0, below=2**31)
@@ -216,7 +220,7 @@ class PretrainConfig(RunConfig):
         choices=("auto", "one_device", "mirrored", "multi_worker", "tpu"),
     )
     dry_run: bool = setting(False, "Print the plan, check everything, and stop.", identity=False)
-    verbose: bool = setting(False, "Show every metric while it trains.", identity=False)
+    verbose: bool = setting(False, "Show every metric during training.", identity=False)
 
     def __post_init__(self):
         super().__post_init__()
@@ -261,7 +265,7 @@ class PretrainConfig(RunConfig):
         return self.epochs / 16 if self.warmup_epochs is None else self.warmup_epochs
 
     def decay_points(self) -> tuple[float, ...]:
-        """`decay_epochs` as numbers; raises `UserError` unless they are, between 0 and 1e7."""
+        """`decay_epochs` as numbers; raises `UserError` unless all are between 0 and 1e7."""
         try:
             points = tuple(float(part) for part in self.decay_epochs.split(",") if part.strip())
             if not all(0 < point < 1e7 for point in points):
@@ -269,6 +273,6 @@ class PretrainConfig(RunConfig):
             return points
         except ValueError:
             raise UserError(
-                f"decay_epochs must be numbers with commas between. Received: "
+                f"decay_epochs must be numbers separated by commas. Received: "
                 f"{self.decay_epochs!r}."
             ) from None

@@ -12,7 +12,7 @@ class ShowViewsConfig(Config):
     """A picture of training images and their views."""
 
     output_file: str = setting("", "PNG file to write.", identity=False)
-    num_images: int = setting(8, "Training images to show, one a row.", at_least=1, at_most=64)
+    num_images: int = setting(8, "Training images to show, one per row.", at_least=1, at_most=64)
     step: int = setting(
         0, "Another step gives other views of the same images.", at_least=0, below=2**40
     )

@@ -45,13 +45,13 @@ def writing(path: Path):
     """
     new = [folder for folder in path.parents if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Only for this machine's processes is it known whether they live; the folder may be shared.
-    # A host name never contains an @.
+    # It can be known only of this machine's processes whether they are alive; the folder may be
+    # shared. A host name never contains an @.
     prefix = f"{TEMPORARY_PREFIX}{socket.gethostname()}@"
     temporary = path.with_name(f"{prefix}{os.getpid()}-{path.name}")
     for left in path.parent.glob(f"{glob.escape(prefix)}*-{glob.escape(path.name)}"):
         if left == temporary or not _is_alive(left.name.removeprefix(prefix)):
-            remove(left)  # Of a process that was killed.
+            remove(left)  # Left by a process that was killed.
     try:
         yield temporary
         check_interrupts()
@@ -71,11 +71,11 @@ def writing(path: Path):
             raise
         fault = {
             errno.EDQUOT: "the disk quota is full",
-            errno.EFBIG: "the limit of a file's size (ulimit -f) is reached",
+            errno.EFBIG: "the limit on file size (ulimit -f) is reached",
         }.get(error.errno, "the disk is full")
         raise StorageError(
             f"{fault}: {path} takes more than the {format_bytes(_size(temporary))} that "
-            f"were written; {format_bytes(shutil.disk_usage(path.parent).free)} are free. Free "
+            f"was written; {format_bytes(shutil.disk_usage(path.parent).free)} is free. Free "
             "some space or raise the limit, then run this again."
         ) from error
     finally:

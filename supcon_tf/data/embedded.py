@@ -17,7 +17,7 @@ def grey_images(
     description: str,
     homepage: str,
 ) -> tfds.core.DatasetInfo:
-    """What a builder's `_info` returns for square grey images of one class each."""
+    """The `DatasetInfo` of a builder, for square grey images of one class each."""
     features = {
         "image": tfds.features.Image(shape=(side_px, side_px, 1), encoding_format="png"),
         "label": tfds.features.ClassLabel(names=list(class_names)),

@@ -134,9 +134,9 @@ def hold_out_groups(
     for name in np.unique(labels):
         if len(np.unique(groups[labels == name])) < 2:
             raise UserError(
-                f"class {str(name)!r} of {what} has one group of images, which cannot be on both "
-                f"sides of {setting}={fraction}. Received: holdout_by=folder. Divide it, or leave "
-                "--holdout_by out."
+                f"class {str(name)!r} of {what} has only one group of images, but "
+                f"{setting}={fraction} needs two or more. Received: holdout_by=folder. Spread its "
+                "images over several subfolders, or leave --holdout_by out."
             )
     small = min(fraction, 1 - fraction)
     for share in _shares(small, len(np.unique(groups))):
@@ -145,8 +145,9 @@ def hold_out_groups(
             break
     else:
         raise UserError(
-            f"the groups of {what} cannot be divided for {setting}={fraction} with every class on "
-            "both sides. Received: holdout_by=folder. Divide them, or leave --holdout_by out."
+            f"the groups of {what} cannot be split for {setting}={fraction} with every class on "
+            "both sides. Received: holdout_by=folder. Make smaller groups, or leave --holdout_by "
+            "out."
         )
     held = held if fraction == small else ~held
     return tuple(

@@ -72,7 +72,7 @@ def _first_sentence(text):
 
 
 def listed(texts: Iterable[str]) -> str:
-    """The first texts with commas between, and the number of the others."""
+    """The first texts, separated by commas, and the number of the others."""
     texts = list(texts)
     more = f" and {len(texts) - _NAMED} more" if len(texts) > _NAMED else ""
     return ", ".join(texts[:_NAMED]) + more

@@ -30,7 +30,8 @@ class Augmentation:
             reflection as padding; at most 0.5, and only if `min_area` is 1.
         flip: whether half of the views are mirrored left to right.
         alternating_flip: whether each image is mirrored in every other epoch, half of the images in
-            the first; of several views of an image, the first, third, ... alternate with the rest.
+            the first; of several views of an image, every second one is mirrored when the others
+            are not.
         strength: factor on the four changes of colour below.
         brightness: factor on the pixels, up to 1 +- this.
         contrast: factor on the distance from the image's mean grey, up to 1 +- this.
@@ -236,7 +237,7 @@ def named_augmentation(name: str, changes: Mapping[str, Any] | None = None) -> A
     for field in changes:
         if field not in known:
             raise UserError(
-                f"augmentation_args must be of {', '.join(known)}. Received: {field!r}."
+                f"augmentation_args must be among {', '.join(known)}. Received: {field!r}."
                 f"{suggestion(field, known)}"
             )
     try:

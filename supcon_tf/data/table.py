@@ -133,8 +133,8 @@ def _check_columns(file, columns):
     if not {*_NEEDED} <= {*columns}:
         raise UserError(
             f"table {file} must have the columns path and label. Received: "
-            f"{', '.join(columns) or 'an empty file or line'}. Name them in the first line, with "
-            "commas between."
+            f"{', '.join(columns) or 'an empty file or line'}. Name them in the first line, "
+            "separated by commas."
         )
     _reject_twice(f"table {file} has a column", columns)
 

@@ -277,9 +277,9 @@ class _Training:
         if self.saved != self.state.step:
             self._save()
         self.progress.close()
-        gone = f"{self.folder} was removed or replaced, nothing is saved"
+        gone = f"{self.folder} was removed or replaced; nothing is saved"
         saved = gone if has_lost_lock(self.folder) else f"step {self.state.step} is saved"
-        self.progress.warn(f"stopped; {saved}")
+        self.progress.warn(f"stopped: {saved}")
         stop.check()
 
 

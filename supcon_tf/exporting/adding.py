@@ -62,8 +62,8 @@ def add_class(config: AddClassConfig) -> dict:
     bundle = load_bundle(newest_bundle(config.model).resolve())
     if bundle.multi_label:
         raise UserError(
-            f"classes are added to models of one class per image. Received: {bundle.path}, whose "
-            "images have several. Train it again with the new classes."
+            "classes can be added only to models of one class per image. Received: "
+            f"{bundle.path}, whose images have several. Train it again with the new classes."
         )
     settings = bundle.export_settings()
     onnx_model.check_formats(settings.format_names())

@@ -111,7 +111,10 @@ def _write_bundle(bundle, target, run, dataset, model, config, reload):
         "index": index_scores(index, held_out) if index is not None else None,
         **compared,
     }
-    np.savez(bundle / HELD_OUT, features=held_out, labels=labels)
+    if (
+        index is not None
+    ):  # No trace of single images otherwise; classes are added to an index only.
+        np.savez(bundle / HELD_OUT, features=held_out, labels=labels)
     finish_bundle(bundle, metadata, {**run.metrics(), "export": scores})
     return scores
 

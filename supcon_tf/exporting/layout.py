@@ -6,7 +6,7 @@ saved_models/<name>/<version>/
     model.onnx                   if the format onnx was requested
     labels.txt                   one class per line
     index/                       names and thumbnails of the images that neighbours are found among
-    held_out.npz                 features and labels of the held-out images
+    held_out.npz                 features and labels of the held-out images, with an index only
     metadata.json, metrics.json  what it is, how it was made, how it scores
     MODEL_CARD.md                the same, for readers
     SHA256SUMS                   of every file above

@@ -51,10 +51,10 @@ def supcon_loss(
         L_out,i = -1/|P(i)| sum_{p in P(i)} log(exp s_ip / sum_{a in A(i)} exp s_ia)
         L_in,i  = -log(1/|P(i)| sum_{p in P(i)} exp s_ip / sum_{a in A(i)} exp s_ia)
 
-    It is computed in float32 whatever the inputs' dtype. An anchor's similarity with itself is
-    masked before the row maximum is taken, so the loss stays finite at low temperatures. Above 1024
-    rows no matrix of all pairs exists: memory is linear in the rows, in every mode. (A batch of
-    unknown size is computed with the matrix, and refused above 16,384 rows.)
+    The loss is computed in float32 whatever the inputs' dtype. An anchor's similarity with itself
+    is masked before the row maximum is taken, so the loss stays finite at low temperatures. Above
+    1,024 rows (8,192 on a GPU) no matrix of all pairs exists: memory is linear in the rows. (A
+    batch of unknown size is computed with the matrix, and refused above 16,384 rows.)
 
     Args:
         labels: int [B], class ids; None makes every image a class of its own (SimCLR).
@@ -232,7 +232,7 @@ class SupConLoss(AnchorLoss):
 
     Called with `labels` int [B] (or None: SimCLR) and `embeddings` float [B, V, D] or [B, D];
     `loss(None, embeddings, positive_weights=...)` takes pairwise weights instead, and
-    `sample_weight` float [B] weighs the anchors of each image. Under a `tf.distribute` strategy
+    `sample_weight` float [B] weights the anchors of each image. Under a `tf.distribute` strategy
     pass the gathered global batch (`supcon_tf.gather_batch`): Keras divides the mean by the number
     of replicas.
 

@@ -1,7 +1,7 @@
 """Reads a search space: a small JSON file (docs/guides/search.md), each entry a hyperparameter.
 
-The names are fields of `PretrainConfig`, or `method_args.NAME`. Which values a setting takes is
-asked of the configuration, value by value; combinations of them are tried as they come.
+The names are fields of `PretrainConfig`, or `method_args.NAME`. Each value is checked against the
+configuration by itself; combinations are checked only when they are tried.
 """
 
 import dataclasses
@@ -59,15 +59,15 @@ def parse_space(content: Any, algorithm: str) -> SearchSpace:
     """Makes a search space of a file's content; as `read_space`."""
     if not isinstance(content, dict) or not content:
         raise UserError(
-            f"it must be an object of settings, with one or more. Received: {json.dumps(content)}."
+            f"it must be an object with at least one setting. Received: {json.dumps(content)}."
         )
     for name, entry in content.items():
         check_name(name, algorithm)
         _check_shape(name, entry, content)
         if algorithm == "grid" and "range" in entry and "step" not in entry:
             raise UserError(
-                f"{name} is a range without end to a grid. Received: {json.dumps(entry)}. Give it "
-                "a step, or choices."
+                f"{name} is a range without steps, which a grid cannot list. Received: "
+                f"{json.dumps(entry)}. Give it a step, or choices."
             )
     return SearchSpace(content, _hyperparameters(content))
 
@@ -146,10 +146,10 @@ def _in_order(content) -> list[str]:
 
 
 def _needed(name, conditions, choices, needs) -> dict[str, set[str]]:
-    """The choices of other settings, near and far, with which one is searched.
+    """The values that other settings must have, directly or indirectly, for one to be searched.
 
     Raises:
-        UserError: if it never is.
+        UserError: if no combination of values allows it.
     """
     found: dict[str, set[str]] = {}
     for parent, texts in conditions.items():
@@ -189,8 +189,8 @@ def _texts(name: str, values: Any) -> list[str]:
     for text in texts:
         if texts.count(text) > 1:
             raise UserError(
-                f"{name} has a choice twice. Received: {text}. Remove one; of steps, six digits "
-                "count."
+                f"{name} has a choice twice. Received: {text}. Remove one; values made from "
+                "a step are rounded to six digits."
             )
     return texts
 
@@ -212,10 +212,10 @@ def _ends(name, entry) -> Sequence[float]:
         whole = all(isinstance(number, int) for number in (*ends, entry.get("step")))
     low, high = (_checked(name, end if whole else six_digits(end)) for end in ends)
     if low >= high or (scale == "log" and low <= 0):
-        above = " from above 0 on a log scale" if scale == "log" else ""
+        above = ", both above 0 on a log scale" if scale == "log" else ""
         raise UserError(
-            f"{name} must have a range that rises{above}, with ends that six digits tell apart. "
-            f"Received: {json.dumps(ends)}."
+            f"{name} must have a range with a low end below its high end{above}, which differ when "
+            f"rounded to six digits. Received: {json.dumps(ends)}."
         )
     return low, high
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from supcon_tf.core.errors import UserError
 from supcon_tf.exporting.finite import NotFiniteError
-from supcon_tf.serving import measures
+from supcon_tf.serving import metrics
 from supcon_tf.serving.faults import BusyError, RequestError, ServerFailedError
 from supcon_tf.serving.instances import Instance
 from supcon_tf.serving.query import Row
@@ -103,7 +103,7 @@ class Batcher:
 
     def _count(self, images: int) -> None:
         self.queued += images
-        measures.QUEUE.set(self.queued)
+        metrics.QUEUE.set(self.queued)
 
     def _uncount(self, item: _Waiting) -> None:
         if item.counted:
@@ -201,8 +201,8 @@ def _classify(batch: Sequence[_Waiting]) -> list[Row]:
             raise
         for index, row in zip(wanted, nearest, strict=True):
             rows[index].update(row)
-    measures.BATCHES.observe(len(batch))
-    measures.IMAGES.inc(len(batch))
+    metrics.BATCHES.observe(len(batch))
+    metrics.IMAGES.inc(len(batch))
     return rows
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from supcon_tf.serving import measures
+from supcon_tf.serving import metrics
 from supcon_tf.serving.faults import BusyError
 
 _MAX_HEADER_BYTES = 2**16
@@ -39,7 +39,7 @@ class Load:
         self.running, self.refused = 0, 0
         self._resting: dict[Connection, None] = {}  # In order: who has waited longest is first.
         self._logged, self._logged_at = 0, 0.0
-        self._refusals = measures.REQUESTS.labels(route="refused", status="503")
+        self._refusals = metrics.REQUESTS.labels(route="refused", status="503")
         error = BusyError("the server has as many requests as it may have (max_queue).")
         body = orjson.dumps({"error": error.message})
         status = HTTPStatus(error.status)

@@ -11,7 +11,7 @@ import orjson
 from starlette.datastructures import Headers
 from starlette.responses import Response
 
-from supcon_tf.serving import measures
+from supcon_tf.serving import metrics
 from supcon_tf.serving.faults import BusyError, RequestError, ServerFailedError, shown
 
 BODY_SECONDS = 30.0
@@ -61,7 +61,7 @@ class Memory:
 
     def _change(self, count: int) -> None:
         self.held += count
-        measures.HELD_BYTES.set(self.held)
+        metrics.HELD_BYTES.set(self.held)
 
 
 def error_response(scope: MutableMapping[str, Any], error: BaseException) -> Response:
@@ -134,7 +134,7 @@ class Gate:
         if status:
             self.answered += 1
             route = getattr(scope.get("route"), "name", "other")
-            measures.REQUESTS.labels(route=route, status=str(status)).inc()
+            metrics.REQUESTS.labels(route=route, status=str(status)).inc()
 
     async def _read(
         self, headers: Headers, receive: Receive, take: Callable[[int], None]

@@ -18,7 +18,7 @@ from kserve.protocol.grpc.interceptors import ExceptionToStatusInterceptor
 from kserve.protocol.grpc.servicer import InferenceServicer
 
 from supcon_tf.core.errors import UserError
-from supcon_tf.serving import measures
+from supcon_tf.serving import metrics
 from supcon_tf.serving.faults import BusyError, RequestError, ServerFailedError
 from supcon_tf.serving.gate import BODY_SECONDS, Memory
 from supcon_tf.serving.model import FixedModels, ServedDataPlane, asked_version
@@ -108,7 +108,7 @@ class Interceptor(ExceptionToStatusInterceptor):
         """Answers and counts one call."""
         try:
             answer = await super().intercept(method, request_or_iterator, context, method_name)
-            measures.REQUESTS.labels(route="grpc", status="OK").inc()
+            metrics.REQUESTS.labels(route="grpc", status="OK").inc()
             return answer
         finally:
             self.answered += 1
@@ -124,7 +124,7 @@ class Interceptor(ExceptionToStatusInterceptor):
         if isinstance(ex, BusyError):
             code = StatusCode.RESOURCE_EXHAUSTED
         _log.warning("%s %s %s: %s", context.peer(), method_name, code.name, ex.message)
-        measures.REQUESTS.labels(route="grpc", status=code.name).inc()
+        metrics.REQUESTS.labels(route="grpc", status=code.name).inc()
         await context.abort(code, ex.message)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from supcon_tf.core.errors import UserError
 from supcon_tf.exporting.layout import SUMS, find_versions
-from supcon_tf.serving import measures
+from supcon_tf.serving import metrics
 
 _PATIENCE_SECONDS = 10.0
 _log = logging.getLogger("supcon_tf.serving")
@@ -46,7 +46,7 @@ class Versions:
         folder: `<saved_models>/<name>`.
         load: loads a version's folder, and raises `UserError` if anything is wrong with it.
         tell: is given one line for each event.
-        patience_seconds: how long that while is.
+        patience_seconds: how long the files must remain unchanged.
     """
 
     def __init__(
@@ -115,7 +115,8 @@ class Versions:
         while True:
             await asyncio.sleep(seconds)
             try:
-                if replaced:  # Its last batch is done, and TensorFlow's objects form cycles.
+                # The old bundle's last batch is done; TensorFlow's objects form cycles.
+                if replaced:
                     await loop.run_in_executor(self._loader, gc.collect)
                 loaded = await loop.run_in_executor(self._loader, self.look)
                 replaced = loaded is not None
@@ -123,7 +124,7 @@ class Versions:
                     self._serve(*loaded)
                     del loaded
             except Exception:
-                _log.exception("the look for new versions failed")
+                _log.exception("the check for new versions failed")
 
     def look(self) -> tuple[Any, str] | None:
         """Looks once: the bundle that should be served instead, and its identity, if there is one.
@@ -149,7 +150,7 @@ class Versions:
 
     def _forget(self, version: int) -> None:
         self._seen.pop(version, None)
-        measures.REFUSED.set(len(self.refused))
+        metrics.REFUSED.set(len(self.refused))
 
     def _try(self, version: int) -> tuple[Any, str] | None:
         """Loads a version, unless it is incomplete or known to be broken."""
@@ -169,7 +170,7 @@ class Versions:
             self._forget(version)
             return bundle, now
         if not seen.fault and time.monotonic() - seen.since >= self._patience_seconds:
-            seen.fault = f"it has no {SUMS}, and nothing more is written to it. Copy all of it."
+            seen.fault = f"it has no {SUMS}, and no more files are arriving. Copy the whole folder."
         if seen.fault:
             self._refuse(version)
         return None
@@ -181,7 +182,7 @@ class Versions:
             )
         if self.served is not None and bundle.name != self.served.name:
             raise UserError(
-                f"the bundle is of the model {bundle.name!r}, and this server serves "
+                f"the bundle belongs to the model {bundle.name!r}, but this server serves "
                 f"{self.served.name!r}. Put it into a folder of its own."
             )
 
@@ -190,7 +191,7 @@ class Versions:
         seen = self._seen[version]
         if not seen.reported:
             seen.reported = True
-            measures.REFUSED.set(len(self.refused))
+            metrics.REFUSED.set(len(self.refused))
             remaining = f"; version {self.served.version} stays in service" if self.served else ""
             self._tell(f"version {version} is refused{remaining}: {seen.fault}")
 
@@ -198,7 +199,7 @@ class Versions:
         """Answers new requests with `bundle`; those in progress keep the one they have."""
         before, self.served = self.served, bundle
         self._served_identity = seen
-        measures.VERSION.labels(model_name=bundle.name).set(bundle.version)
+        metrics.VERSION.labels(model_name=bundle.name).set(bundle.version)
         if before is not None:
             self._tell(
                 f"serving {bundle.name} version {bundle.version} instead of {before.version}"

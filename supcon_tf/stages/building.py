@@ -49,7 +49,7 @@ def schedule_of(config: PretrainConfig, steps: int):
 
 
 def optimizer_of(config: PretrainConfig, steps: int):
-    """The optimizer, for so many steps per epoch.
+    """The optimizer, for `steps` steps per epoch.
 
     Raises:
         UserError: if a setting would have no effect on it, or is out of its range.

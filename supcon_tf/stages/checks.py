@@ -132,7 +132,7 @@ def _check_several_classes(config, dataset):
 
 def _check_steps(config, dataset):
     """Refuses a batch that an epoch cannot fill, and names the largest that it can."""
-    plain = config.replace(classes_per_batch=None, images_per_class=None)  # An epoch is as long.
+    plain = config.replace(classes_per_batch=None, images_per_class=None)  # Its epoch is as long.
 
     def fills(size):
         return steps_per_epoch_of(plain.replace(batch_size=size), dataset) > 0
@@ -196,7 +196,9 @@ def _check_schedule(config: PretrainConfig) -> None:
             f"Received: decay_epochs={config.decay_epochs!r}."
         )
     if any(b <= a for a, b in zip((0.0, *points), points, strict=False)):
-        raise UserError(f"decay_epochs must rise from above 0. Received: {config.decay_epochs!r}.")
+        raise UserError(
+            f"decay_epochs must be above 0 and increasing. Received: {config.decay_epochs!r}."
+        )
     warmup = config.warmup_length()
     if config.schedule == "step" and points[0] <= warmup:
         raise UserError(

@@ -145,7 +145,7 @@ class Baseline:
         }
 
     def news(self, history: History, epochs: int) -> str | None:
-        """News from the last epoch, if any: that it is learning, or at half time that it is not.
+        """News from the last epoch, if any: learning, or, halfway through, not learning.
 
         Args:
             history: the curves so far, with `knn_top1`.

@@ -22,10 +22,10 @@ RECIPE = PretrainConfig(
     ("settings", "message"),
     [
         ({"arms": "cross_entropy,supcom"}, "'supcom'. Did you mean 'supcon'"),
-        ({"arms": "cross_entropy"}, "two or more, each once"),
-        ({"arms": "cross_entropy,supcon,supcon"}, "two or more, each once"),
+        ({"arms": "cross_entropy"}, "two or more arms, each once"),
+        ({"arms": "cross_entropy,supcon,supcon"}, "two or more arms, each once"),
         ({"arms": "supcon,simclr"}, "reference must be one of the arms.*Pass --reference=supcon"),
-        ({"rate_factors": "1,x"}, "numbers above 0 with commas between. Received: '1,x'"),
+        ({"rate_factors": "1,x"}, "numbers above 0, separated by commas. Received: '1,x'"),
         ({"rate_factors": "1,1"}, "different numbers"),
         ({"rate_factors": "0,1"}, "above 0"),
         ({"rate_factors": ""}, "above 0"),

@@ -48,7 +48,7 @@ def test_it_is_raised_at_the_end_of_the_outermost_block():
     assert reached == [1]
 
 
-def test_nothing_is_written_any_more(tmp_path):
+def test_nothing_is_written_afterwards(tmp_path):
     @noting_interrupts()
     def write():
         swallow()

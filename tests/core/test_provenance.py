@@ -8,7 +8,7 @@ _CORE = "processor\t: 0\nmodel name\t: Some CPU: 2 GHz\nflags\t\t: fpu avx2 {} s
 
 
 @pytest.mark.parametrize(
-    "core, expected",
+    ("core", "expected"),
     [
         (_CORE.format("avx512f"), {"cpu": "Some CPU: 2 GHz", "instructions": "AVX-512, AVX2"}),
         (_CORE.format("avx512"), {"cpu": "Some CPU: 2 GHz", "instructions": "AVX2"}),

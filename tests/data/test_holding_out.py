@@ -74,7 +74,9 @@ def test_a_class_of_one_group_is_refused():
     group_of = {
         name: (0 if label == "b" else number) for number, (name, label) in enumerate(EXAMPLES)
     }
-    with pytest.raises(UserError, match="class 'b' of folder x has one group .*holdout_by=folder"):
+    with pytest.raises(
+        UserError, match="class 'b' of folder x has only one group .*holdout_by=folder"
+    ):
         hold_out_groups("folder x", EXAMPLES, 0.2, 0, "holdout_fraction", group_of)
 
 

@@ -23,7 +23,7 @@ def test_the_guide_leads_from_a_folder_to_a_loaded_model(tmp_path, monkeypatch):
     exec(compile(code, str(_PAGE), "exec"), names)
     assert names["views"].shape == (32, 2, 32, 32, 3)
     assert names["found"]["class_name"][0] in ("cat", "dog")
-    assert (names["bundle"].name, names["bundle"].version) == ("photos", 1)
+    assert (names["bundle"].name, names["bundle"].version) == ("photos_python", 1)
     assert (tmp_path / "my_encoder.keras").is_file()
 
 

@@ -1,4 +1,4 @@
-"""What is shown while training, on a terminal and elsewhere."""
+"""Progress shown during training, on a terminal and elsewhere."""
 
 import io
 

@@ -159,6 +159,7 @@ def test_a_bundle_without_an_index(exported, tmp_path):
     assert bundle.num_neighbors == 0
     assert "neighbors" not in bundle.model.signatures
     assert not (bundle.path / "index").exists()
+    assert not (bundle.path / "held_out.npz").exists()
     assert not (bundle.path / "tflite").exists()
     with pytest.raises(UserError, match="no index of neighbours"):
         bundle.nearest(np.zeros((1, 32), np.float32))

@@ -162,5 +162,7 @@ def test_a_bundle_is_scored_on_a_table(several_exported, images, tmp_path, bundl
 
 
 def test_classes_cannot_be_added(several_exported, image_folder):
-    with pytest.raises(UserError, match="classes are added to models of one class per image"):
+    with pytest.raises(
+        UserError, match="classes can be added only to models of one class per image"
+    ):
         supcon_tf.add_class(AddClassConfig(model=str(several_exported), images=str(image_folder)))

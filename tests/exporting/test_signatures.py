@@ -65,7 +65,7 @@ np.savez(found, signatures=sorted(signatures), **outputs)
 
 @pytest.fixture(scope="module")
 def served(exported, digits, tmp_path_factory):
-    """What every signature gives in a process that cannot import this package."""
+    """Every signature's outputs in a process that cannot import this package."""
     encoded = [encoded.numpy() for encoded, _ in digits.test.records().take(5)]
     pixels = np.stack([tf.io.decode_image(one, channels=3) for one in encoded])
     noise = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), dtype=np.uint8)

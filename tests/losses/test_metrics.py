@@ -55,7 +55,7 @@ def test_uniformity_of_a_large_batch_looks_at_all_of_it(count):
     rows = np.zeros((count, 2), np.float32)
     rows[:, 0] = 1.0
     assert float(uniformity(rows)) == pytest.approx(0.0, abs=1e-6)
-    rows[count * 3 // 4 :] = [0.0, 1.0]  # What stands at the end counts.
+    rows[count * 3 // 4 :] = [0.0, 1.0]  # Rows at the end count too.
     share = 2 * 0.25 * 0.75 * (1 - np.exp(-4))
     assert float(uniformity(rows)) == pytest.approx(np.log(1 - share), abs=0.02)
 

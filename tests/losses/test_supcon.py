@@ -90,7 +90,7 @@ def test_full_gradient_vector(location, expected):
     ],
 )
 def test_anchor_gradient_vector(location, normalize, expected):
-    """Of the first anchor's own loss, in which its row stands only as the anchor."""
+    """The gradient of the first anchor's own loss, in which its row occurs only as the anchor."""
     rows = tf.Variable(EMBEDDINGS, dtype=tf.float32)
     with tf.GradientTape() as tape:
         losses = supcon_loss(LABELS, rows, summation_location=location, normalize=normalize)

@@ -31,7 +31,7 @@ def model(bank_size=12, ramp_steps=1, ema_momentum=None, **settings):
 
 
 def outputs_of_the_specification():
-    """What `forward` gives in the specification's example; its labelled embeddings are not used."""
+    """`forward`'s outputs in the specification's example; labelled embeddings are not used."""
     weak = 3 * raw((4, 3), 0.8, 1.9)
     base = raw((4, 3), 0.6, 1.1)
     outputs = {

@@ -25,7 +25,7 @@ def kit(monkeypatch):
     ("settings", "line"),
     [
         ({}, "TensorFlow sees no GPU"),
-        ({"checks": "losses,none"}, "checks must be of .*Received: 'none'"),
+        ({"checks": "losses,none"}, "checks must be among .*Received: 'none'"),
         ({"training_epochs": "60,x"}, "training_epochs must be whole numbers.*'60,x'"),
         ({"training_epochs": "60"}, "training_epochs must be two numbers.*'60'"),
         ({"peer": "supcontrast"}, "peer must be supcontrast:PATH.*Received: 'supcontrast'"),

@@ -10,7 +10,7 @@ from supcon_tf import UserError
     [
         ({"sizes": "512,x"}, "sizes must be whole numbers.*Received: '512,x'"),
         ({"sizes": "0"}, "sizes must be whole numbers"),
-        ({"losses": "nope"}, "losses must be of supcon_out.*Received: 'nope'"),
+        ({"losses": "nope"}, "losses must be among supcon_out.*Received: 'nope'"),
         ({"peer": "x"}, "peer must be supcontrast:PATH or pml. Received: 'x'"),
         ({}, "cannot write to output_dir .*Not a directory|File exists"),
     ],

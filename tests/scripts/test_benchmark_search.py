@@ -1,4 +1,4 @@
-"""The comparison of search algorithms: its budget, what it makes of reports, how it goes on."""
+"""The comparison of search algorithms: its budget, its use of reports, its resumption."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""What stands for the training of trials."""
+"""A replacement for the training of trials."""
 
 import pytest
 from search.fakes import Data, Training

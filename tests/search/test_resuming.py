@@ -1,4 +1,4 @@
-"""What a search keeps: kills, failures, damage, other settings. The trials here are not trained."""
+"""Searches after kills, failures, damage or changed settings. The trials here are not trained."""
 
 import errno
 import json
@@ -21,11 +21,11 @@ pytestmark = pytest.mark.filterwarnings(
 
 
 class Killed(BaseException):
-    """What no handler catches."""
+    """An exception that no handler catches."""
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_a_search_killed_at_any_write_and_resumed_ends_like_one_that_never_was(
+def test_a_search_killed_at_any_write_and_resumed_ends_like_an_uninterrupted_one(
     algorithm, training, tmp_path, monkeypatch
 ):
     """Kills before or after each file gets its name: nothing is lost, repeated, or different."""
@@ -59,8 +59,10 @@ def test_a_search_killed_at_any_write_and_resumed_ends_like_one_that_never_was(
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_a_failing_trial_is_recorded_and_the_search_goes_on(algorithm, training, tmp_path, capsys):
-    """Also more of them in a row than Keras Tuner would stand."""
+def test_a_failing_trial_is_recorded_and_the_search_continues(
+    algorithm, training, tmp_path, capsys
+):
+    """Also after more failures in a row than Keras Tuner itself would tolerate."""
     training.failing = lambda config: (
         RuntimeError("no\n  memory") if config.optimizer == "adamw" else None
     )
@@ -85,7 +87,7 @@ def test_a_search_of_failures_says_so(training, tmp_path):
 
 
 def test_a_trial_that_its_process_does_not_survive_fails(training, tmp_path):
-    """As where the system kills what takes too much memory; nobody is left to record it."""
+    """As when the system kills a process that takes too much memory."""
     config = search_config(tmp_path / "search", max_trials=2)
     training.failing = lambda settings: KeyboardInterrupt()
     with pytest.raises(KeyboardInterrupt):
@@ -96,7 +98,7 @@ def test_a_trial_that_its_process_does_not_survive_fails(training, tmp_path):
         with place.earlier_deaths("0", 0) as before:
             assert before == kills
             text = counted.read_text()
-        counted.write_text(text)  # A killed process does not come to removing it.
+        counted.write_text(text)  # A killed process never gets to remove it.
     training.failing = lambda settings: None
     trials = {trial["trial"]: trial for trial in tune(config, BASE)["trials"]}
     assert trials["0"]["status"] == "failed"
@@ -105,7 +107,7 @@ def test_a_trial_that_its_process_does_not_survive_fails(training, tmp_path):
 
 
 def test_what_a_failed_trial_trained_is_counted_once(training, tmp_path):
-    """Hyperband may choose a failed trial to go on, where all others failed too."""
+    """Hyperband may choose a failed trial to continue, if all others failed too."""
 
     def failing(config):
         error = RuntimeError("lost")
@@ -173,7 +175,7 @@ def test_a_search_of_an_earlier_version_is_refused(training, tmp_path):
         tune(config, BASE)
 
 
-def test_a_result_that_was_removed_is_missed(training, tmp_path):
+def test_a_removed_result_is_reported(training, tmp_path):
     config = search_config(tmp_path / "search", max_trials=2)
     tune(config, BASE)
     (tmp_path / "search/results/1 copy.json").write_text("{}")
@@ -183,7 +185,7 @@ def test_a_result_that_was_removed_is_missed(training, tmp_path):
         tune(config, BASE)
 
 
-def test_damaged_checkpoints_begin_the_trial_anew(training, tmp_path):
+def test_a_trial_with_damaged_checkpoints_starts_again(training, tmp_path):
     config = search_config(tmp_path / "search", max_trials=1)
     broken = tmp_path / "search/trials/0/checkpoints/pretrain/000000004"
 
@@ -212,7 +214,7 @@ def test_other_data_is_refused_on_resume(training, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("error", [OSError(errno.EROFS, "Read-only"), StorageError("disk full.")])
-def test_a_disk_is_no_fault_of_a_trial(error, training, tmp_path):
+def test_disk_errors_are_not_counted_against_a_trial(error, training, tmp_path):
     config = search_config(tmp_path / "search", max_trials=2)
     training.failing = lambda settings: error
     with pytest.raises(UserError, match="Read-only|disk full"):
@@ -222,7 +224,7 @@ def test_a_disk_is_no_fault_of_a_trial(error, training, tmp_path):
     assert tune(config, BASE)["cost"]["finished"] == 2
 
 
-def test_too_little_memory_is(training, tmp_path):
+def test_too_little_memory_is_counted_against_a_trial(training, tmp_path):
     training.failing = lambda config: (
         OSError(errno.ENOMEM, "Cannot allocate memory") if config.optimizer == "adamw" else None
     )

@@ -1,4 +1,4 @@
-"""What a search space may say, and the one line that refuses everything else."""
+"""Accepted search spaces, and the one line that refuses everything else."""
 
 import json
 
@@ -15,8 +15,8 @@ BAD = {
     "not JSON": ("{,", "is not JSON: .*line 1"),
     "a setting twice": ('{"momentum": {}, "momentum": {}}', "'momentum' occurs twice"),
     "no number": ('{"momentum": {"range": [0.1, NaN]}}', "NaN is not a number"),
-    "a list": ("[1]", r"must be an object of settings.*Received: \[1\]"),
-    "empty": ("{}", "one or more. Received: {}"),
+    "a list": ("[1]", r"must be an object with at least one setting.*Received: \[1\]"),
+    "empty": ("{}", "at least one setting. Received: {}"),
     "a huge number": ({"learning_rate": {"range": [0.1, 10**400]}}, "range of two numbers"),
     "a huge choice": ({"learning_rate": {"choices": [10**400]}}, "finite number"),
     "steps without end": (
@@ -33,7 +33,7 @@ BAD = {
     ),
     "a range too narrow": (
         {"learning_rate": {"range": [0.12345671, 0.12345672]}},
-        "six digits tell apart",
+        "rounded to six digits",
     ),
     "unknown field": (
         {"learning_rat": {"choices": [1.0]}},
@@ -84,8 +84,14 @@ BAD = {
     ),
     "one end": ({"momentum": {"range": [0.5]}}, r"two numbers.*Received: \[0.5\]"),
     "ends of text": ({"momentum": {"range": ["a", "b"]}}, 'two numbers.*"a", "b"'),
-    "empty range": ({"momentum": {"range": [0.5, 0.5]}}, r"rises.*\[0.5, 0.5\]"),
-    "reversed range": ({"momentum": {"range": [0.9, 0.1]}}, r"rises.*\[0.9, 0.1\]"),
+    "empty range": (
+        {"momentum": {"range": [0.5, 0.5]}},
+        r"low end below its high end.*\[0.5, 0.5\]",
+    ),
+    "reversed range": (
+        {"momentum": {"range": [0.9, 0.1]}},
+        r"low end below its high end.*\[0.9, 0.1\]",
+    ),
     "end out of bounds": ({"momentum": {"range": [0.5, 1.0]}}, "below 1. Received: 1.0"),
     "choice out of bounds": ({"batch_size": {"choices": [64, 1]}}, "least 2.*Received: 1"),
     "unknown choice": ({"optimizer": {"choices": ["adam"]}}, "one of sgd.*'adam'"),
@@ -121,7 +127,7 @@ BAD = {
     ),
     "a list as argument": ({"method_args.a": {"choices": [[1]]}}, r"word. Received: \[1\]"),
     "text with a comma": ({"method_args.a": {"choices": ["b,c"]}}, "word. Received: .b,c"),
-    "grid over a range": ({"momentum": {"range": [0, 0.5]}}, "without end.*a step"),
+    "grid over a range": ({"momentum": {"range": [0, 0.5]}}, "without steps.*a step"),
     "condition of no object": (
         {"nesterov": {"choices": [True], "when": "sgd"}},
         'object of lists.*Received: "sgd"',

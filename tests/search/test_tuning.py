@@ -1,4 +1,4 @@
-"""What a search proposes, stops and reports. The trials here are not trained."""
+"""Proposals, stopping and reports of a search. The trials here are not trained."""
 
 import json
 import math
@@ -182,7 +182,7 @@ def test_no_trial_begins_once_the_epochs_are_spent(training, tmp_path):
 def test_hyperband_trains_what_it_planned(training, tmp_path, capsys):
     config = search_config(tmp_path / "search", "hyperband")
     report = tune(config, BASE)
-    # Brackets of rungs 3, 9 and 9: five trials, of which two go on, and three.
+    # Brackets of rungs 3, 9 and 9: five trials, two of which continue, and three.
     assert [trial["all_epochs"] for trial in report["trials"]].count(9) == 5
     assert {trial["all_epochs"] for trial in report["trials"]} == {3, 9}
     continued = [trial for trial in report["trials"] if trial["continues"]]

@@ -115,7 +115,7 @@ def test_a_run_without_validation_images_is_not_scored_on_them(finished_run):
 
 @pytest.mark.slow
 def test_hyperband_continues_bit_for_bit(space, base, tmp_path):
-    """Two trials of one epoch, of which the better one goes on to two on the same schedule."""
+    """Two trials of one epoch, the better of which continues to two on the same schedule."""
     folder, whole = tmp_path / "search", PretrainConfig(**base)
     config = search(space, folder, algorithm="hyperband", hyperband_factor=2, max_trials=3)
     tune(config, whole)
@@ -196,7 +196,7 @@ def test_a_search_killed_in_a_trial_loses_no_trial_and_repeats_none(
 
 @pytest.mark.slow
 def test_a_chief_and_two_workers_search_together(space, base, tmp_path):
-    """Hyperband, so that one worker may go on with what the other one began."""
+    """Hyperband, so that one worker may continue what the other one began."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

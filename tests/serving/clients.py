@@ -55,7 +55,7 @@ class Clients:
         self.answers.append((answer.status, content.get("model_version"), content))
 
     def wait_for_more(self, count=20):
-        """Waits until so many further requests have been answered."""
+        """Waits until `count` further requests have been answered."""
         goal = len(self.answers) + count
         self.server.wait_for(lambda: len(self.answers) >= goal or self.lost)
 

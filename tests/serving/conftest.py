@@ -52,7 +52,7 @@ def stub(server, messages):
 
 @pytest.fixture(scope="session")
 def expected(bundle):
-    """What the bundle gives in this process, for each file and then for the pixels."""
+    """The bundle's answers in this process, for each file and then for the pixels."""
     images = [bundle.decode(content) for content in fakes.FILES.values()] + [
         bundle.scale(fakes.PIXELS)
     ]
@@ -73,7 +73,7 @@ def browser(tmp_path_factory):
 
 @pytest.fixture
 def page(browser, server):
-    """The page, loaded anew; afterwards: nobody else was asked, and no script failed."""
+    """The page, freshly loaded; checks later that it asked no other host and no script failed."""
     address = open_page(browser, server)
     yield browser
     browser.be()

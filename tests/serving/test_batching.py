@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from serving.fakes import FakeBundle
 
-from supcon_tf.serving import measures
+from supcon_tf.serving import metrics
 from supcon_tf.serving.batching import Batcher
 from supcon_tf.serving.faults import BusyError, RequestError, ServerFailedError
 from supcon_tf.serving.instances import Instance
@@ -153,7 +153,7 @@ def test_a_full_queue_is_told_at_once():
         assert time.monotonic() - began < 0.1
         last = asyncio.create_task(batcher.run(bundle, PIXELS[:1]))
         await asyncio.sleep(0)
-        assert measures.QUEUE._value.get() == 4
+        assert metrics.QUEUE._value.get() == 4
         bundle.may_go_on.set()
         await asyncio.gather(running, waiting, last)
 

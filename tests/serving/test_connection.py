@@ -86,7 +86,7 @@ async def _running_after_the_end(content):
     load, goes_on, ended = Load(9, 9, lambda: False), asyncio.Event(), asyncio.Event()
 
     async def app(scope, receive, send):
-        await receive()  # Reading goes on, so that the end of the connection is noticed.
+        await receive()  # Reading continues, so that the end of the connection is noticed.
         await goes_on.wait()
         await _answer(send)
         ended.set()

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from supcon_tf.serving import measures
+from supcon_tf.serving import metrics
 from supcon_tf.serving.faults import BusyError
 from supcon_tf.serving.gate import Gate, Memory
 
@@ -128,7 +128,7 @@ def test_all_bodies_together_are_bounded(memory):
     assert results[0] == 200
     assert len(seen) == 100 // 7
     assert memory.held == 0
-    assert measures.HELD_BYTES._value.get() == 0
+    assert metrics.HELD_BYTES._value.get() == 0
 
 
 def test_too_much_at_once_is_told_to_come_back(memory):

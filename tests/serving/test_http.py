@@ -17,7 +17,7 @@ PNG = base64_of(FILES["png"])
 
 
 def raw_http(server, content, pause=0.0):
-    """What comes back on a connection that sends these bytes."""
+    """The response on a connection that sends these bytes."""
     with socket.create_connection(("127.0.0.1", server.http_port), 20) as connection:
         for part in content if isinstance(content, list) else [content]:
             connection.sendall(part)

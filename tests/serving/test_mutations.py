@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from serving.fakes import base64_of, picture
 
 REQUESTS, AT_ONCE = 10_000, 25
-# Of gRPC, for a request that is not the server's fault; the load's would be another.
+# gRPC statuses that show no fault of the server's; overload would give another one.
 FINE = {"OK", "INVALID_ARGUMENT", "NOT_FOUND", "RESOURCE_EXHAUSTED"}
 FILES = [
     *(picture(kind, size=(9, 7)) for kind in ("PNG", "JPEG", "GIF", "BMP")),
@@ -68,7 +68,7 @@ VALUES = st.one_of(STRANGE, SCALARS, st.lists(SCALARS, max_size=4))
 
 @st.composite
 def changed_document(draw):
-    """A request one value of which is another, or missing, or there many times."""
+    """A request in which one or two values are replaced, removed or repeated."""
     path, document = draw(st.sampled_from(DOCUMENTS))
     document = copy.deepcopy(document)
     for _ in range(draw(st.integers(1, 2))):
@@ -156,7 +156,7 @@ def strange_address(draw):
 
 @st.composite
 def damaged_message(draw):
-    """A gRPC message, damaged; the first byte tells which call."""
+    """A damaged gRPC message, and the call that it is sent with."""
     return (
         "gRPC",
         draw(st.sampled_from(["ModelInfer", "ModelInfer", "ModelMetadata"])),
@@ -219,7 +219,7 @@ def client(server):
     client.close()
 
 
-def test_the_undamaged_messages_are_in_order(client):
+def test_the_undamaged_messages_are_accepted(client):
     for message in MESSAGES:
         assert client.send("gRPC", "ModelInfer", message, {}) == "OK"
     for path, document in DOCUMENTS[:-1]:
@@ -238,7 +238,7 @@ def test_damaged_requests_are_never_the_servers_fault(server, client):
         deadline=None,
         database=None,
         derandomize=True,
-        phases=[Phase.generate],  # The message has the one request that matters.
+        phases=[Phase.generate],  # No shrinking: the assertion names the request.
         suppress_health_check=list(HealthCheck),
     )
     @given(st.lists(STRATEGY, min_size=AT_ONCE, max_size=AT_ONCE))

@@ -1,4 +1,4 @@
-"""What keeps a server from starting is one clear line, told before the model is loaded."""
+"""A server that cannot start says why in one clear line, before the model is loaded."""
 
 import shutil
 import socket

@@ -1,4 +1,4 @@
-"""Versions come and go and the queue fills, while clients go on asking; also over gRPC."""
+"""Versions come and go and the queue fills while clients keep asking; also over gRPC."""
 
 import asyncio
 import re

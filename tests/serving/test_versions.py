@@ -11,7 +11,7 @@ import pytest
 from serving.fakes import FakeBundle
 
 from supcon_tf.core.errors import UserError
-from supcon_tf.serving import measures
+from supcon_tf.serving import metrics
 from supcon_tf.serving.versions import Versions
 
 
@@ -97,7 +97,7 @@ def test_a_new_version_is_served_at_the_next_look(serving_3):
     serving_3.write(4)
     assert serving_3.look() == 4
     assert serving_3.lines == ["serving digits version 4 instead of 3"]
-    assert measures.VERSION.labels(model_name="digits")._value.get() == 4
+    assert metrics.VERSION.labels(model_name="digits")._value.get() == 4
 
 
 def test_a_broken_version_is_reported_once_until_its_files_change(serving_3):
@@ -112,11 +112,11 @@ def test_a_broken_version_is_reported_once_until_its_files_change(serving_3):
     ]
     assert serving_3.loads == [3, 4]
     assert list(serving_3.versions.refused) == [4]
-    assert measures.REFUSED._value.get() == 1
+    assert metrics.REFUSED._value.get() == 1
     serving_3.write(4, "digits")
     assert serving_3.look() == 4
     assert serving_3.versions.refused == {}
-    assert measures.REFUSED._value.get() == 0
+    assert metrics.REFUSED._value.get() == 0
 
 
 def test_a_copy_under_way_is_not_reported(serving_3):
@@ -142,11 +142,11 @@ def test_a_version_that_never_gets_its_sums_is_reported_once(serving_3):
         assert serving_3.look() == 3
         time.sleep(0.25)
     assert serving_3.lines == [
-        "version 4 is refused; version 3 stays in service: it has no SHA256SUMS, and nothing more "
-        "is written to it. Copy all of it."
+        "version 4 is refused; version 3 stays in service: it has no SHA256SUMS, and no more files "
+        "are arriving. Copy the whole folder."
     ]
     assert list(serving_3.versions.refused) == [4]
-    assert measures.REFUSED._value.get() == 1
+    assert metrics.REFUSED._value.get() == 1
     serving_3.write(4)
     assert serving_3.look() == 4
     assert serving_3.versions.refused == {}
@@ -178,7 +178,7 @@ def test_what_is_deleted_is_no_longer_served(serving_3):
     serving_3.remove(3)
     assert serving_3.look() == 2
     serving_3.remove(2)
-    assert serving_3.look() == 2  # It goes on from memory.
+    assert serving_3.look() == 2  # It is still served from memory.
     serving_3.write(1)
     assert serving_3.look() == 1
     shutil.rmtree(serving_3.path)
@@ -194,7 +194,7 @@ def test_a_refused_version_that_is_deleted_is_forgotten(serving_3):
     assert serving_3.versions.refused == {}
 
 
-def test_a_version_written_anew_is_loaded_anew(serving_3):
+def test_a_rewritten_version_is_loaded_again(serving_3):
     served = serving_3.versions.served
     serving_3.write(3, "digits")
     os.utime(serving_3.path / "3/content", (1, 1))
@@ -219,7 +219,7 @@ def test_a_version_of_another_model_is_refused(serving_3):
     serving_3.write(4, "letters")
     serving_3.look()
     serving_3.look()
-    assert "is of the model 'letters', and this server serves 'digits'" in serving_3.lines[-1]
+    assert "belongs to the model 'letters', but this server serves 'digits'" in serving_3.lines[-1]
 
 
 def test_a_version_under_a_wrong_number_is_refused(serving_3):

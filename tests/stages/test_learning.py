@@ -27,7 +27,7 @@ BASELINE = Baseline(untrained=0.4, largest_class=0.3, images=150)
         (Baseline(0.1, 0.4, 150), 0.485, "learning"),
         # Four times as many images halve the standard error.
         (Baseline(0.4, 0.3, 600), 0.445, "learning"),
-        # Nothing can be seen where all images were right before.
+        # No gain is possible if all images were right before training.
         (Baseline(1.0, 0.5, 8), 1.0, "undecided"),
         (Baseline(1.0, 0.5, 8), 0.875, "not learning"),
     ],
@@ -38,13 +38,13 @@ def test_verdicts(baseline, top1, verdict):
 
 
 def said(scores, epochs):
-    """What is said after each epoch but the last ones, that are not there yet."""
+    """The news after each epoch for which there is a score so far."""
     return [
         BASELINE.news({"knn_top1": scores[:count]}, epochs) for count in range(1, len(scores) + 1)
     ]
 
 
-def test_learning_is_said_once_and_not_again_at_the_end():
+def test_learning_is_reported_once_and_not_again_at_the_end():
     found = said([0.4, None, 0.6, 0.3, 0.7, 0.8], epochs=6)
     assert [bool(line) for line in found] == [False, False, True, False, False, False]
     assert found[2] == (
@@ -53,7 +53,7 @@ def test_learning_is_said_once_and_not_again_at_the_end():
     )
 
 
-def test_not_learning_is_said_at_half_time():
+def test_not_learning_is_reported_halfway():
     found = said([0.3, 0.3, None, 0.3, 0.3, 0.3], epochs=6)
     assert [bool(line) for line in found] == [False, False, False, True, False, False]
     assert found[3].startswith("not learning: k-NN 30.0 % of 150 validation images, 40.0 % before")
@@ -66,7 +66,7 @@ def test_not_learning_is_said_at_half_time():
     ("changes", "verdict"),
     [({}, "learning"), ({"weight_decay": 1.0, "learning_rate": 0.5}, "not learning")],
 )
-def test_a_training_says_whether_it_learns(changes, verdict, small_config, tmp_path, capsys):
+def test_a_run_says_whether_it_is_learning(changes, verdict, small_config, tmp_path, capsys):
     settings = {**small_config, "epochs": 4, "validation_fraction": 0.4, **changes}
     run = tmp_path / "run"
     metrics = supcon_tf.pretrain(PretrainConfig(run_dir=str(run), **settings), maps=False)

@@ -1,4 +1,4 @@
-"""What the pictures say."""
+"""Content of the pictures."""
 
 import numpy as np
 import pytest

@@ -27,7 +27,7 @@ def test_signals_save_and_the_resumed_run_ends_like_an_uninterrupted_one(
             with pytest.raises(error) as stopped:
                 supcon_tf.pretrain(config, maps=False)
         assert error is KeyboardInterrupt or stopped.value.code == 143
-        assert f"stopped; step {step} is saved" in capsys.readouterr().err
+        assert f"stopped: step {step} is saved" in capsys.readouterr().err
         assert not (tmp_path / "run" / "encoder.keras").exists()
     supcon_tf.pretrain(config, maps=False)
     assert_equal_runs(config.run_dir, finished_run)

@@ -1,4 +1,4 @@
-"""Sheets of views: what stands where, and what is refused."""
+"""Sheets of views: their layout, and the settings that are refused."""
 
 import numpy as np
 import pytest

@@ -51,7 +51,7 @@ def _run(check, config):
             )
             failed = f"status {done.returncode}, see {log}" if done.returncode else ""
         except subprocess.TimeoutExpired:
-            failed = f"broken off after {config.limit_minutes:g} minutes"
+            failed = f"stopped after {config.limit_minutes:g} minutes"
     print(f"{check}: {failed or 'done'}, {time.monotonic() - started:.0f} s", file=sys.stderr)
     return failed
 
@@ -97,7 +97,7 @@ def main(config):
     checks = config.checks.split(",") if config.checks else known
     for check in checks:
         if check not in known:
-            raise UserError(f"checks must be of {', '.join(known)}. Received: {check!r}.")
+            raise UserError(f"checks must be among {', '.join(known)}. Received: {check!r}.")
     if config.peer:
         _check_peer(config)
     _check_gpu()
