@@ -41,7 +41,8 @@ def trials_of(config: CompareConfig, base: PretrainConfig, arm: str, epochs: int
     return [
         Trial(
             name=f"{arm}-{factor:g}-{seed}",
-            base=arm_config(base, arm, seed=seed, epochs=epochs),
+            # Only the score at the end decides; k-NN scores before it would cost as much as steps.
+            base=arm_config(base, arm, seed=seed, epochs=epochs, validation_epochs=epochs),
             values={"learning_rate": base.learning_rate * factor},
             objective=OBJECTIVE,
         )

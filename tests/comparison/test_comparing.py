@@ -30,7 +30,7 @@ class Cells(Training):
 
     def __init__(self):
         super().__init__()
-        self.final, self.ends_at = [], None
+        self.trained, self.final, self.ends_at = [], [], None
 
     def score(self, run, objective):
         assert objective == "linear_top1"
@@ -39,6 +39,7 @@ class Cells(Training):
 
     def pretrain(self, config, **how):
         super().pretrain(config, **how)
+        self.trained.append(config)
         file = self.file(config.run_dir).with_name("fake.json")
         file.write_text(json.dumps(config.to_dict()))
 
@@ -106,6 +107,7 @@ def test_every_arm_gets_the_rate_that_is_best_on_validation_images(run, cells):
         ("simclr", 1, 0.05),
     ]
     assert {one.validation_fraction for one in cells.final} == {0.0}
+    assert {one.validation_epochs for one in cells.trained if one not in cells.final} == {3}
     assert {one.epochs for one in cells.final} == {3}
 
 
