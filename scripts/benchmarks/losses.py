@@ -31,7 +31,7 @@ class BenchmarkConfig(Config):
     """Settings of the benchmark."""
 
     output_dir: str = setting("runs/benchmark_losses", "Where the results are written.")
-    sizes: str = setting("512,1024,2048,4096,8192,16384,32768,65536", "Rows, two views an image.")
+    sizes: str = setting("512,1024,2048,4096,8192,16384,32768,65536", "Rows, two views per image.")
     losses: str = setting(
         "supcon_out,supcon_in,simclr,triplet_all,triplet_hard,triplet_semi_hard,npairs,max_margin",
         "Losses, by method name; triplet also with its mining.",

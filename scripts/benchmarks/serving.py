@@ -91,7 +91,7 @@ def load_servers(config, bundle, requests):
             for title, server in servers.items():
                 found = run_load(server, bundle.name, requests, concurrency, config)
                 print(
-                    f"{title}, {concurrency} clients: {found['per_second']:.0f} a second, errors "
+                    f"{title}, {concurrency} clients: {found['per_second']:.0f} per second, errors "
                     f"{found['errors'] or 'none'}",
                     file=sys.stderr,
                 )

@@ -53,19 +53,19 @@ def main(config):
 
 def _interval(metrics, name):
     found = metrics.get("intervals", {}).get(name)
-    return f" (95 %: {100 * found[0]:.2f} to {100 * found[1]:.2f})" if found else ""
+    return f" (95 % interval: {100 * found[0]:.2f} to {100 * found[1]:.2f})" if found else ""
 
 
 def _print_robustness(found):
     print(
-        f"on 15 corruptions at 5 severities of {found['images']:,} images: error "
-        f"{100 * found['mean_error']:.2f} % (clean {100 * found['clean']['error']:.2f} %), ece "
-        f"{100 * found['mean_ece']:.2f} %"
+        f"{found['images']:,} images under 15 corruptions at 5 severities: mean error "
+        f"{100 * found['mean_error']:.2f} % (clean {100 * found['clean']['error']:.2f} %), mean "
+        f"ece {100 * found['mean_ece']:.2f} %"
     )
     for name, title in (("mce", "mCE"), ("relative_mce", "relative mCE")):
         if name in found:
             shown = "undefined" if found[name] is None else f"{found[name]:.4f}"
-            print(f"{title} {shown} (1: {found['baseline']})")
+            print(f"{title} {shown} (1 is the baseline, {found['baseline']})")
 
 
 def _print_next(config, metrics):

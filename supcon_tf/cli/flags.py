@@ -150,7 +150,10 @@ def _tensorflow_errors():
         ) from error
     except (tf.errors.DataLossError, tf.errors.NotFoundError) as error:
         message = str(error.message).strip().splitlines()[0]
-        raise UserError(f"data on disk is damaged or gone: {message}") from error
+        raise UserError(
+            f"data on disk is damaged or gone: {message.rstrip('.')}. Restore it, then run this "
+            "again."
+        ) from error
 
 
 def _terminate(signum, frame):

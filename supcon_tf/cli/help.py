@@ -24,6 +24,8 @@ def help_text(config_class: type[Config], usage: str, takes_recipe: bool = False
         takes_recipe: whether the flags of a pretraining are taken too, and so its recipes.
     """
     lines = [usage.strip(), ""]
+    if any(default_of(field) is None for field in dataclasses.fields(config_class)):
+        lines += ["(none: ...) says what a flag means if it is left out or given as none.", ""]
     lines += _entry("--flagfile=FILE", "A recipe: a file with one flag per line.")
     sections = getattr(config_class, "SECTIONS", {})
     if takes_recipe or issubclass(config_class, PretrainConfig):

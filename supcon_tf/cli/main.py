@@ -11,12 +11,12 @@ COMMANDS = {
     "demo": "the whole workflow on embedded digits: SupCon against cross entropy, then export",
     "show-views": "draws training images and their augmented views into a PNG file",
     "pretrain": "trains an encoder, contrastively or with cross entropy",
-    "classify": "trains a classifier of a run: linear on the frozen encoder, or with it",
-    "evaluate": "scores a run or an export on held-out images, or on any labelled folder",
+    "classify": "trains a classifier for a run: on its frozen encoder, or together with it",
+    "evaluate": "scores a run or an exported model on held-out or other labelled images",
     "export": "writes a run's classifier as SavedModel and TFLite, compared with Keras",
-    "predict": "classifies images with an export or a server",
-    "serve": "serves an export over HTTP and gRPC, with a page to try it on",
-    "add-class": "adds classes to an export from a few images each, without training",
+    "predict": "classifies images with an exported model or a server",
+    "serve": "serves an exported model over HTTP and gRPC, with a page to try it on",
+    "add-class": "adds classes to an exported model from a few images each, without training",
     "compare": "compares methods over seeds at an equal budget, each with its own learning rate",
     "tune": "searches for the settings of a recipe that score best on validation images",
     "write-digits": "writes the embedded digits as a folder of PNG files",
@@ -34,7 +34,7 @@ def _usage():
             "",
             *lines,
             "",
-            "supcon-tf COMMAND --help lists the flags of a command; supcon-tf --version.",
+            "supcon-tf COMMAND --help lists its flags; supcon-tf --version prints the version.",
         ]
     )
 

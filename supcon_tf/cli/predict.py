@@ -136,7 +136,10 @@ def destination(output):
     if path.suffix.lower() in EXTENSIONS + HEIC_EXTENSIONS or (
         path.exists() and not path.is_file()
     ):
-        raise UserError(f"output must be a file to write a table to. Received: {output!r}.")
+        raise UserError(
+            "output must be a table, neither a folder nor named like an image. Received: "
+            f"{output!r}. Pass --output=classes.csv."
+        )
     with writing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as stream:
         yield stream
 

@@ -64,7 +64,10 @@ def _flags_for(method, file):
     dropped = [flag for flag in flags if flag.lstrip("-").partition("=")[0] in _OF_METHOD]
     if dropped:
         shown = ", ".join(flag.lstrip("-") for flag in dropped)
-        print(f"--method={method} in place of {own}, whose {shown} is left out", file=sys.stderr)
+        print(
+            f"--method={method} replaces {own}, whose own settings are left out: {shown}",
+            file=sys.stderr,
+        )
     return [flag for flag in flags if flag not in dropped]
 
 

@@ -28,7 +28,7 @@ def main(config, base):
     print(base_line(report))
     print(f"best: trial {best['trial']}, validation {config.objective} {best['score']:.4f}")
     print(f"recipe: {report['recipe']}    pictures: {config.search_dir}/pictures")
-    print("next, for its score on images that the search has not seen, once:")
+    print("next, to score it once on images that the search has not seen:")
     for command in next_commands(report, config, configured(base, best["values"])):
         print(f"  {command}")
 

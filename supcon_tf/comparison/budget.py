@@ -82,7 +82,7 @@ def budget_line(config: CompareConfig, base: PretrainConfig, images: int) -> str
     if config.seconds is not None:
         return (
             f"equal wall-clock: as many whole epochs of training as fit into {config.seconds:g} "
-            "seconds by the speed of each arm's steps on this machine"
+            "seconds at the speed of each arm's steps on this machine"
         )
     seen = images // base.batch_size * base.batch_size * base.num_views * base.epochs
     return (

@@ -84,7 +84,7 @@ def prepare(config: CompareConfig, base: PretrainConfig) -> tuple[PretrainConfig
     if dataset.multi_label:
         raise UserError(
             "compare is for images of one class each. Received: "
-            f"dataset={dataset.name}, whose images have several."
+            f"dataset={dataset.name}, whose images have several. Give other data."
         )
     for arm in config.arm_names():
         try:

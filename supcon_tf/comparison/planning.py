@@ -39,6 +39,6 @@ def print_plan(config: CompareConfig, base: PretrainConfig) -> None:
     print(format_table(header, rows))
     print(budget_line(config, base, dataset.train.num_examples))
     print(
-        f"about {total / 60:.0f} min of training on this machine; classifiers and scores come on "
-        "top. Nothing written; ready"
+        f"about {total / 60:.0f} min of training on this machine, classifiers and scoring not "
+        "counted\nnothing written; ready"
     )

@@ -19,7 +19,7 @@ class Progress:
 
     def trial_ended(self, name: str, result: Result) -> None:
         """A training that a learning rate is chosen by."""
-        score = f"failed: {result.reason}"
+        score = f"failed: {(result.reason or '').rstrip('.')}"
         if result.score is not None:
             score = f"validation top-1 {100 * result.score:.1f} %"
         rate = result.values["learning_rate"]
@@ -38,7 +38,7 @@ class Progress:
         minutes = left * (now - self.started) / max(1, self.ran) / 60
         when = f", about {minutes:.0f} min left" if left and self.ran else ""
         print(
-            f"cell {self.ended} of {self.cells}, {text}; {seconds:.0f} s{when}",
+            f"cell {self.ended} of {self.cells}, {text}; {seconds:.0f} s in all{when}",
             file=sys.stderr,
             flush=True,
         )

@@ -18,7 +18,7 @@ SCORES = {
 }
 ROBUSTNESS = {
     "mean_error": ("corruption error, %", 100, 1),
-    "mean_ece": ("its calibration error, %", 100, 1),
+    "mean_ece": ("calibration error when corrupted, %", 100, 1),
     "mce": ("mCE", 1, 3),
     "relative_mce": ("relative mCE", 1, 3),
 }
@@ -144,6 +144,6 @@ def _sentence(text: str) -> str:
 def _remarks(arms: Sequence[Mapping]) -> list[str]:
     tuned = any(arm["selection"]["scores"] for arm in arms)
     edge = any(arm["selection"]["at_edge"] for arm in arms)
-    lines = ["Each learning rate is the best of its arm's on validation images."] * tuned
-    lines += ["* the lowest or highest rate tried; one beyond it might be better."] * edge
+    lines = ["Each learning rate is the one that scored best on validation images."] * tuned
+    lines += [r"\* The lowest or highest rate tried; one beyond it might be better."] * edge
     return [*lines, ""] if lines else []

@@ -27,18 +27,22 @@ class ClassifierConfig(RunConfig):
     }
 
     batch_size: int | None = setting(
-        None, "Images per step (none: 256; 64 to fine-tune).", kind=int, at_least=1, at_most=2**20
+        None,
+        "Images per step (none: 256; when fine-tuning, 64).",
+        kind=int,
+        at_least=1,
+        at_most=2**20,
     )
     epochs: int | None = setting(
         None,
-        "Passes over the training split (none: 100; 30 to fine-tune).",
+        "Passes over the training split (none: 100; when fine-tuning, 30).",
         kind=int,
         at_least=1,
         at_most=10**6,
     )
     learning_rate: float | None = setting(
         None,
-        "Peak learning rate of SGD (none: 0.5; 0.05 to fine-tune).",
+        "Peak learning rate of SGD (none: 0.5; when fine-tuning, 0.05).",
         kind=float,
         above=0,
         at_most=1000,
@@ -46,14 +50,14 @@ class ClassifierConfig(RunConfig):
     momentum: float = setting(0.9, "Momentum of SGD.", at_least=0, below=1)
     weight_decay: float | None = setting(
         None,
-        "L2 decay of kernels, per step (none: 0; 1e-4 to fine-tune).",
+        "L2 decay of kernels, per step (none: 0; when fine-tuning, 1e-4).",
         kind=float,
         at_least=0,
         at_most=1,
     )
     warmup_epochs: float | None = setting(
         None,
-        "Epochs of linear warm-up (none: 0; a tenth of all to fine-tune).",
+        "Epochs of linear warm-up (none: 0; when fine-tuning, a tenth of the epochs).",
         kind=float,
         at_least=0,
     )
@@ -67,10 +71,13 @@ class ClassifierConfig(RunConfig):
         choices=("inverse", "effective"),
     )
     class_weights_beta: float | None = setting(
-        None, "effective: beta (none: 0.999).", kind=float, at_least=0, below=1
+        None, "Beta of the effective class weights (none: 0.999).", kind=float, at_least=0, below=1
     )
     logit_adjustment: float = setting(
-        0.0, "tau of the logit adjustment to rare classes (0: none).", at_least=0, at_most=100
+        0.0,
+        "Strength (tau) of the logit adjustment for rare classes (0: none).",
+        at_least=0,
+        at_most=100,
     )
     fine_tune: str = setting(
         "none", "Part of the encoder to train: none, all, or how many of its last stages."

@@ -41,7 +41,7 @@ class CompareConfig(Config):
         identity=False,
     )
     dry_run: bool = setting(
-        False, "Print the cells and the time that they take, and stop.", identity=False
+        False, "Print the cells (runs to train) and their time, and stop.", identity=False
     )
     rate_factors: str = setting(
         "0.3,1,3",
@@ -56,7 +56,7 @@ class CompareConfig(Config):
     )
     seconds: float | None = setting(
         None,
-        "Equal wall-clock time instead of epochs: seconds of training per arm (none: off).",
+        "Equal wall-clock time instead of epochs: seconds of training in each run (none: off).",
         kind=float,
         above=0,
         at_most=1e9,
@@ -85,7 +85,8 @@ class CompareConfig(Config):
                 )
         if len(set(names)) < max(2, len(names)):
             raise UserError(
-                f"arms must name two or more arms, each once. Received: {self.arms!r}. Name others."
+                f"arms must name two or more arms, each once. Received: {self.arms!r}. Add one, "
+                "or remove the repeated one."
             )
         if self.reference not in names:
             raise UserError(

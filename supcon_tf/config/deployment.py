@@ -31,7 +31,10 @@ class ExportConfig(Config):
     )
     batch_size: int = setting(256, "Images per step while scoring.", at_least=1, at_most=2**20)
     neighbors: int = setting(
-        10, "Nearest training images that the signature neighbors gives.", at_least=1, at_most=1000
+        10,
+        "Nearest training images in an answer of the signature neighbors.",
+        at_least=1,
+        at_most=1000,
     )
     index_images: int = setting(
         50_000,
@@ -56,7 +59,7 @@ class ExportConfig(Config):
     )
     max_tflite_loss: float = setting(
         0.01,
-        "A smaller TFLite model that loses more of top-1, or average precision, is left out.",
+        "Smaller TFLite models that lose more than this of top-1 (or mAP) are left out.",
         at_least=0,
     )
 

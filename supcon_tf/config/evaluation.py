@@ -57,7 +57,7 @@ class EvaluateConfig(Config):
         at_least=1,
     )
     baseline: str = setting(
-        "", "Run by whose corruption errors those of this run are divided ('': none)."
+        "", "Run that mCE compares this run's corruption errors with ('': none)."
     )
     bootstrap: int = setting(
         1000, "Resamples of the 95 % intervals (0: no intervals).", at_least=0, at_most=10**6

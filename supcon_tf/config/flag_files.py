@@ -86,5 +86,5 @@ def read_flag_file(path: str | Path) -> list[str]:
     flags = [line for line in lines if line and not line.startswith(_COMMENTS)]
     for flag in flags:
         if not flag.startswith("-"):
-            raise UserError(f"a line must begin with --. Received: {flag!r}.")
+            raise UserError(f"{path}: a line must begin with --. Received: {flag!r}. Correct it.")
     return flags

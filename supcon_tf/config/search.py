@@ -38,7 +38,7 @@ class TuneConfig(Config):
     )
     max_trials: int | None = setting(
         None,
-        "Largest number of trials (none: 20; grid, hyperband: as many as they make).",
+        "Largest number of trials (none: 20; grid, hyperband: all that they propose).",
         kind=int,
         at_least=1,
         at_most=10**5,

@@ -17,7 +17,10 @@ def check_together(config) -> None:
             f"{config.small_view_size_px}. Leave it out, or pass --small_views."
         )
     if "temperature" in config.method_args:
-        raise UserError("method_args must not hold temperature; use the setting temperature.")
+        raise UserError(
+            "method_args must not hold temperature. Received: "
+            f"{config.method_args['temperature']!r}. Pass it as --temperature."
+        )
     _check_balanced(config)
     _check_initial_run(config)
 
@@ -44,6 +47,6 @@ def _check_initial_run(config):
         )
     if config.initial_run == absolute(config.run_dir):
         raise UserError(
-            f"initial_run must be another run than run_dir. Received: {config.initial_run!r}. "
+            f"initial_run must not be run_dir itself. Received: {config.initial_run!r}. "
             "Pass another --run_dir."
         )

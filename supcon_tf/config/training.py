@@ -40,7 +40,7 @@ class PretrainConfig(RunConfig):
     data_dir: str = setting("", "Where TensorFlow Datasets keeps data ('': its own default).")
     imbalance_factor: float | None = setting(
         None,
-        "cifar10_lt, cifar100_lt: largest class over the smallest (none: 100).",
+        "cifar10_lt, cifar100_lt: largest class divided by smallest (none: 100).",
         kind=float,
         at_least=1,
         at_most=10**4,
@@ -54,7 +54,7 @@ class PretrainConfig(RunConfig):
     )
     holdout_by: str = setting(
         "image",
-        "Whether single images or whole class subfolders are held out or set aside.",
+        "Unit that is held out or set aside.",
         choices=("image", "folder"),
     )
     skip_bad_images: bool = setting(False, "Leave out unreadable images, and count them.")
@@ -98,7 +98,7 @@ class PretrainConfig(RunConfig):
     encoder_weights: str = setting(
         "", "Weights for the encoder to begin with: a file, or imagenet ('': random)."
     )
-    initial_run: str = setting("", "Finished run from whose encoder to begin ('': none).")
+    initial_run: str = setting("", "Finished run whose encoder training begins from ('': none).")
     width_multiplier: float = setting(
         1.0, "Factor on the encoder's channels.", at_least=0.01, at_most=16
     )
@@ -273,6 +273,6 @@ class PretrainConfig(RunConfig):
             return points
         except ValueError:
             raise UserError(
-                f"decay_epochs must be numbers separated by commas. Received: "
+                f"decay_epochs must be numbers above 0, separated by commas. Received: "
                 f"{self.decay_epochs!r}."
             ) from None

@@ -24,6 +24,6 @@ def check_scored(has_validation: bool) -> None:
     """Raises `UserError` unless there are validation images."""
     if not has_validation:
         raise UserError(
-            "trials are scored on a validation set. Received: validation_fraction=0. Pass "
-            "validation_fraction=0.2."
+            "runs are compared on a validation set. Received: validation_fraction=0. Pass "
+            "--validation_fraction=0.2."
         )

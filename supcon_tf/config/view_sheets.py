@@ -14,7 +14,7 @@ class ShowViewsConfig(Config):
     output_file: str = setting("", "PNG file to write.", identity=False)
     num_images: int = setting(8, "Training images to show, one per row.", at_least=1, at_most=64)
     step: int = setting(
-        0, "Another step gives other views of the same images.", at_least=0, below=2**40
+        0, "Step whose views are drawn; each step has others.", at_least=0, below=2**40
     )
     overwrite: bool = setting(False, "Replace the file if it is there.", identity=False)
 
@@ -27,7 +27,9 @@ class ShowViewsConfig(Config):
                 "--output_file=views.png."
             )
         if file.is_dir():
-            raise UserError(f"output_file is a folder. Received: {self.output_file!r}.")
+            raise UserError(
+                f"output_file is a folder. Received: {self.output_file!r}. Pass a file."
+            )
         if file.exists() and not self.overwrite:
             raise UserError(
                 f"output_file is already there. Received: {self.output_file!r}. Pass another, or "

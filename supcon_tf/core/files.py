@@ -63,7 +63,7 @@ def writing(path: Path):
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
             raise UserError(
-                f"{path} was written by another process in the meantime. Run it again."
+                f"{path} was written by another process in the meantime. Run this again."
             ) from error
         _flush(path.parent)
     except OSError as error:
@@ -74,9 +74,9 @@ def writing(path: Path):
             errno.EFBIG: "the limit on file size (ulimit -f) is reached",
         }.get(error.errno, "the disk is full")
         raise StorageError(
-            f"{fault}: {path} takes more than the {format_bytes(_size(temporary))} that "
-            f"was written; {format_bytes(shutil.disk_usage(path.parent).free)} is free. Free "
-            "some space or raise the limit, then run this again."
+            f"{fault}: only {format_bytes(_size(temporary))} of {path} could be written; "
+            f"{format_bytes(shutil.disk_usage(path.parent).free)} of the disk is left. Free some "
+            "space or raise the limit, then run this again."
         ) from error
     finally:
         remove(temporary)

@@ -85,5 +85,5 @@ def find(data_dir: str | None) -> tfds.core.DatasetBuilder | None:
         return builder
     if folder is None:
         return None
-    print(f"preparing Fashion-MNIST from {folder}, once", file=sys.stderr)
+    print(f"preparing Fashion-MNIST from {folder}; this is done only once", file=sys.stderr)
     return prepare(builder, "Fashion-MNIST")

@@ -118,7 +118,8 @@ def _list_images(root: Path, folder: Path) -> list[str]:
     files = images_in(folder)
     if not files:
         kinds = ", ".join(extensions())
-        raise UserError(f"folder {folder} has no images ({kinds}).{others_in(folder)}")
+        others = others_in(folder)
+        raise UserError(f"folder {folder} has no images ({kinds}).{others} Add some, or remove it.")
     return [file.relative_to(root).as_posix() for file in files]
 
 

@@ -95,7 +95,7 @@ def copies_lines(
         return []
     count = sum(map(len, copies)) - len(copies)
     found = f"exact copies: {count}, of {len(copies)} images"
-    lines = [f"{found}; a split made here never separates them"]
+    lines = [f"{found}; they stay together when images are held out or set aside"]
     doubted = [twins for group in copies if len(twins := _one_per_class(group, label_of)) > 1]
     if doubted:
         pairs = listed(" = ".join(twins) for twins in doubted)

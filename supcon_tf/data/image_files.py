@@ -12,7 +12,7 @@ from supcon_tf.data.images import InvalidImage, decode_checked
 
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
 HEIC_EXTENSIONS = (".heic", ".heif")  # Read by the optional package pillow-heif.
-_HEIC_ADVICE = "pip install supcon_tf[heic]"
+_HEIC_ADVICE = "pip install 'supcon_tf[heic]'"
 _JUNK = {"thumbs.db", "desktop.ini", "__macosx"}  # Left behind by operating systems.
 
 
@@ -107,7 +107,7 @@ def ignored_line(ignored: Iterable[Path]) -> str | None:
 
 def _kind(file):
     ending = file.suffix.lower()
-    return ending if ending.isprintable() and ending else "without an ending"
+    return ending if ending.isprintable() and ending else "without an extension"
 
 
 def others_in(folder: Path) -> str:
@@ -133,7 +133,7 @@ def _heic_as_png(content):
     try:
         import pillow_heif
     except ImportError as error:
-        raise InvalidImage(f"HEIC files need pillow-heif. Run {_HEIC_ADVICE}.") from error
+        raise InvalidImage(f"HEIC files need pillow-heif. Run: {_HEIC_ADVICE}.") from error
     try:
         if not pillow_heif.is_supported(content):
             return content  # Perhaps another format under this name.

@@ -158,7 +158,7 @@ def refuse_unsupported(encoded: bytes) -> None:
             not the grey levels in order.
     """
     if is_animated_webp(encoded):
-        raise InvalidImage("animated WebP images are not supported. Save one frame of it.")
+        raise InvalidImage("animated WebP images are not supported. Save a single frame.")
     if encoded[:2] == b"BM":
         _refuse_colour_palette(encoded)
 

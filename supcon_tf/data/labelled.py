@@ -83,7 +83,7 @@ def _check_known(name: str, found: Iterable[str], class_names: Sequence[str]) ->
         fault = f"has classes that the model does not know: {shown}" if unknown else "has no class"
         raise UserError(
             f"dataset {name} {fault}. The model knows {', '.join(class_names[:20])}"
-            f"{', ...' * (len(class_names) > 20)}. Rename or remove the folders."
+            f"{', ...' * (len(class_names) > 20)}. Rename or remove the other classes."
         )
 
 

@@ -162,7 +162,7 @@ def check_classes(what: str, splits: Mapping[str, Sequence[Example]]) -> list[st
     if unprintable:
         raise UserError(f"class names must be printable. Received: {unprintable[0]!r}. Rename it.")
     if len(every) < 2:
-        raise UserError(f"{what} has one class, {every[0]!r}; at least 2 are needed.")
+        raise UserError(f"{what} has only the class {every[0]!r}. Add images of another class.")
     for split, found in names.items():
         missing = sorted(set(every) - found)
         if missing:

@@ -90,8 +90,8 @@ class Augmentation:
                 raise ValueError(f"{name} must be in [0, 1]. Received: {value}.")
         if not 0 <= max((self.strength, *self.jitter())) <= 1:
             raise ValueError(
-                "strength must be at least 0, and no change of colour above 1 with it. Received: "
-                f"{self.strength}."
+                "strength must be at least 0, and its products with brightness, contrast, "
+                f"saturation and hue at most 1. Received: {self.strength}. Lower one of them."
             )
         chosen = [bool(self.rand_augment), bool(self.auto_augment), self.trivial_augment]
         if sum(chosen) > 1:
@@ -201,8 +201,8 @@ def small_parts(augmentation: Augmentation) -> Augmentation:
     """
     if not isinstance(augmentation, Augmentation):
         raise UserError(
-            "small_views needs an augmentation by name, whose crops can be made smaller. Leave it "
-            "out, or pass another --augmentation."
+            "small_views needs an augmentation by name, whose crops can be made smaller. Received: "
+            "a file or a function. Leave it out, or pass another --augmentation."
         )
     least, most = _SMALL_AREAS
     return dataclasses.replace(

@@ -72,7 +72,8 @@ def read_table(kind: str, path: str) -> Listing:
             rows[name], lines[name] = row, line
             unused |= cells.keys() - {*_NEEDED, *_OPTIONAL}
     except OSError as error:
-        raise StorageError(f"cannot read table {path}: {error.strerror}.") from error
+        reason = f"{error.strerror}. Make it readable."
+        raise StorageError(f"cannot read table {path}: {reason}") from error
     if not rows:
         raise UserError(f"table {path} has no images. Give it one row per image.")
     several = _has_several(path, rows, lines)
@@ -224,7 +225,7 @@ def _has_several(path, rows, lines):
         if several and joined:  # Where several classes are written as one text, it would be two.
             raise UserError(
                 f"{path}, line {lines[name]}: a label must have no {_BETWEEN_LABELS} in a table "
-                f"whose images have several. Received: {joined[0]!r}."
+                f"whose images have several labels. Received: {joined[0]!r}. Rename the class."
             )
     return several
 

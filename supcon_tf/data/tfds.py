@@ -90,7 +90,8 @@ def _set_aside(builder, train, fraction, seed):
     total, count = train.num_examples, round(fraction * train.num_examples)
     if count in (0, total):
         raise UserError(
-            f"validation_fraction leaves no image on one side of {total}. Received: {fraction}."
+            f"validation_fraction must leave some of the {total} training images and set some "
+            f"aside. Received: {fraction}. Pass another."
         )
     if total > _DRAWN_ONE_BY_ONE and total == builder.info.splits["train"].num_examples:
         # A stretch of the stored order, which is random: the rest is never read for it.

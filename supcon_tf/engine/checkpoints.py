@@ -110,7 +110,8 @@ def _check_space(folder: Path, model: keras.Model) -> int:
     if free < needed:
         raise StorageError(
             f"the disk of {folder} is full: {format_bytes(free)} free, a checkpoint takes "
-            f"{format_bytes(needed)}. The ones before it are kept; free some space and --resume."
+            f"{format_bytes(needed)}. The ones before it are kept; free some space, then --resume "
+            "continues."
         )
     return needed
 
@@ -184,7 +185,7 @@ def newest(folder: Path) -> State | None:
         state = _read(path)
         if state is not None:
             return state
-        print(f"checkpoint {path} is corrupted; passing it over", file=sys.stderr)
+        print(f"checkpoint {path} is damaged; passing it over", file=sys.stderr)
     if found:
         raise UserError(
             f"no sound checkpoint among {len(found)} in {folder}. Start again with --overwrite."
@@ -208,7 +209,7 @@ def read(folder: Path, step: int) -> State:
     state = _read(path)
     if state is None:
         raise UserError(
-            f"checkpoint {path} is missing or corrupted. Several workers must share the run "
+            f"checkpoint {path} is missing or damaged. Several workers must share the run "
             "directory; otherwise start again with --overwrite."
         )
     return state
@@ -246,7 +247,7 @@ def load(folder: Path, state: State, model: keras.Model) -> None:
             variable.assign(value)
     except ValueError as error:
         raise UserError(
-            f"checkpoint {path} is of another model. Start again with --overwrite."
+            f"checkpoint {path} belongs to another model. Start again with --overwrite."
         ) from error
 
 

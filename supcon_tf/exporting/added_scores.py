@@ -68,7 +68,7 @@ def check_top1(scores: Mapping, min_top1: float) -> None:
         raise UserError(
             f"new classes are recognized too rarely: {'; '.join(described[name] for name in low)} "
             f"(all new classes {percent(scores['new_top1'])}), below min_top1={min_top1:g}. "
-            "Nothing was published. Give more and more varied images, train again with these "
+            "Nothing was written. Give more images that vary more, train again with these "
             "classes, or lower --min_top1."
         )
     fair = [name for name, top1 in scores["per_class"].items() if top1 < _GOOD_TOP1]

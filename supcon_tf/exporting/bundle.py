@@ -47,7 +47,8 @@ def load_bundle(path: str | Path, runtime: str = "saved_model") -> "Bundle":
     try:
         return Bundle(path, runtime)
     except InvalidImage as error:
-        raise UserError(f"bundle {path} is damaged: it cannot decode. Export it again.") from error
+        fault = f"bundle {path} is damaged: it cannot decode images. Export it again."
+        raise UserError(fault) from error
     except UserError:
         raise
     except Exception as error:  # A bundle that is not ours fails in many ways inside TensorFlow.

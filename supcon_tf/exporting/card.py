@@ -49,17 +49,17 @@ def _purpose(metadata):
         )
     return (
         f"{what}\n\n"
-        f"Images are seen as {side} x {side} pixels: {steps}. All of it is part of the SavedModel; "
-        "a TFLite or ONNX model takes what is cropped and resized, from 0 to 1, the int8 one uint8 "
-        "from 0 to 255."
+        f"Images are seen as {side} x {side} pixels: {steps}. The SavedModel does all of this "
+        "itself; a TFLite or ONNX model expects images that are cropped and resized already, with "
+        "values from 0 to 1, or for int8 uint8 values from 0 to 255."
     )
 
 
 def _data(metadata):
     dataset = metadata["training"]["pretrain"]["dataset"]
     rows = [
-        [split, f"{dataset[split]['examples']:,}", dataset[split]["fingerprint"][:16]]
-        for split in ("train", "test")
+        [title, f"{dataset[split]['examples']:,}", dataset[split]["fingerprint"][:16]]
+        for split, title in (("train", "training"), ("test", "held out"))
     ]
     table = format_table(["split", "images", "fingerprint"], rows)
     left_out = len(dataset.get("bad_images", []))
@@ -98,7 +98,7 @@ def _scores(metadata, metrics):
         of = {  # Runs that were evaluated before have no counts.
             name: f" of {scores['support']:,}" for name, scores in test.get("classes", {}).items()
         }
-        shown = ", ".join(f"{name} {percent(top1)}{of.get(name, '')}" for name, top1 in worst)
+        shown = ", ".join(f"{name!r} {percent(top1)}{of.get(name, '')}" for name, top1 in worst)
         parts += [f"Lowest top-1 by class: {shown} images."] if worst else []
     if "added" in metrics:
         added = metrics["added"]
@@ -154,10 +154,14 @@ def _calibration(metrics):
 
 
 def _limits(metadata, metrics):
+    score = (
+        "; the out-of-distribution score of `neighbors` tells how unusual it is, and not whether "
+        "the class is right"
+    )
     lines = [
-        "Every image is given one of the classes above, even if it shows none of them; the "
-        "out-of-distribution score of `neighbors` tells how unusual it is, and not whether the "
-        "class is right."
+        "Every image is given one of the classes above, even if it shows none of them"
+        + (score if metadata["neighbors"] else "")
+        + "."
         if not metadata.get("multi_label")
         else "Every image is given at least one class, the most probable one, even if it shows "
         "none of them; the probability is then below 0.5.",

@@ -38,8 +38,8 @@ def check_name(name: str) -> str:
     """
     if not _NAME.fullmatch(name):
         raise UserError(
-            f"name must be letters, digits, dots, dashes and underscores. Received: {name!r}. "
-            "Pass --name."
+            "name must be letters, digits, dots, dashes and underscores, the first a letter or "
+            f"digit. Received: {name!r}. Pass --name."
         )
     return name
 

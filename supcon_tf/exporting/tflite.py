@@ -218,7 +218,10 @@ class TfliteModel:
             nothing = np.zeros((1, self.image_size_px, self.image_size_px, 3), np.float32)
             self.num_classes = self(nothing)["probabilities"].shape[1]
         except (ValueError, RuntimeError, OSError, KeyError, IndexError) as error:
-            raise UserError(f"{path} is damaged, or needs operators LiteRT lacks.") from error
+            raise UserError(
+                f"{path} is damaged, or needs operators that LiteRT lacks. Export it again, or use "
+                "another format."
+            ) from error
 
     def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """Float32 `probabilities` [B, C] and `embeddings` [B, F].

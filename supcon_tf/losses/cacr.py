@@ -153,7 +153,7 @@ def _check_combination(supervised, positive_prior, queue, keys, embeddings):
             f"{tuple(keys.shape)}."
         )
     if not supervised and num_views(embeddings) < 2:
-        raise ValueError("cacr needs two views of an image or more. Received: 1.")
+        raise ValueError("cacr needs two or more views of an image. Received: 1.")
 
 
 def _pairs(ids, batch, supervised, queue, with_keys):

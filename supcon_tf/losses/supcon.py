@@ -185,7 +185,7 @@ def _check_limits(margin, denominator_mode, cap, seed, block_size):
 
 def _check_combination(labels, positive_weights, queue, positives_cap):
     if labels is not None and positive_weights is not None:
-        raise ValueError("labels and positive_weights exclude each other; give one of them.")
+        raise ValueError("labels and positive_weights exclude each other. Give one of them.")
     if positive_weights is not None and positives_cap is not None:
         raise ValueError(
             f"positives_cap is for labels, not for positive_weights. Received: {positives_cap}."

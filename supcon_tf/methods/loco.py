@@ -108,7 +108,7 @@ class LoCo(Method):
         for embeddings in found.values():
             if not self.uses_labels and embeddings.shape[1] < 2:
                 raise ValueError(
-                    "local_loss simclr needs two views of an image or more. Received: "
+                    "local_loss simclr needs two or more views of an image. Received: "
                     f"{embeddings.shape[1]}."
                 )
         weights = outputs.get("sample_weight")

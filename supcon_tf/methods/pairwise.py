@@ -87,7 +87,7 @@ class PairwiseModel(Method):
         embeddings = outputs["embeddings"]
         if not self._uses_labels() and embeddings.shape[1] == 1:
             raise ValueError(
-                f"{self.pairwise_loss.name} needs two views of an image or more. Received: 1."
+                f"{self.pairwise_loss.name} needs two or more views of an image. Received: 1."
             )
         labels, contrasts = self._pairs(outputs.get("labels"))
         if self.queue is not None:

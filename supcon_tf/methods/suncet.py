@@ -244,7 +244,10 @@ def _stream(
             "Received: 1."
         )
     if config.num_views < 2:
-        raise ValueError(f"two views of an image or more are needed. Received: {config.num_views}.")
+        raise ValueError(
+            "suncet needs two or more views of an image. Received: "
+            f"num_views={config.num_views}. Pass --num_views=2."
+        )
     return zipped(
         unlabelled=views(
             dataset.all_images,

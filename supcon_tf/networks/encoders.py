@@ -117,9 +117,7 @@ def build_encoder(
 
 def _check_saved(path):
     if not os.path.isfile(path):
-        raise UserError(
-            f"no such encoder file; give the path of a .keras file. Received: {path!r}."
-        )
+        raise UserError(f"encoder not found. Received: {path!r}. Give the path of a .keras file.")
     check_readable(path)
     if not zipfile.is_zipfile(path):
         raise UserError(f"the encoder file is damaged or not a .keras file. Received: {path!r}.")
@@ -165,17 +163,19 @@ def _check_weights(name, weights):
     if name.endswith(".keras") or name.startswith(HUB):
         kind = "a preset" if name.startswith(HUB) else "a .keras file"
         raise UserError(
-            f"weights must be empty where the encoder is {kind}. Received: {weights!r}."
+            f"encoder_weights must be empty where the encoder is {kind}. Received: {weights!r}."
         )
     if weights == IMAGENET:
         if not name.startswith(APPLICATION):
             raise UserError(
-                f"weights imagenet are for {APPLICATION}NAME. Received: the encoder {name!r}. Give "
-                "the path of a file for it."
+                f"encoder_weights=imagenet is for {APPLICATION}NAME. Received: the encoder "
+                f"{name!r}. Give the path of a file for it."
             )
         return
     if not weights.endswith(".h5"):
-        raise UserError(f"weights must be a .weights.h5 or .h5 file. Received: {weights!r}.")
+        raise UserError(
+            f"encoder_weights must be a .weights.h5 or .h5 file. Received: {weights!r}."
+        )
     if not os.path.isfile(weights):
-        raise UserError(f"no such weights file; give a local path. Received: {weights!r}.")
+        raise UserError(f"encoder_weights not found. Received: {weights!r}. Check the path.")
     check_readable(weights)

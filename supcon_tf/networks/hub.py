@@ -19,7 +19,7 @@ def check_hub(name: str) -> None:
         raise UserError(f"encoder must name a preset after {HUB}. Received: {name!r}.")
     if importlib.util.find_spec("keras_hub") is None:
         raise UserError(
-            f"encoder {name} needs the package keras_hub. Install it: pip install 'supcon_tf[hub]'."
+            f"encoder {name} needs the package keras_hub. Run: pip install 'supcon_tf[hub]'."
         )
 
 

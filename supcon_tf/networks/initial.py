@@ -46,7 +46,7 @@ def take_weights(encoder: keras.Model, file: Path) -> None:
     shapes = [[weight.shape for weight in model.weights] for model in (kept, encoder)]
     if shapes[0] != shapes[1]:
         raise UserError(
-            f"{file} is not of this encoder: {kept.count_params():,} parameters there, "
+            f"{file} does not fit this encoder: {kept.count_params():,} parameters there, "
             f"{encoder.count_params():,} here. Pass the --encoder and --width_multiplier of that "
             "run."
         )

@@ -23,8 +23,7 @@ def load_kept(file: Path, is_classifier: bool) -> keras.Model:
         model = keras.saving.load_model(file, compile=False)
     except Exception as error:  # A broken file fails in many ways inside Keras.
         raise UserError(
-            f"{file} is corrupted ({type(error).__name__}). Train that stage again with "
-            "--overwrite."
+            f"{file} is damaged ({type(error).__name__}). Train that stage again with --overwrite."
         ) from error
     outputs = getattr(model, "output", ())
     if (isinstance(outputs, dict) and {"logits", "features"} <= {*outputs}) != is_classifier:

@@ -45,7 +45,7 @@ def described(tensors):
 def load_weights(model, name, weights):
     """Loads a weights file, if one is given; raises `UserError` if it does not fit."""
     if weights:
-        with reading(f"weights must be {name}'s own, without a classifier", weights):
+        with reading(f"encoder_weights must be {name}'s own, without a classifier", weights):
             model.load_weights(weights)
 
 

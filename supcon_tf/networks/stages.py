@@ -62,8 +62,9 @@ def split_into_stages(encoder: keras.Model) -> Stages:
         stages.setdefault(number, []).append(layer)
     if not any(stages) or not isinstance(last, keras.layers.GlobalAveragePooling2D):
         raise ValueError(
-            "only a network by name, such as resnet50, has stages, layers named stage1_... and so "
-            f"on before global average pooling. Received: the encoder {encoder.name!r}."
+            "only a network by name, such as resnet50, has stages: layers named stage1_..., "
+            "stage2_..., and after them global average pooling. Received: the encoder "
+            f"{encoder.name!r}."
         )
     # The last layer of a stage outputs its map.
     maps = [encoder.input, *(stage[-1].output for stage in stages.values())]

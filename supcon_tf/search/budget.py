@@ -39,7 +39,7 @@ class Budget:
         if result is None:
             return  # Not visible yet on the shared file system; the report waits for it.
         if result.score is None:
-            outcome = f"failed: {result.reason}"
+            outcome = f"failed: {(result.reason or '').rstrip('.')}"
         else:
             best = best_result(results, OBJECTIVES[self.objective])
             outcome = f"{result.status}: {self.objective} {result.score:.4f}"

@@ -95,7 +95,7 @@ class SearchDirectory:
         before = read_json(self.file)
         if not isinstance(before, dict) or not set(content) <= set(before):
             raise UserError(
-                f"{self.file} was not written by this version of supcon_tf. End the {self.kind} "
+                f"{self.file} was not written by this version of supcon_tf. Finish the {self.kind} "
                 f"with the version that began it, or give another --{self.kind}_dir."
             )
         for part in content:

@@ -73,9 +73,10 @@ def run_trial(trial: Trial, place: SearchDirectory) -> Result:
         with printing_to(place.log(trial.name)):
             result = _run(trial, place)
     except OSError as error:
+        again = "run this again" if place.kind == "comparison" else "continue with --resume"
         raise StorageError(
             f"cannot write to {place.kind}_dir {place.path}: {error.strerror or error}. Put it "
-            "right, then continue with --resume."
+            f"right, then {again}."
         ) from error
     free_memory()
     return result

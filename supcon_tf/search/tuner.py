@@ -122,8 +122,8 @@ def awaited_result(
     while (result := place.result(trial)) is None:
         if time.monotonic() > deadline:
             raise SearchEnds(
-                f"{place.path}/results/{trial}.json is not there. Where several machines search, "
-                "share the directory; where it was removed, give another --search_dir."
+                f"{place.path}/results/{trial}.json is missing. If several machines search, they "
+                "must share the directory; if it was removed, give another --search_dir."
             )
         time.sleep(IDLE_SECONDS)
     return result

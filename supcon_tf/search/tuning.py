@@ -64,7 +64,8 @@ def _report(oracle, place, config, base, space, role) -> dict:
     """Writes the report of a search that has ended."""
     if oracle.failure is not None:
         raise UserError(
-            f"the chief ends: {oracle.failure}. Put it right, then continue with --resume."
+            f"the chief stopped: {str(oracle.failure).rstrip('.')}. Put it right, then continue "
+            "with --resume."
         ) from oracle.failure
     for trial in oracle.end_order:
         awaited_result(place, trial, **({} if role == "chief" else {"patience": 0}))

@@ -86,7 +86,8 @@ def run_tuner(tuner, role: str) -> None:
         if role != "chief":
             raise
         raise UserError(
-            f"the chief cannot listen on {_address()}: {error}. Give another."
+            f"the chief cannot listen on {_address()}: {error}. Give another KERASTUNER_ORACLE_IP "
+            "or KERASTUNER_ORACLE_PORT."
         ) from error
 
 

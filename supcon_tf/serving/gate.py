@@ -50,7 +50,7 @@ class Memory:
         def take(count: int) -> None:
             nonlocal taken
             if self.held + count > self._most:
-                raise BusyError(f"requests of {megabytes(self.held)} are held already.")
+                raise BusyError(f"the server holds {megabytes(self.held)} of requests already.")
             self._change(count)
             taken += count
 
@@ -165,7 +165,7 @@ class Gate:
         encoding = headers.get("content-encoding", "identity")
         if encoding.strip().lower() != "identity":
             raise RequestError(
-                f"bodies are taken as they are, not compressed. Received: {shown(encoding)}.",
+                f"the body must not be compressed. Received: {shown(encoding)}. Send it as it is.",
                 HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
             )
         length = headers.get("content-length", "0")

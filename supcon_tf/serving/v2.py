@@ -113,7 +113,7 @@ def read(request: InferRequest, bundle: Any, bounds: Bounds) -> Query:
     parameters = to_http_parameters(request.parameters)
     signature = check_signature(parameters.get("signature_name"), bundle)
     if len(request.inputs) != 1:
-        raise RequestError(f"a request has one input. Received: {len(request.inputs)}.")
+        raise RequestError(f"a request must have one input. Received: {len(request.inputs)}.")
     known = SIGNATURES[signature]
     for output in request.request_outputs or ():
         if output.name not in known:
@@ -165,7 +165,7 @@ def _images(tensor: InferInput, bounds: Bounds) -> list[Instance]:
             f"images must have the shape [images, height, width, 3]. Received: {shown(shape)}."
         )
     bounds.check_count(shape[0])
-    pixels = instances.check_pixels(shape[1:], "each of images", bounds)
+    pixels = instances.check_pixels(shape[1:], "each image in images", bounds)
     values = _content(tensor)
     if isinstance(values, list):
         values = instances.numbers(values, "images")

@@ -152,7 +152,7 @@ def _check_shares(batch, replicas):
         if part.shape[0] % replicas:
             raise ValueError(
                 f"{replicas} replicas cannot share a part of the batch evenly. Received: "
-                f"{part.shape[0]} examples in it."
+                f"{part.shape[0]} examples in it. Pass another --batch_size."
             )
 
 

@@ -159,9 +159,7 @@ def freeze_first_stages(encoder: keras.Model, fine_tune: str) -> None:
     try:
         stages = split_into_stages(encoder).layers
     except ValueError as error:
-        raise UserError(
-            f"fine_tune: {error} Received: fine_tune={fine_tune}. Use --fine_tune=all."
-        ) from error
+        raise UserError(f"fine_tune={fine_tune}: {error} Pass --fine_tune=all.") from error
     if int(fine_tune) > len(stages):
         raise UserError(
             f"fine_tune must be at most the encoder's {len(stages)} stages, or all. Received: "

@@ -48,15 +48,15 @@ def add_data(sheet: Sheet, dataset: ImageDataset) -> None:
     }
     text = "{train_images:,} training, "
     text += "{unlabelled_images:,} unlabelled, " * (dataset.unlabelled is not None)
-    text += "{validation_images:,} validation, {test_images:,} test"
+    text += "{validation_images:,} validation, {test_images:,} held-out"
     side, bad = dataset.image_size_px, len(dataset.bad_images)
     left_out = f"; {bad} unreadable left out" * bool(bad)
     value = f"{text.format(**sizes)} images of {side} x {side} pixels{left_out}"
     sheet.add("data set", f"{dataset.name}: {value}", **sizes, bad_images=bad)
     splits = (dataset.all_images, dataset.validation)
     held = sum(split.held_bytes(side) for split in splits if split is not None)
-    how = f"up to {format_bytes(held)} of the machine's memory" if held else "decoded every epoch"
-    sheet.add("  held, decoded", how, held_bytes=held)
+    how = f"decoded once, up to {format_bytes(held)}" if held else "no; decoded again every epoch"
+    sheet.add("  kept in memory", how, held_bytes=held)
     for remark in dataset.remarks:
         sheet.add("", remark)
 
@@ -210,10 +210,10 @@ def _add_positives(sheet, config, loss, names, counts) -> None:
     alone = chance_alone(counts, config.batch_size)
     mean, most = np.average(alone, weights=counts), np.argmax(alone)
     without = float(mean) if views == 1 else 0.0
-    why = ": the other views of its image are positives" * (views > 1)
+    why = ": the other views of an anchor's image are positives" * (views > 1)
     sheet.add("  anchors without any", _percent(without) + why, share_without_positive=without)
     sheet.add(
-        "  images alone in their class",
+        "  alone of their class in a batch",
         f"{_percent(mean)} (most in class {names[most]!r}: {_percent(alone[most])})",
         chance_alone=float(mean),
         chance_alone_by_class=dict(zip(names, alone.tolist(), strict=True)),

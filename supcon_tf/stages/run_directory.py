@@ -65,7 +65,7 @@ class RunDirectory(contextlib.AbstractContextManager):
         file = self.path / name
         content = read_json(file) if file.exists() else {}
         if not isinstance(content, dict):
-            raise UserError(f"{file} is not a run's. Give another directory as run_dir.")
+            raise UserError(f"{file} does not belong to a run. Give another directory as run_dir.")
         return content
 
     def _update(self, name: str, changes: dict[str, Any], only: tuple[str, ...] = ()) -> None:
@@ -83,7 +83,7 @@ class RunDirectory(contextlib.AbstractContextManager):
         known = set(stages) <= set(DERIVED_FILES)
         if not known or not all(isinstance(settings, dict) for settings in stages.values()):
             file = self.path / "config.json"
-            raise UserError(f"{file} is not a run's. Give another directory as run_dir.")
+            raise UserError(f"{file} does not belong to a run. Give another directory as run_dir.")
         return stages
 
     def metrics(self) -> dict:

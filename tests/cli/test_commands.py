@@ -55,8 +55,8 @@ REFUSED = {
         "did you mean applications:MobileNetV",
     ),
     "full folder": (["write-digits", "--output_dir=docs"], "must be new or empty"),
-    "search without validation": (["tune", "--space=digits"], "Pass validation_fraction=0.2."),
-    "comparison without validation": (["compare"], "Pass validation_fraction=0.2."),
+    "search without validation": (["tune", "--space=digits"], "Pass --validation_fraction=0.2."),
+    "comparison without validation": (["compare"], "Pass --validation_fraction=0.2."),
     "grace": (
         ["tune", "--space=digits", "--validation_fraction=0.2", "--grace_epochs=1000"],
         "grace_epochs must be at most the ",

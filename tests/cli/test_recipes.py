@@ -33,8 +33,8 @@ def test_what_belongs_to_the_recipes_method_is_left_out_and_named(capsys):
     assert (config.temperature, config.projection_hidden_dim) == (None, 64)
     assert config.learning_rate == parse("--recipe=digits").learning_rate
     assert capsys.readouterr().err == (
-        "--method=simclr in place of supcon_out, whose temperature=0.1, "
-        "projection_hidden_dim=128 is left out\n"
+        "--method=simclr replaces supcon_out, whose own settings are left out: temperature=0.1, "
+        "projection_hidden_dim=128\n"
     )
 
 

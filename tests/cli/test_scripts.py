@@ -67,7 +67,7 @@ BAD_INPUT = {
     "batch above the data set": (["pretrain", "--batch_size=2000"], "at most 1347, the number of"),
     "no such folder": (["pretrain", "--dataset=folder:nowhere"], "folder data set not found"),
     "empty folder": (["pretrain", "--dataset=folder:{inputs}/empty"], "no class subfolders"),
-    "one class": (["pretrain", "--dataset=folder:{inputs}/one"], "has one class, 'a'"),
+    "one class": (["pretrain", "--dataset=folder:{inputs}/one"], "has only the class 'a'"),
     "small class": (["pretrain", "--dataset=folder:{inputs}/small"], "class 'b' of folder"),
     "corrupted checkpoint": (
         ["pretrain", "--resume", "--run_dir={inputs}/run"],
@@ -170,7 +170,7 @@ def check_one_clear_line(case, status, output, error):
     assert output == ""
     lines = error.splitlines()
     if case == "corrupted checkpoint":
-        assert "is corrupted; passing it over" in lines.pop(0)
+        assert "is damaged; passing it over" in lines.pop(0)
     assert len(lines) == 1, error
     assert lines[0].startswith(f"{Path(BAD_INPUT[case][0][0]).name}.py: ")
     assert BAD_INPUT[case][1] in lines[0]

@@ -75,7 +75,7 @@ def test_where_a_run_lies_is_not_what_it_is():
         ({"dataset": "folder:\0"}, "dataset must be UTF-8 text. Received: 'folder:.x00'"),
         ({"epochs": 2**63}, "epochs must be at least 1 and at most"),
         ({"image_size_px": 100_000}, "image_size_px must be at least 1 and at most 4096"),
-        ({"method_args": {"temperature": 1}}, "use the setting temperature"),
+        ({"method_args": {"temperature": 1}}, "Pass it as --temperature"),
     ],
 )
 def test_refuses_values_out_of_range(changes, message):

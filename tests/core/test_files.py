@@ -83,7 +83,7 @@ def test_a_full_disk_is_named_with_the_file_and_the_room(tmp_path, number):
             raise OSError(number, os.strerror(number))  # Without a name, as write() gives it.
 
     message = (
-        r"(full|reached): .*/new/a.csv takes more than the 3.0 MiB that was written; .* is free"
+        r"(full|reached): only 3.0 MiB of .*/new/a.csv could be written; .* of the disk is left"
     )
     with pytest.raises(StorageError, match=message):
         write()

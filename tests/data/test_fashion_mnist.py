@@ -47,7 +47,10 @@ def expected(name):
 
 def test_files_in_data_dir_are_prepared_there(idx_dir, capsys):
     dataset = open_dataset("fashion_mnist", str(idx_dir), validation_fraction=0.25)
-    assert capsys.readouterr().err == f"preparing Fashion-MNIST from {idx_dir}, once\n"
+    assert (
+        capsys.readouterr().err
+        == f"preparing Fashion-MNIST from {idx_dir}; this is done only once\n"
+    )
     assert (dataset.native_size_px, dataset.image_size_px) == (28, 28)
     assert dataset.class_names[0] == "T-shirt/top"
     assert len(dataset.class_names) == 10

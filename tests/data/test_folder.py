@@ -208,7 +208,7 @@ def _break(kind, root):
         return root, "has no class subfolders"
     if kind == "one class":
         shutil.rmtree(root / "light")
-        return root, "has one class, 'dark'; at least 2"
+        return root, "has only the class 'dark'"
     if kind == "no images":
         shutil.rmtree(root / "light")
         (root / "light").mkdir()

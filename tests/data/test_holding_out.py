@@ -109,7 +109,7 @@ def test_copies_in_a_folder_are_reported_and_stay_together(with_copies, seed):
     for group in dataset.copies:
         assert len(sides_of(dataset, group)) == 1
     assert dataset.remarks == (
-        "exact copies: 3, of 2 images; a split made here never separates them",
+        "exact copies: 3, of 2 images; they stay together when images are held out or set aside",
         "one image under several classes: dark/wrong.png = light/002.png",
     )
     described = dataset.describe()
@@ -137,7 +137,7 @@ def test_copies_between_given_splits_are_counted(tmp_path):
     copy(tmp_path, "test/b/000.png", "test/b/twice.png")
     remarks = open_dataset(f"folder:{tmp_path}").remarks
     assert remarks == (
-        "exact copies: 3, of 3 images; a split made here never separates them",
+        "exact copies: 3, of 3 images; they stay together when images are held out or set aside",
         "copies of training images in the test split: 2 (test/a/again.png, test/b/again.png)",
     )
 

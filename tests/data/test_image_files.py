@@ -48,8 +48,8 @@ def test_ignored_files_are_counted_by_ending(image_folder, no_heic):
     dataset = open_dataset(f"folder:{image_folder}")
     assert dataset.class_names == ("dark", "light")
     assert dataset.remarks == (
-        "4 files ignored: 1 .heic (pip install supcon_tf[heic]), 1 .png, 1 .txt, "
-        "1 without an ending",
+        "4 files ignored: 1 .heic (pip install 'supcon_tf[heic]'), 1 .png, 1 .txt, "
+        "1 without an extension",
     )
 
 
@@ -65,12 +65,12 @@ def test_heic_files_alone_say_which_package_is_missing(tmp_path, no_heic, capsys
         UserError, match=r"folder has no images .* 1 file ignored: 1 \.heic \(pip install"
     ):
         find_images([tmp_path])
-    with pytest.raises(InvalidImage, match=r"HEIC files need pillow-heif\. Run pip install"):
+    with pytest.raises(InvalidImage, match=r"HEIC files need pillow-heif\. Run: pip install"):
         decodable(b"", tmp_path / "one.heic")
     write_images(tmp_path, ["b"], 1)
     assert [*find_images([tmp_path])] == [str(tmp_path / "b" / "000.png")]
     assert capsys.readouterr().err == (
-        f"{tmp_path}: 1 file ignored: 1 .heic (pip install supcon_tf[heic])\n"
+        f"{tmp_path}: 1 file ignored: 1 .heic (pip install 'supcon_tf[heic]')\n"
     )
 
 
@@ -115,7 +115,7 @@ def test_heic_images_of_a_folder_are_trained_on(image_folder, heic_pixels):
     shutil.copy(image_folder / "dark" / "000.png", image_folder / "dark" / "two.heic")
     dataset = open_dataset(f"folder:{image_folder}", image_size_px=8)
     assert dataset.remarks == (
-        "exact copies: 1, of 1 images; a split made here never separates them",
+        "exact copies: 1, of 1 images; they stay together when images are held out or set aside",
     )
     names = [*dataset.train.names, *dataset.test.names]
     records = [*dataset.train.records(), *dataset.test.records()]

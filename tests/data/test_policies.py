@@ -131,7 +131,7 @@ def test_cutout_and_the_cifar_policy_are_weak_views_with_a_square():
     ("changes", "message"),
     [
         ({"brightnes": 0.5}, "Received: 'brightnes'. Did you mean 'brightness'"),
-        ({"strength": 3.0}, "strength must be at least 0, and no change of colour above 1"),
+        ({"strength": 3.0}, "strength must be at least 0, and its products with brightness"),
         ({"strength": "much"}, "strength must be a number. Received: 'much'"),
         ({"aspect": float("inf")}, "aspect from 1 to 10. Received: .*inf"),
         ({"rand_augment": 17}, "rand_augment must be from 0 to 16. Received: 17"),

@@ -150,7 +150,7 @@ def test_copies_with_other_labels_are_named(tmp_path):
         (tmp_path / f"all/{copy:03d}.png").write_bytes(content)
     remarks = open_dataset(name).remarks
     assert remarks == (
-        "exact copies: 2, of 2 images; a split made here never separates them",
+        "exact copies: 2, of 2 images; they stay together when images are held out or set aside",
         "copies with different labels: all/008.png = all/009.png",
     )
 

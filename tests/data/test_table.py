@@ -123,7 +123,7 @@ def test_bad_images_copies_and_other_columns_are_told(image_folder, rows):
     assert dataset.remarks == (
         "columns not used: camera",
         "unreadable images left out: 1 (dark/nowhere.png (No such file or directory))",
-        "exact copies: 1, of 1 images; a split made here never separates them",
+        "exact copies: 1, of 1 images; they stay together when images are held out or set aside",
         "one image under several classes: dark/000.png = light/000.png",
     )
 
@@ -157,7 +157,7 @@ BAD_CSV = {
     "a column twice": ("path,label,label\na,x,y\n", "has a column twice. Received: 'label'"),
     "quotes in the header": ('path,"la"bel\n', "line 1: ',' expected after"),
     "open quotes": ('path,label\n"a,x\n', "line 2: unexpected end of data"),
-    "one class": ("path,label\na,x\nb,x\n", "has one class, 'x'"),
+    "one class": ("path,label\na,x\nb,x\n", "has only the class 'x'"),
     "unprintable": ("path,label\na,x\nb,\x07\n", "class names must be printable"),
     "class in one split": (
         "path,label,split\na,x,train\nb,y,train\nc,x,test\n",

@@ -106,7 +106,7 @@ def test_two_workers_answer_alike(tmp_path):
             "long": f"the workers differ in names: {['a' * 150]!r} on worker 0, {_LONG}... on "
             "worker 1. Start all of them with the same settings, data and versions.",
             "not shared": f"worker 1: checkpoint {tmp_path}/1/checkpoints/pretrain/000000001 is "
-            "missing or corrupted. Several workers must share the run directory; otherwise start "
+            "missing or damaged. Several workers must share the run directory; otherwise start "
             "again with --overwrite.",
         }
 

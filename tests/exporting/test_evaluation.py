@@ -58,7 +58,9 @@ def test_a_run_on_a_folder_that_lacks_classes(finished_run, threes_and_sevens, t
     assert rows[0][0].startswith("3/")
     shown = capsys.readouterr().out.splitlines()
     assert all(len(line) <= 100 for line in shown if str(run) not in line)
-    assert any(line.startswith(f"top1 {100 * found['top1']:.2f} % (95 %: ") for line in shown)
+    assert any(
+        line.startswith(f"top1 {100 * found['top1']:.2f} % (95 % interval: ") for line in shown
+    )
     supcon_tf.train_classifier(ClassifierConfig(run_dir=str(run), epochs=1, overwrite=True))
     assert set(json.loads((run / "metrics.json").read_text())) == {"pretrain", "classifier"}
     assert not (run / "evaluation").exists()

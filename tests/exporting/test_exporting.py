@@ -102,7 +102,7 @@ def test_the_card_is_for_people(exported):
     assert all(f"\n## {heading}\n" in card for heading in headings)
     assert "temperature was not fitted" in card
     assert f"{100 * scores['tflite_int8']['top1']:.1f} %" in card
-    assert "| train |  1,347 |" in card
+    assert "| training |  1,347 |" in card
     assert all(name in card for name in ("pretrain: batch_size ", "classifier: learning_rate "))
 
 
@@ -111,7 +111,9 @@ def test_the_card_names_the_worst_classes(exported):
     per_class = {str(digit): 0.9 for digit in range(10)} | {"7": 0.0, "3": None}
     test = {**bundle.metrics["test"], "per_class": per_class}
     metrics = {**bundle.metrics, "test": {**test, "classes": {"7": {"support": 4}}}}
-    assert "Lowest top-1 by class: 7 0.0 % of 4, 0 90.0 %" in model_card(bundle.metadata, metrics)
+    assert "Lowest top-1 by class: '7' 0.0 % of 4, '0' 90.0 %" in model_card(
+        bundle.metadata, metrics
+    )
 
 
 @pytest.mark.slow

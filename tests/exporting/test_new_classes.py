@@ -22,7 +22,7 @@ def test_copies_stay_on_one_side_and_what_was_found_is_said(tmp_path, seed, caps
     assert set(new.support.labels()) == set(new.held_out.labels()) == {2}
     assert capsys.readouterr().err.splitlines() == [
         "1 file ignored: 1 .txt",
-        "exact copies: 1, of 1 images; a split made here never separates them",
+        "exact copies: 1, of 1 images; they stay together when images are held out or set aside",
     ]
 
 

@@ -126,7 +126,9 @@ def test_bad_files_are_listed_and_the_others_written(kind, images, script_module
 @pytest.mark.parametrize("output", ["{tmp}", "/dev/null", "{tmp}/0.png"])
 def test_an_output_that_is_no_table_is_refused(output, images, script_module, tmp_path):
     config = PredictConfig(model="nowhere", output=output.format(tmp=tmp_path))
-    with pytest.raises(UserError, match="output must be a file to write a table to"):
+    with pytest.raises(
+        UserError, match="output must be a table, neither a folder nor named like an image"
+    ):
         script_module.main(config, images)
     assert os.path.exists("/dev/null")
     assert not os.path.isfile("/dev/null")

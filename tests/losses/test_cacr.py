@@ -260,8 +260,8 @@ def test_refuses_wrong_arguments(options, message):
         ({"positive_prior": 0.1, "supervised": True}, {}, "cannot be combined with supervised"),
         ({}, {"keys": KEYS}, "keys need a queue"),
         ({}, {"keys": KEYS[:, :2], "queue": QUEUE}, r"keys must have .*Received: \(4, 2, 5\)"),
-        ({}, {"embeddings": EMBEDDINGS[:, :1]}, "needs two views of an image or more. Received: 1"),
-        ({}, {"embeddings": EMBEDDINGS[:, 0]}, "needs two views of an image or more. Received: 1"),
+        ({}, {"embeddings": EMBEDDINGS[:, :1]}, "needs two or more views of an image. Received: 1"),
+        ({}, {"embeddings": EMBEDDINGS[:, 0]}, "needs two or more views of an image. Received: 1"),
     ],
 )
 def test_refuses_what_does_not_go_together(options, given, message):

@@ -105,7 +105,7 @@ def test_two_replicas_train_like_one(loss, settings):
     ("changes", "message"),
     [
         ({"temperature": 0.1}, "method cacr has no argument 'temperature'; it takes alpha, beta"),
-        ({"num_views": 1}, "cacr needs two views of an image or more. Received: 1"),
+        ({"num_views": 1}, "cacr needs two or more views of an image. Received: 1"),
         ({"method_args": {"t_negative": -1}}, "t_negative must be at least 0 and finite"),
         ({"method_args": {"supervised": True, "positive_prior": 0.1}}, "positive_prior cannot be"),
         ({"queue_size": 128}, "a queue of 128 rows must hold a whole batch. Received: 384"),

@@ -84,7 +84,7 @@ def test_bad_settings_are_refused_before_anything_is_written(
             {"encoder": "applications:MobileNetV2", "width_multiplier": 1.0, "image_size_px": 32},
             "encoder must be a network by name.*Received: 'applications:MobileNetV2'",
         ),
-        ({"num_views": 1}, "local_loss simclr needs two views of an image or more. Received: 1"),
+        ({"num_views": 1}, "local_loss simclr needs two or more views of an image. Received: 1"),
         ({"temperature": 0.0}, "temperature must be at least 0.001"),
         ({"queue_size": 64}, "method loco has no memory queue"),
     ],

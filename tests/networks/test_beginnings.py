@@ -164,7 +164,9 @@ def test_a_training_ends_well_whose_initial_run_goes_meanwhile(longer, finished_
 
 
 def test_an_encoder_of_another_kind_takes_no_weights(finished_run):
-    with pytest.raises(UserError, match="not of this encoder: .* parameters there, .* here. Pass"):
+    with pytest.raises(
+        UserError, match="does not fit this encoder: .* parameters there, .* here. Pass"
+    ):
         take_weights(build_encoder("resnet8", 8, 0.25), finished_run / "encoder.keras")
 
 
@@ -179,7 +181,7 @@ def test_more_epochs_of_a_finished_run_are_refused_with_the_way_to_have_them(fin
     ("changes", "message"),
     [
         ({"encoder_weights": "a.h5"}, "initial_run and encoder_weights exclude each other"),
-        ({"run_dir": "runs/a"}, "initial_run must be another run than run_dir"),
+        ({"run_dir": "runs/a"}, "initial_run must not be run_dir itself"),
     ],
 )
 def test_initial_runs_that_make_no_sense_are_refused(changes, message):

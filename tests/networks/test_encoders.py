@@ -78,11 +78,11 @@ def test_damaged_weights(tmp_path, name):
         ),
         (("applications:",), "no such model; choose one of https://keras.io/api/applications."),
         (("applications:imagenet_utils",), "no such model"),
-        (("missing.keras",), "no such encoder file.*Received: 'missing.keras'"),
+        (("missing.keras",), "encoder not found. Received: 'missing.keras'"),
         (("applications:VGG16", 0.5), "width_multiplier applies to resnet8.*VGG16. Received: 0.5"),
         (("resnet8", 1.0, "a.ckpt"), "must be a .weights.h5 or .h5 file. Received: 'a.ckpt'"),
-        (("resnet8", 1.0, "a.weights.h5"), "no such weights file.*Received: 'a.weights.h5'"),
-        (("resnet8", 1.0, "imagenet"), "imagenet are for applications:NAME. Received: .*resnet8"),
+        (("resnet8", 1.0, "a.weights.h5"), "encoder_weights not found. Received: 'a.weights.h5'"),
+        (("resnet8", 1.0, "imagenet"), "imagenet is for applications:NAME. Received: .*resnet8"),
     ],
 )
 def test_check_refuses(arguments, message):

@@ -141,7 +141,7 @@ def test_a_chief_that_failed_for_a_worker_says_why(training, tmp_path, monkeypat
 
     monkeypatch.setattr(tuning, "run_tuner", failing)
     with pytest.raises(
-        UserError, match="the chief ends: .*No space left.* then continue with --resume"
+        UserError, match="the chief stopped: .*No space left.* then continue with --resume"
     ):
         tune(search_config(tmp_path / "search"), BASE)
     assert not (tmp_path / "search/trials.json").exists()

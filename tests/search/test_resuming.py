@@ -171,7 +171,7 @@ def test_a_search_of_an_earlier_version_is_refused(training, tmp_path):
     content = json.loads(file.read_text())
     content["space"] = content.pop("entries")
     file.write_text(json.dumps(content))
-    with pytest.raises(UserError, match="search.json was not written by this version .*End the"):
+    with pytest.raises(UserError, match="search.json was not written by this version .*Finish the"):
         tune(config, BASE)
 
 
@@ -181,7 +181,7 @@ def test_a_removed_result_is_reported(training, tmp_path):
     (tmp_path / "search/results/1 copy.json").write_text("{}")
     assert tune(config, BASE)["cost"]["trials"] == 2
     (tmp_path / "search/results/1.json").unlink()
-    with pytest.raises(UserError, match="results/1.json is not there"):
+    with pytest.raises(UserError, match="results/1.json is missing"):
         tune(config, BASE)
 
 

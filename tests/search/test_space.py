@@ -57,7 +57,7 @@ BAD = {
     "argument without name": ({"method_args.": {"choices": [1]}}, "Received: 'method_args"),
     "temperature as argument": (
         {"method_args.temperature": {"choices": [0.1]}},
-        "use the setting temperature",
+        "Pass it as --temperature",
     ),
     "no object": ({"momentum": [0.1, 0.9]}, r"momentum must be an object.*\[0.1, 0.9\]"),
     "neither": ({"momentum": {"scale": "log"}}, "either a range .* or choices"),

@@ -135,6 +135,7 @@ def test_a_pasted_photo_shows_the_square_that_the_model_sees(page, server, tmp_p
     [
         ("notes.txt", b"hello", "notes.txt is not an image that the browser can read."),
         ("half.png", digit(10)[:60], "half.png cannot be read. It is damaged, cut off, or "),
+        ("torn.png", digit(10)[:10], "torn.png cannot be read. It is damaged, cut off, or "),
         (
             "wide.png",
             fakes.huge_png(9000, 900),
@@ -142,7 +143,7 @@ def test_a_pasted_photo_shows_the_square_that_the_model_sees(page, server, tmp_p
         ),
         ("large.png", fakes.picture(size=(900, 900)), "large.png is too large for this server."),
     ],
-    ids=["no image", "half an image", "too many pixels", "too large"],
+    ids=["no image", "half an image", "half a header", "too many pixels", "too large"],
 )
 def test_an_error_is_one_line_and_the_next_image_is_answered(
     name, content, message, page, server, tmp_path

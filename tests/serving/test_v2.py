@@ -71,7 +71,7 @@ def test_v2_takes_binary_tensors(v2):
 RAW = {"binary_data_size": 4}
 BAD_V2 = {
     "no inputs": ((None,), {}, "inputs: Input should be a valid list. Received: None"),
-    "two inputs": ((images([PIXELS]) * 2,), {}, "a request has one input. Received: 2"),
+    "two inputs": ((images([PIXELS]) * 2,), {}, "a request must have one input. Received: 2"),
     "no object": (([3],), {}, "inputs.0: Input should be a valid dictionary"),
     "unknown input": (([{**images([PIXELS])[0], "name": "x"}],), {}, "Received: 'x'"),
     "datatype": ((images([PIXELS], datatype="INT64"),), {}, "UINT8 or FP32. Received: 'INT64'"),
@@ -97,7 +97,7 @@ BAD_V2 = {
     "claims too much": (
         (images([1], shape=(1, 10**9, 10**9, 3)),),
         {},
-        "each of images has 1000000000 x 1000000000 pixels",
+        "each image in images has 1000000000 x 1000000000 pixels",
     ),
     "too few": (
         (images([1, 2, 3]),),

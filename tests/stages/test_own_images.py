@@ -61,7 +61,7 @@ def test_the_plan_says_what_was_found(config):
     assert found.problems == ()
     assert (
         "",
-        "exact copies: 20, of 20 images; a split made here never separates them",
+        "exact copies: 20, of 20 images; they stay together when images are held out or set aside",
     ) in found.rows
 
 

@@ -67,7 +67,7 @@ from supcon_tf.stages.run_directory import RunDirectory
         ({"schedule": "step"}, "schedule step takes one epoch or more"),
         ({"schedule": "cosine", "decay_epochs": "3"}, "takes no decay_epochs"),
         ({"schedule": "step", "decay_epochs": "5,3"}, "must be above 0 and increasing"),
-        ({"schedule": "step", "decay_epochs": "x"}, "must be numbers separated by commas"),
+        ({"schedule": "step", "decay_epochs": "x"}, "must be numbers above 0, separated by commas"),
         ({"schedule": "step", "decay_epochs": "20"}, "must be below epochs .10.. Received: '20'"),
         ({"encoder": "applications:VGG17"}, "Received: .*VGG17"),
         ({"encoder": "none.keras"}, "none.keras"),

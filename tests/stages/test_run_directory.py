@@ -178,7 +178,7 @@ def test_never_touches_a_directory_that_is_no_run(tmp_path, overwrite):
 def test_a_foreign_config_is_no_run(tmp_path, content):
     (tmp_path / "config.json").write_text(content)
     config = PretrainConfig(run_dir=str(tmp_path), overwrite=True)
-    with pytest.raises(UserError, match="config.json is not a run's"):
+    with pytest.raises(UserError, match="config.json does not belong to a run"):
         RunDirectory(config.run_dir).check("pretrain", config)
     assert (tmp_path / "config.json").read_text() == content
 
@@ -203,7 +203,7 @@ def test_stages_after_pretraining_need_its_encoder(tmp_path):
 def test_a_corrupted_model_or_config_is_named(tmp_path):
     run, _ = begun(tmp_path)
     (run.path / "encoder.keras").write_bytes(b"half a file")
-    with pytest.raises(UserError, match=r"encoder.keras is corrupted"):
+    with pytest.raises(UserError, match=r"encoder.keras is damaged"):
         run.load_model("encoder")
     with pytest.raises(UserError, match=r"classifier.keras not found. Run supcon-tf classify"):
         run.load_model("classifier")

@@ -86,7 +86,7 @@ def _factor(**entry):
         ({"settings": {"seed": 1}}, "settings cannot hold seed"),
         ({"settings": {"epocs": 1}}, "settings cannot hold epocs"),
         ({"settings": {"epochs": 0}}, "epochs must be at least 1 and"),
-        ({"settings": {}}, "recipe ours: trials are scored on a validation set.*fraction=0"),
+        ({"settings": {}}, "recipe ours: runs are compared on a validation set.*fraction=0"),
         ({"recipes": {"a\n": "ours.flags"}}, "recipes must be .*titles of one line. Received:"),
         (
             {"factors": {" ": {"changes": [{"momentum": 0.1}]}}},

@@ -78,7 +78,7 @@ def _check_peer(config):
     if not config.peer_path() or not Path(config.peer_path()).is_dir():
         raise UserError(f"peer must be supcontrast:PATH, a checkout. Received: {config.peer!r}.")
     if shutil.which(config.python_of_peer()) is None:
-        raise UserError(f"peer_python is no program. Received: {config.peer_python!r}.")
+        raise UserError(f"peer_python must be a program. Received: {config.peer_python!r}.")
 
 
 def _check_gpu():

@@ -27,7 +27,7 @@ async function ask(path, body, signal) {
 // Tells people why an image has no answer; the server's own words number images and name settings.
 function inWords(error, title) {
   const reason = (error.reason ?? "").replace(/^instance 0:? */, "").replace(/ \(max_\w+\)/, "");
-  if (error.status === 400 && /not a whole|^is no /.test(reason)) {
+  if (error.status === 400 && /not a whole|^is not a /.test(reason)) {
     return `${title} cannot be read. It is damaged, cut off, or an image of another kind.`;
   }
   if (error.status === 400) return `${title}: ${reason}`;
