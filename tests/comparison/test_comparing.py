@@ -230,7 +230,7 @@ def test_one_factor_tries_nothing(run, cells):
 
 
 def test_trying_rates_needs_validation_images(run, tmp_path):
-    with pytest.raises(UserError, match="Pass validation_fraction=0.2"):
+    with pytest.raises(UserError, match="Pass --validation_fraction=0.2"):
         run(base=BASE.replace(validation_fraction=0.0))
     assert not (tmp_path / "comparison").exists()
 

@@ -177,7 +177,7 @@ def test_a_class_that_is_not_recognized_is_not_published(model, tmp_path):
     versions = find_versions(model)
     write_class(tmp_path / "again", 0, 20, turn=0)
     refused(
-        r"rarely: 'again' [\d.]+ % of 6 held-out images .*below min_top1=0.95. Nothing was publ",
+        r"rarely: 'again' [\d.]+ % of 6 held-out images .*below min_top1=0.95. Nothing was written",
         model=str(model),
         images=str(tmp_path),
         min_top1=0.95,

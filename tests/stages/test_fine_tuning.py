@@ -182,7 +182,9 @@ def test_patience_needs_validation_images_and_a_number_needs_stages(finished_run
         supcon_tf.train_classifier(ClassifierConfig(patience=3, **settings))
     images = keras.Input((8, 8, 3))
     plain = keras.Model(images, keras.layers.GlobalAveragePooling2D()(images))
-    with pytest.raises(UserError, match="only a network by name.*fine_tune=1. Use --fine_tune"):
+    with pytest.raises(
+        UserError, match="fine_tune=1: only a network by name.*Pass --fine_tune=all"
+    ):
         freeze_first_stages(plain, "1")
 
 

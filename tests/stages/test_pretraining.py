@@ -45,7 +45,7 @@ from supcon_tf.stages.run_directory import RunDirectory
         ({"micro_batch_size": 100}, "must divide the replica's batch of 128. Received: 100"),
         (
             {"method": "simclr", "num_views": 1},
-            "simclr needs two views .*Received: 1",
+            "simclr needs two or more views .*Received: 1",
         ),
         ({"schedule": "exponential", "decay_epochs": "inf"}, "must be numbers .*Received: 'inf'"),
         ({"schedule": "step", "decay_epochs": "nan"}, "must be numbers .*Received: 'nan'"),
