@@ -160,17 +160,17 @@ def is_shown(page, name):
     return page.evaluate(f"document.getElementById('{name}').checkVisibility()")
 
 
-def put_in(page, path):
-    """Chooses a file."""
+def put_in(page, *paths):
+    """Chooses files."""
     root = page.call("DOM.getDocument")["root"]["nodeId"]
     node = page.call("DOM.querySelector", nodeId=root, selector="#file")["nodeId"]
-    page.call("DOM.setFileInputFiles", nodeId=node, files=[str(path)])
+    page.call("DOM.setFileInputFiles", nodeId=node, files=[*map(str, paths)])
 
 
-def choose(page, path):
-    """Chooses an image, and waits for its answer."""
-    put_in(page, path)
-    wait_for_answer(page, path.name)
+def choose(page, *paths):
+    """Chooses images, and waits for the answer to the first."""
+    put_in(page, *paths)
+    wait_for_answer(page, paths[0].name)
 
 
 def wait_for_answer(page, title):

@@ -7,7 +7,8 @@ from urllib.request import Request, urlopen
 import pytest
 from conftest import COLORS
 from serving import fakes
-from serving.browser import choose, needs_chromium, open_page, text
+from serving.browser import choose, contrast, needs_chromium, open_page, text
+from serving.test_page_photos import CELLS, SCHEMES, WIDTHS, keep
 
 import supcon_tf
 
@@ -59,9 +60,20 @@ def test_a_remote_model_gives_what_the_bundle_gives(several_server, several_expo
 
 
 @needs_chromium
-def test_the_page_shows_several_classes(browser, several_server, image):
+@WIDTHS
+@SCHEMES
+def test_the_page_shows_several_classes(width, scheme, browser, several_server, image, tmp_path):
     open_page(browser, several_server, "colors")
-    choose(browser, image)
+    browser.be(width=width, scheme=scheme)
+    (tmp_path / "cut_off.png").write_bytes(image.read_bytes()[:60])
+    choose(browser, image, tmp_path / "cut_off.png", image.with_name("006.png"))
+    browser.wait_for("document.getElementById('progress').innerText === '3 of 3 answered'")
+    whole, cut_off, _ = browser.evaluate(CELLS)
+    assert sorted(whole[1].split(", ")) == list(COLORS)
+    assert cut_off[:2] == ["cut_off.png", "no answer"]
+    assert browser.evaluate("document.documentElement.scrollWidth") <= width
+    assert contrast(browser, "#bars .name") >= 4.5
+    keep(browser, f"several_{width}_{scheme}", tmp_path)
     assert text(browser, "class-title") == "Classes"
     assert sorted(text(browser, "answer").split(", ")) == list(COLORS)
     assert text(browser, "answer-share").endswith(" %")

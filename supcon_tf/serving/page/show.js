@@ -138,7 +138,8 @@ function sureness(probabilities) {
   const shown = probabilities.filter((share) => share >= SHOWN_FROM);
   const best = percent(Math.max(...probabilities));
   const least = percent(Math.min(...shown));
-  return model.isMultiLabel && shown.length > 1 && least !== best ? `${least} to ${best}` : best;
+  // A narrow table breaks the line there.
+  return model.isMultiLabel && shown.length > 1 && least !== best ? `${least} to\n${best}` : best;
 }
 
 function restOf(shares) {
