@@ -253,6 +253,7 @@ STUDIES = {
                 "method_args": {"logit_adjustment": 1.0},
             },
         },
+        scores=("top1", "macro_f1", "knn_top1"),
         classifiers={
             "SupCon, logit adjustment": {"logit_adjustment": 1.0},
             "SupCon, balanced batches, logit adjustment": {"logit_adjustment": 1.0},

@@ -1,4 +1,4 @@
-"""Trains a classifier of a run: linear on the frozen encoder, or with the encoder.
+"""Trains a classifier for a run: linear on the frozen encoder, or with the encoder.
 
 supcon-tf classify --run_dir=runs/digits
 supcon-tf classify --run_dir=runs/digits --fine_tune=all

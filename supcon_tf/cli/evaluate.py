@@ -7,7 +7,7 @@ Other labelled images, with a run or an exported model; classes are matched by n
 supcon-tf evaluate --run_dir=runs/photos --dataset=folder:other
 supcon-tf evaluate --model=saved_models/photos --dataset=folder:other
 
-Corrupted images, also relative to another run that was scored so:
+Corrupted images, also relative to another run that was scored in the same way:
 
 supcon-tf evaluate --run_dir=runs/digits --corruptions --baseline=runs/cross_entropy
 """

@@ -36,7 +36,7 @@ _DEFINE = {
 
 
 class _OrNone(flags.ArgumentParser):
-    """Takes the word none for None, and otherwise what another parser takes."""
+    """Parses the word none as None, and anything else with another parser."""
 
     def __init__(self, parser):
         self.parser = parser
@@ -112,7 +112,7 @@ def _wants_remarks():
 
 
 def _import_tensorflow():
-    """Imports it without its remarks about the machine, unless the user asked for them.
+    """Imports TensorFlow without its messages about the machine, unless the user asked for them.
 
     Some of them are printed by its C++ before it reads any log level.
     """
@@ -133,7 +133,7 @@ def _import_tensorflow():
 
 @contextlib.contextmanager
 def _tensorflow_errors():
-    """Makes one line of what TensorFlow itself raises: a full disk, too little memory, bad data."""
+    """Turns TensorFlow's own errors into one line: a full disk, too little memory, bad data."""
     import tensorflow as tf
 
     try:
@@ -211,7 +211,7 @@ def run(main, config_class, usage, positional=False, base=None, base_without=())
         except UserError as error:
             _fail(error)
         except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Nobody reads on; the exit flushes.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # The reader is gone; the exit flushes.
             sys.exit(0)
         except OSError as error:
             _fail(f"{error.filename or 'output'}: {error.strerror or error}")

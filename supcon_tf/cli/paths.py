@@ -1,4 +1,4 @@
-"""Paths that a command needs, looked at before TensorFlow is loaded, which takes seconds."""
+"""Paths that a command needs, checked before TensorFlow is loaded, which takes seconds."""
 
 import glob
 import re

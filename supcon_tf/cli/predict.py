@@ -1,15 +1,15 @@
-r"""Writes the classes of images and their probabilities; from a bundle, a file of it or a server.
+r"""Writes classes and probabilities of images, from a bundle, one of its files or a server.
 
 supcon-tf predict --model=saved_models/digits image.png more_images/ "photos/**/*.jpg"
 supcon-tf predict --model=http://127.0.0.1:8080 --format=csv --output=classes.csv photos/
 
-Images are files, folders (at any depth) and quoted patterns. What cannot be classified is named on
-standard error with its reason, the others are answered, and the exit status is then 3.
+Images are files, folders (at any depth) and quoted patterns. Those that fail are named on
+standard error with the reason, the others are still classified, and the exit status is then 3.
 tsv: path, class, probability, class, ... of the top_k. csv: the same under a header. jsonl: image,
 classes and probabilities as JSON, one line per image. In tsv a tab, a line end or a backslash
 within a cell is written as \t, \n or \\; a byte that is not UTF-8 is always written as \xff.
 An image that cannot be classified has no line in tsv and csv, and image and error in jsonl. A model
-of several classes per image gives all classes of a probability of 0.5 or more, and top_k at least;
+of several classes per image gives all classes with a probability of 0.5 or more, at least top_k;
 in csv these are two cells, with | between the classes and between the probabilities.
 """
 
@@ -32,7 +32,7 @@ _SHORT = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"}
 
 def _code(found):
     code = ord(found[0])
-    if 0xDC80 <= code <= 0xDCFF:  # So Python keeps a byte of a file's name that is not UTF-8.
+    if 0xDC80 <= code <= 0xDCFF:  # Python's form of a byte that is not UTF-8.
         code -= 0xDC00
     return _SHORT.get(found[0]) or (f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}")
 

@@ -2,8 +2,8 @@ r"""Draws training images and their views, as the network sees them, into a PNG 
 
     supcon-tf show-views --recipe=digits --output_file=views.png
 
-All flags of `supcon-tf pretrain` (its --help lists them) are taken too: the data and its
-augmentation are theirs. A row is an image; its first column shows the image as it is.
+All flags of `supcon-tf pretrain` (its --help lists them) are taken too: they set the data and
+the augmentation. A row is an image; its first column shows the image as it is.
 """
 
 from supcon_tf.cli import flags

@@ -1,4 +1,4 @@
-"""Equal budgets: the epochs of every arm, and the time that a training takes."""
+"""Equal budgets: the epochs of every arm, and the time that a training run takes."""
 
 import statistics
 import time

@@ -132,7 +132,7 @@ def _final_run(
 ) -> dict:
     """The result of a final cell, as from `finish_cell`; its output goes to its log.
 
-    Its directory has the name of the arm and of its rate, so that runs with another rate, chosen
+    Its directory is named after the arm and the rate factor, so that runs with another rate, chosen
     before more rates were tried, stay as they are.
     """
     runs, name, evaluation = place.path / "runs", f"{arm}-{factor:g}", {}

@@ -28,11 +28,11 @@ def write_report(report: dict, folder: Path) -> dict:
     """Adds the means, intervals and differences to a report, and writes it.
 
     Args:
-        report: with `reference`, and of every arm its `runs`.
+        report: with `reference`, and the `runs` of every arm.
         folder: where report.json, report.md and pictures/ go.
 
     Returns:
-        The report: of every arm also `values`, by score one for each seed; `summary`, as
+        The report: every arm also has `values`, one per seed for each score; `summary`, as
         `mean_interval` of them; and `differences` to the reference, as `paired_difference`, of each
         arm but that one. A score that is undefined for a seed is left out.
     """
@@ -55,7 +55,7 @@ def write_report(report: dict, folder: Path) -> dict:
 
 
 def _values(runs: Sequence[Mapping], references: Sequence[Mapping]) -> dict[str, list[float]]:
-    """By score the values of every seed; mCE relative to the reference's run of the same seed."""
+    """The values of every seed, by score; mCE relative to the reference's run of the same seed."""
     found = {score: [run["scores"][score] for run in runs] for score in SCORES}
     if "corruptions" not in runs[0]["scores"]:
         return found

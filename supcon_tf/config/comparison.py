@@ -10,7 +10,7 @@ from supcon_tf.config.training import PretrainConfig
 from supcon_tf.config.trials import check_trials
 from supcon_tf.core.errors import UserError, suggestion
 
-# Settings of a pretraining that a comparison decides by itself for each of its cells.
+# Settings of pretraining that a comparison sets itself for each of its cells.
 DECIDED = (*PLACEMENT, "seed")
 
 

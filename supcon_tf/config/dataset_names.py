@@ -79,6 +79,6 @@ def refuse_in_folder(dataset: str, name: str, path: str) -> None:
     folder, place = (Path(os.path.realpath(at)) for at in (own[1], path))
     if folder in (place, *place.parents):
         raise UserError(
-            f"{name} must not lie in the data set's folder {folder}. Received: {path}. What is "
-            "written there would become a class or its images."
+            f"{name} must not lie in the data set's folder {folder}. Received: {path}. Anything "
+            "written there would become a class or one of its images."
         )

@@ -59,7 +59,7 @@ class ExportConfig(Config):
     )
     max_tflite_loss: float = setting(
         0.01,
-        "Smaller TFLite models that lose more than this of top-1 (or mAP) are left out.",
+        "Smaller TFLite models that lose more top-1 (or mAP) than this are left out.",
         at_least=0,
     )
 
@@ -90,7 +90,7 @@ class AddClassConfig(Config):
     )
     min_top1: float = setting(
         0.5,
-        "Least top-1 on the held-out images of each new class; below it nothing is written.",
+        "Minimum top-1 on the held-out images of each new class; below it nothing is written.",
         at_least=0,
         at_most=1,
     )
@@ -105,21 +105,21 @@ class ServeConfig(Config):
     model_dir: str = setting(
         "", "Exported model: saved_models/NAME, whose newest version is served."
     )
-    host: str = setting("127.0.0.1", "Address to listen on (0.0.0.0: every network).")
-    http_port: int = setting(8080, "Port of HTTP (0: any free one).", at_least=0, at_most=65535)
+    host: str = setting("127.0.0.1", "Address to listen on (0.0.0.0: all network interfaces).")
+    http_port: int = setting(8080, "HTTP port (0: any free one).", at_least=0, at_most=65535)
     grpc_port: int | None = setting(
-        None, "Port of gRPC (none: no gRPC; 0: any free one).", kind=int, at_least=0, at_most=65535
+        None, "gRPC port (none: no gRPC; 0: any free one).", kind=int, at_least=0, at_most=65535
     )
     runtime: str = setting(
         "saved_model", "Runtime: TensorFlow, or one of the TFLite models.", choices=RUNTIMES
     )
-    max_batch_size: int = setting(32, "Images computed at once.", at_least=1, at_most=4096)
+    max_batch_size: int = setting(32, "Images processed at once.", at_least=1, at_most=4096)
     batch_wait_ms: float = setting(
         0.0, "Time to wait for a batch to fill.", at_least=0, at_most=1000
     )
     max_queue: int = setting(
         256,
-        "Most images that may wait; further requests are answered with status 503.",
+        "Largest number of waiting images; further requests are answered with status 503.",
         at_least=1,
         at_most=2**20,
     )

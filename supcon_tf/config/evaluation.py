@@ -70,11 +70,11 @@ class EvaluateConfig(Config):
         if not self.corruptions:
             self._refuse("without corruptions", "corruption_images", "baseline")
         if self.model:
-            self._refuse("beside model", "run_dir", "soft_neighbors_temperature", "corruptions")
+            self._refuse("with model", "run_dir", "soft_neighbors_temperature", "corruptions")
         else:
             self._refuse("without model", "output_dir")
         if self.dataset:
-            self._refuse("beside dataset", "split")
+            self._refuse("with dataset", "split")
         elif self.model:
             raise UserError(
                 f"an exported model is scored on a data set. Received: model={self.model!r} alone. "

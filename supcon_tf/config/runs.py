@@ -11,7 +11,7 @@ class RunConfig(Config):
     """A stage that writes into a run directory."""
 
     run_dir: str = setting("runs/run", "Directory that the run reads and writes.", identity=False)
-    resume: bool = setting(False, "Continue the run if it was begun.", identity=False)
+    resume: bool = setting(False, "Continue the run if it has begun.", identity=False)
     overwrite: bool = setting(False, "Replace this stage's earlier results.", identity=False)
 
     def __post_init__(self):

@@ -9,7 +9,7 @@ from supcon_tf.core.errors import UserError
 
 # The scores of a trial on its validation set, and which way is better.
 OBJECTIVES = {"knn_top1": "max", "linear_top1": "max", "nll": "min"}
-# Settings of a pretraining that a search decides by itself for each of its trials.
+# Settings of pretraining that a search sets itself for each of its trials.
 PLACEMENT = ("run_dir", "resume", "overwrite", "dry_run", "verbose")
 
 
@@ -25,7 +25,7 @@ class TuneConfig(Config):
     search_dir: str = setting(
         "runs/search", "Directory that the search reads and writes.", identity=False
     )
-    resume: bool = setting(False, "Continue the search if it was begun.", identity=False)
+    resume: bool = setting(False, "Continue the search if it has begun.", identity=False)
     algorithm: str = setting(
         "bayesian",
         "How settings are proposed.",

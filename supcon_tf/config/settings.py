@@ -70,7 +70,7 @@ _HOLDS = {
 
 
 def _check_type(name: str, value: Any, expected: type, optional: bool) -> Any:
-    """Returns `value` as `expected`; an int becomes a float, a path text, and nothing else."""
+    """Returns `value` as `expected`; only ints become floats, and paths text."""
     if value is None and optional:
         return None
     if expected is float and isinstance(value, int) and not isinstance(value, bool):

@@ -96,9 +96,9 @@ class PretrainConfig(RunConfig):
         "resnet8, airbench94, wide_resnet28_2, ...; applications:NAME, keras_hub:PRESET; a file.",
     )
     encoder_weights: str = setting(
-        "", "Weights for the encoder to begin with: a file, or imagenet ('': random)."
+        "", "Initial weights of the encoder: a file, or imagenet ('': random)."
     )
-    initial_run: str = setting("", "Finished run whose encoder training begins from ('': none).")
+    initial_run: str = setting("", "Finished run whose encoder is the starting point ('': none).")
     width_multiplier: float = setting(
         1.0, "Factor on the encoder's channels.", at_least=0.01, at_most=16
     )
@@ -162,7 +162,7 @@ class PretrainConfig(RunConfig):
     )
     schedule: str = setting(
         "cosine",
-        "Course of the learning rate after the warm-up.",
+        "Learning-rate schedule after the warm-up.",
         choices=("cosine", "partial_cosine", "step", "exponential", "constant"),
     )
     warmup_epochs: float | None = setting(

@@ -1,4 +1,4 @@
-"""Recipes whose trainings are trials, of a search or of a comparison's learning rates."""
+"""Recipes whose training runs are trials, of a search or of a comparison's learning rates."""
 
 import os
 

@@ -14,9 +14,9 @@ class ShowViewsConfig(Config):
     output_file: str = setting("", "PNG file to write.", identity=False)
     num_images: int = setting(8, "Training images to show, one per row.", at_least=1, at_most=64)
     step: int = setting(
-        0, "Step whose views are drawn; each step has others.", at_least=0, below=2**40
+        0, "Step whose views are drawn; they differ from step to step.", at_least=0, below=2**40
     )
-    overwrite: bool = setting(False, "Replace the file if it is there.", identity=False)
+    overwrite: bool = setting(False, "Replace the file if it exists.", identity=False)
 
     def __post_init__(self):
         super().__post_init__()
@@ -32,6 +32,6 @@ class ShowViewsConfig(Config):
             )
         if file.exists() and not self.overwrite:
             raise UserError(
-                f"output_file is already there. Received: {self.output_file!r}. Pass another, or "
+                f"output_file already exists. Received: {self.output_file!r}. Pass another, or "
                 "--overwrite."
             )

@@ -76,7 +76,7 @@ def random_crops(images, num_views, image_size_px, augmentation, seed, share=WHO
 
 
 def _shift(images, shift, seed, share):
-    """Moves images [n, S, S, 3] by whole pixels; a reflection fills what is left free."""
+    """Moves images [n, S, S, 3] by whole pixels; reflection fills the uncovered border."""
     side = images.shape[1]
     limit = round(shift * side)
     padded = tf.pad(images, [[0, 0], [limit, limit], [limit, limit], [0, 0]], "REFLECT")

@@ -23,7 +23,7 @@ from supcon_tf.data.own_images import UNLABELED_FOLDER, Listing
 
 @contextlib.contextmanager
 def _naming_folders():
-    """Turns what the system says of a folder that cannot be read into one line."""
+    """Reports an unreadable folder in one line, with the system's reason."""
     try:
         yield
     except OSError as error:
@@ -38,7 +38,7 @@ def list_folder(path: str) -> Listing:
     """Lists a folder data set.
 
     Args:
-        path: folder with one subfolder per class, or with train/ and test/ that hold such; perhaps
+        path: folder with one subfolder per class, or with train/ and test/ of this form; perhaps
             with unlabeled/ beside them.
 
     Raises:

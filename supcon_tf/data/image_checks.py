@@ -12,9 +12,9 @@ from tqdm import tqdm
 
 from supcon_tf.data.image_files import fault_in
 
-_NAMED = 20  # Files that a line names at most.
+_NAMED = 20  # The largest number of files that a line names.
 
-Copies = Sequence[Sequence[str]]  # Names of files of one content, two or more at a time.
+Copies = Sequence[Sequence[str]]  # Groups of two or more names of identical files.
 
 
 def check_images(root: Path, names: Sequence[str]) -> tuple[dict[str, str], Copies]:
@@ -46,7 +46,7 @@ def _check(file):
     """The fault, None for a sound file, and the SHA-256 of its content."""
     try:
         if not stat.S_ISREG(file.stat().st_mode):
-            return "it is not a regular file.", b""  # A pipe would be waited for.
+            return "it is not a regular file.", b""  # Reading a pipe would block.
         content = file.read_bytes()
     except OSError as error:
         return f"{error.strerror}.", b""

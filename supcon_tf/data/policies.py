@@ -32,11 +32,11 @@ class Augmentation:
         alternating_flip: whether each image is mirrored in every other epoch, half of the images in
             the first; of several views of an image, every second one is mirrored when the others
             are not.
-        strength: factor on the four changes of colour below.
+        strength: factor on the four colour-jitter ranges below.
         brightness: factor on the pixels, up to 1 +- this.
         contrast: factor on the distance from the image's mean grey, up to 1 +- this.
         saturation: factor on the distance from the pixel's own grey, up to 1 +- this.
-        hue: turn of the colour circle, up to +- this share of it.
+        hue: rotation of the hue circle, by up to +- this share of it.
         jitter_probability: share of the views whose colours change.
         rand_augment: random operations on each view; see the function of this name for the
             operations and their ranges.

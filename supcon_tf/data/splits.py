@@ -52,7 +52,7 @@ class Split:
         shuffle_buffer: elements held while shuffling.
         fingerprint: changes when examples are added, removed or resized.
         native_size_px: side of its square images; None if sizes differ.
-        names: of each example in the stored order, such as its file; None for its place in it.
+        names: of each example in the stored order, such as its file; None for its position.
         folder: the folder of the files that are the names; None if they are not files.
     """
 
@@ -81,7 +81,7 @@ class Split:
             return Held(*decoded.batch(self.num_examples).get_single_element())
 
     def held_bytes(self, image_size_px: int) -> int:
-        """The most bytes of images that a training holds in memory, for views of that size."""
+        """The most bytes of images that a training run holds in memory, for views of that size."""
         if self.native_size_px is None:
             return 0 if self.folder is None else most_bytes(self.num_examples, image_size_px)
         all_images = self.num_examples * self.native_size_px**2 * 3
@@ -241,9 +241,9 @@ class ImageDataset:
         native_size_px: side of its square images, or None where sizes differ.
         image_size_px: side of the square images that are made from them.
         bad_images: files left out because they could not be read.
-        copies: names of files of one content, two or more at a time; a split never separates them.
+        copies: groups of two or more names of identical files; a split never separates them.
         remarks: lines about the images that a user should see once, if they were checked.
-        validation: split taken from the training images to watch the training on; None for none.
+        validation: split taken from the training images to monitor training; None if there is none.
         unlabelled: training images whose labels are not to be used; None for none. The label of
             such an image is its class if that is known, for metrics, and otherwise `UNLABELED`.
         with_unlabelled: all training images; None if there are none besides `train`.

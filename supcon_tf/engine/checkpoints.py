@@ -110,8 +110,8 @@ def _check_space(folder: Path, model: keras.Model) -> int:
     if free < needed:
         raise StorageError(
             f"the disk of {folder} is full: {format_bytes(free)} free, a checkpoint takes "
-            f"{format_bytes(needed)}. The ones before it are kept; free some space, then --resume "
-            "continues."
+            f"{format_bytes(needed)}. The ones before it are kept: free some space and continue "
+            "from them (pretrain and classify: --resume)."
         )
     return needed
 

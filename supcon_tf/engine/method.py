@@ -19,7 +19,7 @@ class Method(keras.Model, abc.ABC):
     A subclass implements `forward`, which computes image by image, and `compute_losses`, which
     compares the outputs of the whole batch. If it needs them, it adds `after_step` (state of
     its own, such as a queue), `measure` (metrics), `kept` (more models than the encoder),
-    `trained_by` (terms of the loss that train some variables only) and `get_config`. The batch is
+    `trained_by` (terms of the loss that train only some variables) and `get_config`. The batch is
     whatever its stream yields: any structure of tensors, whose sizes may differ. Everything that
     changes during training is a weight, so that it is in the checkpoint.
 
@@ -33,7 +33,7 @@ class Method(keras.Model, abc.ABC):
             is that of the whole batch (see `micro_batch_gradients`); batch norm's statistics are
             those of a micro-batch.
         ema_momentum: momentum of an exponential moving average of the encoder's weights, which
-            evaluation then uses; None for none.
+            evaluation then uses; None for no average.
         **kwargs: as for `keras.Model`.
 
     Raises:
@@ -74,7 +74,7 @@ class Method(keras.Model, abc.ABC):
 
         Args:
             batch: this replica's part of a batch of the stream, or a micro-batch of it.
-            training: whether batch norm and dropout train.
+            training: whether batch norm and dropout are in training mode.
 
         Returns:
             A structure of tensors [n, ...], n of any size: embeddings, and whatever else of the

@@ -1,4 +1,4 @@
-"""Exported models: written, compared, extended, read and asked.
+"""Exported models: written, compared, extended, loaded and queried.
 
 export       a run becomes a bundle; its files and versions are in layout
 servable     the graph that is saved; index, tflite, onnx_model and calibration

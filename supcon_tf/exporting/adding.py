@@ -40,7 +40,7 @@ Images = tuple[np.ndarray, np.ndarray]  # Features float32 [N, F] and labels int
 
 @noting_interrupts()
 def add_class(config: AddClassConfig) -> dict:
-    """Writes a bundle's next version, with new classes beside the trained ones.
+    """Writes a bundle's next version, with new classes in addition to the trained ones.
 
     A new class is the mean direction of its images' embeddings. The trained classes keep their
     classifier, by which they share the probability that the new classes leave

@@ -1,4 +1,4 @@
-"""Calibration: how far probabilities can be trusted, and the factors that make them likelier."""
+"""Calibration: how far probabilities can be trusted, and the factors that calibrate them."""
 
 from collections.abc import Callable
 

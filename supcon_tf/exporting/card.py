@@ -43,8 +43,8 @@ def _purpose(metadata):
     what = f"Classifies an image as one of {len(names)} classes: {shown}."
     if metadata.get("multi_label"):
         what = (
-            f"Names the classes that an image shows, any number of {len(names)}: {shown}. Each has "
-            "a probability by itself (a sigmoid); they do not sum to 1, and those of 0.5 or more "
+            f"Names which of {len(names)} classes an image shows: {shown}. Each has "
+            "a probability of its own (a sigmoid); they do not sum to 1, and those of 0.5 or more "
             "count as shown."
         )
     return (
@@ -106,7 +106,7 @@ def _scores(metadata, metrics):
         parts.append(
             "This version, with the added classes. The old classes are scored on the held-out "
             "images that they came with, the new ones on those of their images that were not "
-            "learned from (`--holdout_fraction`). Scores on few images are rough.\n\n"
+            "used to form the class (`--holdout_fraction`). Scores on few images are rough.\n\n"
             f"{added_table(added)}"
         )
         exports = export_table(added) + _failed(added)
@@ -155,7 +155,7 @@ def _calibration(metrics):
 
 def _limits(metadata, metrics):
     score = (
-        "; the out-of-distribution score of `neighbors` tells how unusual it is, and not whether "
+        "; the out-of-distribution score of `neighbors` says how unusual it is, not whether "
         "the class is right"
     )
     lines = [
@@ -166,7 +166,7 @@ def _limits(metadata, metrics):
         else "Every image is given at least one class, the most probable one, even if it shows "
         "none of them; the probability is then below 0.5.",
         "The scores hold for images like the held-out ones. Other cameras, countries, seasons or "
-        "crops were not tried, and neither was fairness between groups of people.",
+        "crops were not tried, and fairness between groups of people was not assessed.",
         "The bundle holds names"
         + (" and small pictures" if metadata["settings"]["export"]["thumbnails"] else "")
         + " of training images; share it only with those who may see them."

@@ -1,4 +1,4 @@
-"""Comparison of exports with the model they were made of, in a process without this package."""
+"""Comparison of exports with the model they were made from, in a process without this package."""
 
 import contextlib
 import os
@@ -59,7 +59,7 @@ def compare_exports(
     labels: np.ndarray,
     process: subprocess.Popen,
 ) -> dict:
-    """Runs a bundle in a fresh process, and compares it with the model it was made of.
+    """Runs a bundle in a fresh process, and compares it with the model it was made from.
 
     Args:
         bundle: as in `start_reload`.

@@ -1,4 +1,4 @@
-"""The check that the graph of a SavedModel computes, and does nothing else."""
+"""The check that the graph of a SavedModel does nothing but compute."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path

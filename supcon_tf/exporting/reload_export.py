@@ -1,4 +1,4 @@
-"""An exported bundle, run as a stranger would run it: TensorFlow, LiteRT and ONNX Runtime alone.
+"""An exported bundle, run without this package: TensorFlow, LiteRT and ONNX Runtime alone.
 
     python -I reload_export.py BUNDLE FORMAT ...
 

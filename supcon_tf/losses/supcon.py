@@ -95,7 +95,7 @@ def supcon_loss(
         contrast_mode "one".
 
     Raises:
-        ValueError: if an argument is out of range, or two that exclude each other are given.
+        ValueError: if an argument is out of range, or two mutually exclusive ones are given.
 
     Reference:
         Khosla et al. 2020, eq. 2 and 3. Differs: the paper does not say what becomes of anchors

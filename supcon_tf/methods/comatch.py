@@ -31,7 +31,7 @@ class CoMatch(ClassifyingMethod):
     L_x is the cross entropy of labelled images, weakly augmented; L_u that of the strong view of
     unlabelled images with the pseudo-labels q of their weak view, where max q is at least the
     confidence; L_c is `graph_loss` between two strong views. FixMatch, with soft and aligned
-    pseudo-labels, is alpha 1 and graph_weight 0, without embeddings and the third view.
+    pseudo-labels, is alpha 1 and graph_weight 0, without embeddings or the third view.
 
     Batches are `{"labelled": (views [B, 1, H, W, C], labels [B]), "unlabelled": ((weak, strong,
     contrast), labels)}` with weak, strong and contrast [n, 1, H, W, C]; the labels of the
@@ -66,7 +66,7 @@ class CoMatch(ClassifyingMethod):
         if made.teacher and self.ema_momentum is None:
             raise ValueError("teacher needs a moving average. Received: ema_momentum=None.")
         if (made.alpha < 1 or (made.teacher and made.embeds)) and bank_size < 1:
-            raise ValueError(f"a bank needs bank_size of at least 1. Received: {bank_size}.")
+            raise ValueError(f"a bank needs a bank_size of at least 1. Received: {bank_size}.")
         self.projection_head, self.settings = projection_head, made
         self.bank_size, self.ramp_steps = bank_size, ramp_steps
         self.consistency = keras.losses.CategoricalCrossentropy(from_logits=True)
@@ -271,7 +271,7 @@ def _stream(
     unlabelled = _unlabelled(dataset)
     check_count("unlabelled_ratio", unlabelled_ratio)
     if config.num_views != 2:
-        raise ValueError(f"num_views must be 2, the strong views. Received: {config.num_views}.")
+        raise ValueError(f"num_views must be 2 (strong views). Received: {config.num_views}.")
     augmentations, size = [*map(named_augmentation, (weak, strong))], config.batch_size
     if alpha < 1 or graph_weight:
         augmentations.append(augmentation_of(config))

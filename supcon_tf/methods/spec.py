@@ -118,7 +118,7 @@ class Parts:
         return self._config.queue_size
 
     def check_all_used(self) -> None:
-        """Raises `UserError` if a setting is given of a part that was not requested."""
+        """Raises `UserError` if a setting of a part that was not requested is given."""
         settings = {
             "projection head": ("embedding_dim", "projection_hidden_dim"),
             "memory queue": ("queue_size",),

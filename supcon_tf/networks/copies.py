@@ -84,8 +84,8 @@ def training_copy(
 
     Raises:
         UserError: if `precision` is unknown, or the encoder cannot be copied: it is not built of
-            layers (a subclass of `keras.Model`), or a layer holds more than its configuration and
-            its saved variables say.
+            layers (a subclass of `keras.Model`), or a layer has state that its configuration and
+            its saved variables lack.
     """
     check_precision(precision)
     inputs = keras.Input((None, None, encoder.input_shape[-1])) if any_size else None
@@ -227,8 +227,8 @@ def _check_same(source, target, input_shape):
         if np.isfinite(expected).all() and not off <= _tolerance(source, target):
             raise UserError(
                 f"a copy of {source.name!r} does not compute the same: outputs are off by "
-                f"{off:.1%}. One of its layers holds more than its `get_config` and its weights "
-                "say; make that a weight or a setting."
+                f"{off:.1%}. One of its layers has state that its `get_config` and weights do "
+                "not hold; make that state a weight or a setting."
             )
 
 

@@ -1,4 +1,4 @@
-"""The weights that a training begins with."""
+"""The initial weights of a training run."""
 
 import contextlib
 import random

@@ -161,7 +161,7 @@ class Grid(_Resumable, GridSearchOracle):
     """Every combination of choices, each found from one that has ended."""
 
     def _restore(self, state):
-        """Also finds the place in the grid again, which Keras Tuner does not save."""
+        """Also restores the position in the grid, which Keras Tuner does not save."""
         super()._restore(state)
 
         def in_grid(one, other):
@@ -175,7 +175,7 @@ class Grid(_Resumable, GridSearchOracle):
 
 
 class Bayesian(_Resumable, BayesianOptimizationOracle):
-    """Random settings first, then where a Gaussian process of the scores expects most."""
+    """Random settings first, then those for which a Gaussian process predicts the best scores."""
 
     def populate_space(self, trial_id):
         """Never the same settings twice: a trial is deterministic, so nothing would be learned."""

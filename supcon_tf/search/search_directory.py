@@ -1,4 +1,4 @@
-"""The directory of a search: what it was, and what came of each trial.
+"""The directory of a search: its settings, and the result of each trial.
 
 search.json      (study.json) settings, base recipe, space, versions
 oracle/          state of the oracle

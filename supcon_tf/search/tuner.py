@@ -1,4 +1,4 @@
-"""Keras Tuner's tuner, whose trials are pretrainings in run directories of the search."""
+"""Keras Tuner's tuner, whose trials are pretraining runs in directories of the search."""
 
 import math
 import time

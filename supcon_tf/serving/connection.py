@@ -15,7 +15,7 @@ from supcon_tf.serving.faults import BusyError
 
 _MAX_HEADER_BYTES = 2**16
 _DISCARD_SECONDS = 2.0
-# After so long a client that was refused may try again.
+# Seconds after which a refused client may try again.
 _RETRY_SECONDS = 1
 _PREDICTING = (b":predict", b"/infer")
 _log = logging.getLogger("supcon_tf.serving")
@@ -37,10 +37,10 @@ class Load:
         self._most_requests, self.most_connections = most_requests, most_connections
         self._is_full = is_full
         self.running, self.refused = 0, 0
-        self._resting: dict[Connection, None] = {}  # In order: who has waited longest is first.
+        self._resting: dict[Connection, None] = {}  # In order: the longest wait comes first.
         self._logged, self._logged_at = 0, 0.0
         self._refusals = metrics.REQUESTS.labels(route="refused", status="503")
-        error = BusyError("the server has as many requests as it may have (max_queue).")
+        error = BusyError("the server is at its limit of requests (max_queue).")
         body = orjson.dumps({"error": error.message})
         status = HTTPStatus(error.status)
         head = (
@@ -53,7 +53,7 @@ class Load:
         }
 
     def takes(self, method: bytes, url: bytes) -> bool:
-        """Whether a request is served; only predictions may be too many."""
+        """Whether a request is served; only predictions are limited in number."""
         if self.running < self._most_requests and not self._is_full():
             return True
         return method != b"POST" or not url.partition(b"?")[0].endswith(_PREDICTING)
@@ -165,7 +165,7 @@ class Connection(HttpToolsProtocol):
             self.transport.close()
         else:
             now = self.loop.time()
-            self._is_hasty |= now < self._may_retry_at  # It has not waited the last time.
+            self._is_hasty |= now < self._may_retry_at  # It did not wait last time.
             self._may_retry_at = now + _RETRY_SECONDS
             if self._is_hasty:
                 self._load.rest(self)

@@ -50,7 +50,7 @@ class Memory:
         def take(count: int) -> None:
             nonlocal taken
             if self.held + count > self._most:
-                raise BusyError(f"the server holds {megabytes(self.held)} of requests already.")
+                raise BusyError(f"the server already holds {megabytes(self.held)} of requests.")
             self._change(count)
             taken += count
 

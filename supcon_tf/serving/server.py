@@ -1,4 +1,4 @@
-"""The listeners, and their end.
+"""The listeners, and their shutdown.
 
 KServe's `ModelServer` listens on every address, and on SIGTERM unloads the model before the
 requests under way are answered; so its parts are put together here.
@@ -26,7 +26,7 @@ from supcon_tf.serving.model import Repository, ServedDataPlane, ServedModel
 from supcon_tf.serving.routes import create_application
 from supcon_tf.serving.versions import Versions, report
 
-_HELD_REQUESTS = 16  # So many of the largest may be in memory at once: bodies and their images.
+_HELD_REQUESTS = 16  # This many of the largest may be in memory at once: bodies and their images.
 _MAX_CONNECTIONS, _OTHER_FILES = 10_000, 100
 _IDLE_SECONDS = 75  # Longer than the usual minute of proxies, which should be the ones to close.
 _LAST_REQUESTS_SECONDS = 0.3  # For requests on their way on connections that are open.

@@ -206,7 +206,7 @@ class Versions:
             )
 
     def close(self) -> None:
-        """Ends the thread that loads."""
+        """Stops the loading thread."""
         self._loader.shutdown(wait=False, cancel_futures=True)
 
 

@@ -1,4 +1,4 @@
-"""Checks of a pretraining's settings, data and devices before it starts."""
+"""Checks of the settings, data and devices of pretraining before it starts."""
 
 import bisect
 from collections.abc import Callable
@@ -102,7 +102,7 @@ def checked_batch(config: PretrainConfig, dataset: ImageDataset, replicas: int):
 
 
 def _check_several_classes(config, dataset):
-    """Refuses settings for one class per image where images have several, and the reverse."""
+    """Refuses settings for one class per image where images have several, and vice versa."""
     other = f"knn_{headline(not dataset.multi_label)}"
     if config.best_metric == other:
         kind = "several classes" if dataset.multi_label else "one class"
@@ -132,7 +132,7 @@ def _check_several_classes(config, dataset):
 
 def _check_steps(config, dataset):
     """Refuses a batch that an epoch cannot fill, and names the largest that it can."""
-    plain = config.replace(classes_per_batch=None, images_per_class=None)  # Its epoch is as long.
+    plain = config.replace(classes_per_batch=None, images_per_class=None)  # Same epoch length.
 
     def fills(size):
         return steps_per_epoch_of(plain.replace(batch_size=size), dataset) > 0

@@ -1,4 +1,4 @@
-"""Positives, memory and activations of a training, counted before it begins."""
+"""Positives, memory and activations of a training run, estimated before it begins."""
 
 import math
 from collections.abc import Sequence

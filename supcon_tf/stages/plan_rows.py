@@ -213,7 +213,7 @@ def _add_positives(sheet, config, loss, names, counts) -> None:
     why = ": the other views of an anchor's image are positives" * (views > 1)
     sheet.add("  anchors without any", _percent(without) + why, share_without_positive=without)
     sheet.add(
-        "  alone of their class in a batch",
+        "  only one of their class in a batch",
         f"{_percent(mean)} (most in class {names[most]!r}: {_percent(alone[most])})",
         chance_alone=float(mean),
         chance_alone_by_class=dict(zip(names, alone.tolist(), strict=True)),

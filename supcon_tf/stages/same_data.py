@@ -1,4 +1,4 @@
-"""The data and first weights of a stage that is continued, or built upon: those it began with."""
+"""Checks that a stage that is continued or built upon has its original data and first weights."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,7 +29,7 @@ def check_same_splits(path: Path, before: Mapping[str, Any], now: Mapping[str, A
 def check_same_initial_run(
     path: Path, before: Mapping[str, Any], now: Mapping[str, Mapping[str, str]]
 ) -> None:
-    """Raises `UserError` if the encoder that a training began from has changed since.
+    """Raises `UserError` if the encoder that a run began from has changed since.
 
     Args:
         path: the run directory, for the error.

@@ -1,4 +1,4 @@
-"""The settings of a stage that is continued: those it began with."""
+"""Checks that a stage is continued with the settings that it began with."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,7 +25,7 @@ def check_same_settings(path: Path, kept: Mapping[str, Any], config: RunConfig) 
             advice = "Give the same settings, or another --run_dir."
             if name == "epochs" and isinstance(config, PretrainConfig):
                 advice = (
-                    "The schedule of the learning rate depends on it. Begin another training from "
+                    "The schedule of the learning rate depends on it. Begin another run from "
                     f"this one's encoder, with --initial_run={path} and another --run_dir."
                 )
             raise UserError(

@@ -86,7 +86,7 @@ def test_the_new_version_says_what_it_is(added, model):
     assert "## Added classes" in card
     assert re.search(r"\| +turned 7, from 14 images \| +6 \|", card)
     assert re.search(r"\| old classes +\| +450 \|", card)
-    assert "that were not learned from (`--holdout_fraction`)" in card
+    assert "that were not used to form the class (`--holdout_fraction`)" in card
     metrics = json.loads((model / "2/metrics.json").read_text())
     assert metrics["added"]["saved_model"]["max_difference"] < 1e-5
     assert metrics["added"]["saved_model"]["top1"] == metrics["added"]["new_top1"]

@@ -134,9 +134,9 @@ def test_a_file_to_write_to_is_refused(exported, threes_and_sevens, tmp_path):
         ({"model": "m", "dataset": "folder:d", "run_dir": "r"}, "run_dir has no effect beside mod"),
         (
             {"model": "m", "dataset": "folder:d", "soft_neighbors_temperature": 0.1},
-            "soft_neighbors_temperature has no effect beside model",
+            "soft_neighbors_temperature has no effect with model",
         ),
-        ({"dataset": "folder:d", "split": "validation"}, "split has no effect beside dataset"),
+        ({"dataset": "folder:d", "split": "validation"}, "split has no effect with dataset"),
         ({"output_dir": "out"}, "output_dir has no effect without model. Received: .*'out'"),
         ({"data_dir": "data"}, "data_dir has no effect without dataset"),
         ({"skip_bad_images": True}, "skip_bad_images has no effect without dataset"),

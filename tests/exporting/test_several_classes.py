@@ -98,7 +98,7 @@ def test_an_index_has_a_label_for_each_set_of_classes():
 
 def test_the_card_says_that_an_image_has_several_classes(bundle):
     card = (bundle.path / "MODEL_CARD.md").read_text()
-    assert "Names the classes that an image shows, any number of 3: blue, green, red." in card
+    assert "Names which of 3 classes an image shows: blue, green, red." in card
     assert "mean average precision" in card
     assert "top-1" not in card
     assert re.search(r"\| green +\| +\d+ \|", card)

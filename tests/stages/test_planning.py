@@ -147,7 +147,7 @@ def test_the_worst_class_is_named(planned, tmp_path):
     shown = dict(found.rows)
     assert found.problems == ()
     assert "fewest in class 'rare'" in shown["positives per anchor"]
-    assert "most in class 'rare'" in shown["  alone of their class in a batch"]
+    assert "most in class 'rare'" in shown["  only one of their class in a batch"]
     assert found.numbers["images_per_class"] == {"common": 32, "rare": 4}
 
 

@@ -150,7 +150,7 @@ def test_corruptions_need_a_classifier(run_dir):
         ({"baseline": "runs/a"}, "baseline has no effect without corruptions"),
         (
             {"model": "m", "dataset": "folder:x", "corruptions": True},
-            "corruptions has no effect beside model",
+            "corruptions has no effect with model",
         ),
     ],
 )

@@ -88,7 +88,7 @@ def test_a_folder_of_any_size_with_small_views(tmp_path):
     [
         ({}, "output_file must be a .png file. Received: ''"),
         ({"output_file": "views.jpg"}, "output_file must be a .png file. Received: 'views.jpg'"),
-        ({"output_file": "{folder}/there.png"}, "output_file is already there.*or --overwrite"),
+        ({"output_file": "{folder}/there.png"}, "output_file already exists.*or --overwrite"),
         ({"output_file": "{folder}/folder.png", "overwrite": True}, "output_file is a folder"),
         ({"output_file": "a.png", "num_images": 0}, "num_images must be at least 1"),
     ],
