@@ -16,6 +16,13 @@ def main(config):
 
     scores = export(config)
     print(export_table(scores))
+    found = scores["calibration"]
+    if found["fitted_on"]:
+        print(
+            f"calibrated on the validation images: temperature {found['temperature']:.3g}; "
+            f"negative log likelihood of the held-out images {found['nll']:.4g}, "
+            f"{found['nll_uncalibrated']:.4g} before"
+        )
     print(f"bundle: {scores['path']}")
     model = Path(scores["path"]).parent
     print(f"next: supcon-tf predict --model={model} IMAGE ...")

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import os
 import re
+import shlex
 import signal
 import sys
 
@@ -19,7 +20,8 @@ from supcon_tf.cli.known import check_names, names_of
 from supcon_tf.cli.noise import without_remarks
 from supcon_tf.cli.paths import check_images, check_paths
 from supcon_tf.cli.recipes import with_files
-from supcon_tf.config import PretrainConfig
+from supcon_tf.cli.resuming import as_begun
+from supcon_tf.config import PretrainConfig, RunConfig
 from supcon_tf.config.flag_files import parse_arguments, read_flag_file
 from supcon_tf.config.settings import default_of
 from supcon_tf.core.errors import UserError
@@ -156,6 +158,15 @@ def _tensorflow_errors():
         ) from error
 
 
+def _continuing():
+    """How to continue: a run by its name alone, a search with the same flags."""
+    if "resume" not in flags.FLAGS:
+        return ""
+    if "run_dir" not in flags.FLAGS:
+        return "; the same flags and --resume continue it"
+    return f". Continue: {sys.argv[0]} --run_dir={shlex.quote(flags.FLAGS.run_dir)} --resume"
+
+
 def _terminate(signum, frame):
     raise SystemExit(128 + signum)
 
@@ -196,6 +207,8 @@ def run(main, config_class, usage, positional=False, base=None, base_without=())
             if argv[1:] and not positional:
                 raise UserError(f"unexpected argument. Received: {argv[1]!r}. See --help.")
             given = [_config(config_class)]
+            if isinstance(given[0], RunConfig) and given[0].resume:
+                given = [as_begun(given[0], flags.FLAGS)]
             given += [] if base is None else [_config(base, base_without)]
             if positional:
                 check_images(argv[1:])
@@ -218,8 +231,7 @@ def run(main, config_class, usage, positional=False, base=None, base_without=())
         except MemoryError:
             _fail("out of memory. Lower --batch_size or --image_size_px.")
         except KeyboardInterrupt:
-            advice = "; --resume continues" if "resume" in flags.FLAGS else ""
-            print(f"\ninterrupted; what is finished is kept{advice}.", file=sys.stderr)
+            print(f"\ninterrupted; what is finished is kept{_continuing()}", file=sys.stderr)
             sys.exit(130)
 
     app.run(guarded, flags_parser=_parser(config_class, usage, base is not None))

@@ -19,4 +19,7 @@ class RunConfig(Config):
         if not self.run_dir:
             raise UserError("run_dir must name a directory. Received: ''.")
         if self.resume and self.overwrite:
-            raise UserError("resume and overwrite exclude each other. Received: both. Give one.")
+            raise UserError(
+                "resume and overwrite exclude each other. Received: both. Leave out overwrite to "
+                "continue."
+            )

@@ -90,9 +90,10 @@ def check_rarest(
     rarest, count = min(counts.items(), key=lambda item: item[1])
     needed = math.ceil(1 / min(fraction, 1 - fraction))
     if count < needed:
-        once = ", copies counted once" * has_copies
+        counted = ", copies counted once" * has_copies
+        counted += " besides those held out" * (setting == "validation_fraction")
         raise UserError(
-            f"class {rarest!r} of {what} has {count} images{once}; {setting}={fraction} needs "
+            f"class {rarest!r} of {what} has {count} images{counted}; {setting}={fraction} needs "
             f"{needed} or more in each class. Add images, or change --{setting}."
         )
 

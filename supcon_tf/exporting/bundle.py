@@ -22,6 +22,7 @@ from supcon_tf.exporting.layout import (
     THUMBNAILS,
     check_sums,
     newest_bundle,
+    read_class_names,
     tflite_file,
 )
 from supcon_tf.exporting.tflite import TfliteModel
@@ -116,7 +117,7 @@ class Bundle:
         return UserError(f"bundle {self.path} is damaged: {fault}. Export it again.")
 
     def _read_class_names(self) -> tuple[str, ...]:
-        names = (self.path / "labels.txt").read_text("utf-8").removesuffix("\n").split("\n")
+        names = read_class_names(self.path)
         outputs = self._signatures["classify"].structured_outputs
         if outputs["probabilities"].shape[1] != len(names) or self.metadata["class_names"] != names:
             raise self._damaged("labels.txt does not fit")

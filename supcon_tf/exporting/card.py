@@ -76,9 +76,10 @@ def _recipe(metadata):
     ]
     made = metadata["training"]["pretrain"]
     versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
+    commit = f"Commit {made['git_commit']}; " if made["git_commit"] else ""
     return (
         f"{format_table(['setting', 'value'], rows)}\n\nSettings that are not listed have the "
-        f"defaults of the version below. Commit {made['git_commit']}; {versions}. "
+        f"defaults of the version below. {commit}{versions}. "
         f"Trained {made['started']}, exported {metadata['export']['started']}."
     )
 
@@ -223,7 +224,7 @@ def export_table(scores: Mapping) -> str:
         "exported",
         title,
         f"{title} of the model",
-        "largest probability difference",
+        "largest difference of a probability from Keras",
         "size",
         "one image",
     ]

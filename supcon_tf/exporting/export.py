@@ -20,7 +20,14 @@ from supcon_tf.exporting.comparing import check_exports, compare_exports, start_
 from supcon_tf.exporting.finite import check_finite
 from supcon_tf.exporting.graphs import check_graph
 from supcon_tf.exporting.index import build_index, index_scores, write_index_images
-from supcon_tf.exporting.layout import HELD_OUT, check_name, next_version, write_sums
+from supcon_tf.exporting.layout import (
+    HELD_OUT,
+    check_name,
+    find_versions,
+    next_version,
+    read_class_names,
+    write_sums,
+)
 from supcon_tf.exporting.reload_export import median_ms
 from supcon_tf.exporting.servable import Head, Index, of_keras
 from supcon_tf.networks.heads import features_of
@@ -70,6 +77,7 @@ def export(config: ExportConfig) -> dict:
         raise UserError(f"{run.path}/classifier.keras does not belong to this run. Train it again.")
     with writing(target) as temporary:
         print(f"exporting to {target}", file=sys.stderr)
+        _warn_of_lost_classes(folder, dataset.class_names)
         temporary.mkdir(parents=True)
         reading = naming_lost_images(dataset.train, dataset.test)
         with start_reload(temporary, config.format_names()) as reload, reading:
@@ -77,6 +85,23 @@ def export(config: ExportConfig) -> dict:
     scores = {"path": str(target), **scores}
     run.record("export", scores)
     return scores
+
+
+def _warn_of_lost_classes(folder, class_names):
+    """Says which classes of the newest version, perhaps added to it, a new one will not have."""
+    versions = find_versions(folder)
+    try:
+        names = read_class_names(folder / str(versions[-1])) if versions else []
+    except (OSError, UnicodeDecodeError):
+        return  # A damaged bundle names none.
+    if lost := [repr(name) for name in names if name not in class_names]:
+        more = f" and {len(lost) - 5} more" if len(lost) > 5 else ""
+        print(
+            f"the run lacks classes of version {versions[-1]}, which servers will no longer name: "
+            f"{', '.join(lost[:5])}{more}. Add them again with supcon-tf add-class, or pass "
+            "--name for another model.",
+            file=sys.stderr,
+        )
 
 
 def _write_bundle(bundle, target, run, dataset, model, config, reload):

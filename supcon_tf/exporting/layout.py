@@ -75,6 +75,11 @@ def next_version(folder: Path, version: int | None = None) -> Path:
     return folder / str(version)
 
 
+def read_class_names(bundle: Path) -> list[str]:
+    """The lines of labels.txt."""
+    return (bundle / "labels.txt").read_text("utf-8").removesuffix("\n").split("\n")
+
+
 def newest_bundle(model: str | Path) -> Path:
     """The version directory to load.
 

@@ -95,7 +95,7 @@ class RemoteModel:
         except requests.RequestException as error:
             raise UserError(
                 f"server {self._address} is out of reach ({_cause(error)}). Check the address, and "
-                "that it runs."
+                "that the server is running."
             ) from error
         try:
             content = answer.json()

@@ -49,6 +49,8 @@ def shown(value: Any) -> str:
     """
     if isinstance(value, list):
         return f"a list of {len(value)}"
+    if value == {}:
+        return "an empty object"
     if isinstance(value, dict):
         return "an object with the keys " + shown(", ".join(itertools.islice(value, 5)))
     if isinstance(value, bytes):

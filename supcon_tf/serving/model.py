@@ -126,7 +126,8 @@ class Repository(kserve.ModelRepository):
         """
         if name not in self.models:
             known = ", ".join(self.models)
-            raise NotFoundError(f"no model {shown(name)} here; this server serves {known}.")
+            hint = " Predictions are requested with POST." if name.endswith(":predict") else ""
+            raise NotFoundError(f"no model {shown(name)} here; this server serves {known}.{hint}")
         model, asked = self.models[name], asked_version.get()
         served = str(model.versions.served.version)
         if asked not in ("", served):

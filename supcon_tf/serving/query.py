@@ -60,6 +60,8 @@ def read_json(body: bytes) -> dict[str, Any]:
         document = orjson.loads(body)
     except ValueError as error:
         hint = " JSON has no NaN." if b"NaN" in body else ""
+        if not body.lstrip().startswith((b"{", b"[")):
+            hint = " An image is sent inside the JSON, encoded in base64."
         raise RequestError(
             f"the body is not JSON: {error}. Received: {shown(body)}.{hint}"
         ) from error

@@ -55,8 +55,8 @@ def add_data(sheet: Sheet, dataset: ImageDataset) -> None:
     sheet.add("data set", f"{dataset.name}: {value}", **sizes, bad_images=bad)
     splits = (dataset.all_images, dataset.validation)
     held = sum(split.held_bytes(side) for split in splits if split is not None)
-    how = f"decoded once, up to {format_bytes(held)}" if held else "no; decoded again every epoch"
-    sheet.add("  kept in memory", how, held_bytes=held)
+    how = f"once, and held in up to {format_bytes(held)} of memory" if held else "in every epoch"
+    sheet.add("  images are decoded", how, held_bytes=held)
     for remark in dataset.remarks:
         sheet.add("", remark)
 

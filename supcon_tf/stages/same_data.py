@@ -19,10 +19,12 @@ def check_same_splits(path: Path, before: Mapping[str, Any], now: Mapping[str, A
     for split in (*SPLITS, "unlabelled"):
         then, found = (data.get(split, {"examples": 0}) for data in (before, now))
         if then != found:
+            others = ", not all the same" * (then["examples"] == found["examples"])
             raise UserError(
                 f"split {split!r} of {now['name']} changed since {path} was pretrained: "
-                f"{then['examples']} images then, {found['examples']} now. Restore it, or "
-                "pretrain again."
+                f"{then['examples']} images then, {found['examples']} now{others}. Restore the "
+                "images (one that was added or removed changes which are held out), or pretrain "
+                "again."
             )
 
 

@@ -22,7 +22,7 @@ def test_ctrl_c_leaves_a_run_that_resume_continues(script, small_config, finishe
                 break
         rest = process.stderr.read()
     assert process.returncode == 130
-    assert "--resume continues" in rest
+    assert f"kept. Continue: {command[1]} --run_dir={tmp_path / 'run'} --resume\n" in rest
     assert "Traceback" not in rest
     again = script("pretrain", *flags)
     assert again.returncode == 2
@@ -30,7 +30,8 @@ def test_ctrl_c_leaves_a_run_that_resume_continues(script, small_config, finishe
     other = script("pretrain", *flags, "--resume", "--seed=1")
     assert other.returncode == 2
     assert "another configuration: seed was 0. Received: 1" in other.stderr
-    resumed = script("pretrain", *flags, "--resume")
+    # The run knows its other settings.
+    resumed = script("pretrain", f"--run_dir={tmp_path / 'run'}", "--resume")
     assert resumed.returncode == 0, resumed.stderr
     assert "epoch 1/10" not in resumed.stderr
     assert_equal_runs(tmp_path / "run", finished_run)

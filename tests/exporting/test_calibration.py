@@ -21,6 +21,17 @@ def test_the_temperature_that_made_the_labels_is_found(temperature):
     assert found == pytest.approx(temperature, rel=0.05)
 
 
+@pytest.mark.parametrize(("count", "classes"), [(23, 4), (2, 2), (400, 10)])
+@pytest.mark.parametrize("scale", [1.0, 30.0])
+def test_few_images_that_are_all_right_do_not_make_certain(count, classes, scale):
+    labels = np.arange(count) % classes
+    logits = scale * (np.eye(classes)[labels] + 0.1)
+    shares = softmax(logits / fit_temperature(logits, labels), axis=1)
+    # One image more, of all classes alike.
+    expected = (1 + 1 / count / classes) / (1 + 1 / count)
+    np.testing.assert_allclose(shares[np.arange(count), labels], expected, rtol=1e-3)
+
+
 def test_likelihood_by_hand():
     logits = np.log([[0.5, 0.25, 0.25], [0.1, 0.8, 0.1]])
     expected = -(np.log(0.25) + np.log(0.8)) / 2

@@ -151,12 +151,18 @@ def test_a_validation_set_calibrates_the_model(small_config, tmp_path):
     np.testing.assert_allclose(bundle.classify(images)["probabilities"], expected, atol=1e-5)
 
 
-def test_a_bundle_without_an_index(exported, tmp_path):
+def test_a_bundle_without_an_index_after_one_with_more_classes(exported, tmp_path, capsys):
+    older = tmp_path / "digits/1"
+    older.mkdir(parents=True)
+    (older / "labels.txt").write_text("\n".join([*"0123456789", "a comma, a"]) + "\n", "utf-8")
     config = exported[2].replace(
         saved_models_dir=str(tmp_path), index_images=0, formats="saved_model"
     )
     scores = supcon_tf.export(config)
-    bundle = load_bundle(tmp_path / "digits/1")
+    said = "lacks classes of version 1, which servers will no longer name: 'a comma, a'. "
+    assert said in capsys.readouterr().err
+    bundle = load_bundle(tmp_path / "digits")
+    assert bundle.path.name == "2"
     assert scores["index"] is None
     assert bundle.num_neighbors == 0
     assert "neighbors" not in bundle.model.signatures

@@ -126,6 +126,13 @@ def test_what_is_no_json_is_told(body):
         v1.read(body, FakeBundle(), BOUNDS)
 
 
+def test_an_image_in_place_of_json_is_told_where_it_belongs():
+    with pytest.raises(RequestError, match=r"sent inside the JSON, encoded in base64\.$"):
+        v1.read(b"\x89PNG\r\n\x1a\n\0", FakeBundle(), BOUNDS)
+    with pytest.raises(RequestError, match="Received: an empty object"):
+        v1.read(b"{}", FakeBundle(), BOUNDS)
+
+
 @pytest.mark.parametrize("number", ["1e999", "-1e999", "1" + "0" * 400])
 def test_infinite_numbers_are_refused(number):
     body = f'{{"instances": [[[[{number}, 1, 2]]]]}}'.encode()

@@ -78,8 +78,11 @@ def test_resuming_keeps_the_manifest_and_refuses_other_data(tmp_path):
     assert len(entry["resumed"]) == 1
     assert entry["resumed"][0]["command_line"]
     more = {**DATASET, "train": {"examples": 9}}
-    with pytest.raises(UserError, match="split 'train' of d changed .*8 images then, 9 now"):
+    with pytest.raises(UserError, match="split 'train' of d changed .*8 images then, 9 now\\. "):
         run.begin("pretrain", config, more)
+    others = {**DATASET, "train": {**DATASET["train"], "fingerprint": "another"}}
+    with pytest.raises(UserError, match="8 images then, 8 now, not all the same\\. "):
+        run.begin("pretrain", config, others)
 
 
 def test_overwriting_pretraining_removes_what_depends_on_it_and_nothing_else(tmp_path):

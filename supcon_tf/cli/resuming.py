@@ -1,0 +1,28 @@
+"""Stages that are continued with the settings that they began with."""
+
+from pathlib import Path
+
+from absl import flags
+
+from supcon_tf.config import ClassifierConfig, PretrainConfig, RunConfig
+from supcon_tf.core.files import read_json
+
+_STAGES = {PretrainConfig: "pretrain", ClassifierConfig: "classifier"}
+
+
+def as_begun(config: RunConfig, given: flags.FlagValues) -> RunConfig:
+    """The configuration, with the run's own settings where no flag gives another.
+
+    Args:
+        config: the settings of a stage that is resumed.
+        given: the flags.
+
+    Raises:
+        UserError: if the run's config.json is damaged.
+    """
+    file = Path(config.run_dir) / "config.json"
+    stages = read_json(file) if file.is_file() else {}
+    kept = stages.get(_STAGES[type(config)], {}) if isinstance(stages, dict) else {}
+    return config.replace(
+        **{name: value for name, value in kept.items() if name in given and not given[name].present}
+    )
