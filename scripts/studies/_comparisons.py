@@ -247,9 +247,10 @@ STUDIES = {
             "SupCon": {},
             "SupCon, logit adjustment": {},
             "SupCon, balanced batches, logit adjustment": {**_BALANCED},
-            "cross entropy": {"method": "cross_entropy"},
+            "cross entropy": {"method": "cross_entropy", "temperature": None},
             "cross entropy, logit adjustment": {
                 "method": "cross_entropy",
+                "temperature": None,
                 "method_args": {"logit_adjustment": 1.0},
             },
         },

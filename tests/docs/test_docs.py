@@ -78,7 +78,7 @@ def invocations(text):
     for found in re.finditer(r"supcon-tf ([^\n`&;|]*)", text):
         rest = found[1].split("  #")[0]
         words = shlex.split(rest.replace("'", ""), comments=True)
-        if words:
+        if words and words[0] != "--version":  # The one flag without a command.
             yield words[0].rstrip(".,:)"), words[1:]
 
 
