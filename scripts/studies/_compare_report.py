@@ -55,7 +55,7 @@ def draw(study, report, path):
         report: as from `run_study`.
         path: the PNG file.
     """
-    figure = Figure(figsize=(5 * (1 + len(study.curves)), 4), layout="constrained")
+    figure = Figure(figsize=(7 + 5 * len(study.curves), 4), layout="constrained")
     axes = figure.subplots(1, 1 + len(study.curves), squeeze=False)[0]
     figure.suptitle(report["title"])
     for place, arm in enumerate(report["arms"].values()):

@@ -227,7 +227,7 @@ STUDIES = {
         },
     ),
     "long_tail": Study(
-        title="CIFAR-10-LT, imbalance 100: plain training and the recipe long_tail",
+        title="CIFAR-10-LT, imbalance 100",
         base={
             "dataset": "cifar10_lt",
             "image_size_px": 32,
