@@ -48,6 +48,17 @@ _SMALL_FASHION = {
 }
 _RARE = {"dataset": "folder:runs/fashion_rare"}
 _BALANCED = {"classes_per_batch": 10, "images_per_class": 12}
+# A small plain network that learns in minutes on a CPU.
+_FAST = {
+    "encoder": "airbench94",
+    "width_multiplier": 0.25,
+    "batch_size": 120,
+    "epochs": 20,
+    "optimizer": "muon",
+    "momentum": 0.9,
+    "learning_rate": 0.06,
+    "weight_decay": 0.0,
+}
 _WEIGHTS = {
     "tuned": {"t_positive": 1.0, "t_negative": 2.0},
     "uniform": {"t_positive": 0.0, "t_negative": 0.0},
@@ -231,17 +242,10 @@ STUDIES = {
         base={
             "dataset": "cifar10_lt",
             "image_size_px": 32,
-            "encoder": "airbench94",
-            "width_multiplier": 0.25,
             "augmentation": "cifar",
             "method": "supcon_out",
             "temperature": 0.1,
-            "batch_size": 120,
-            "epochs": 20,
-            "optimizer": "muon",
-            "momentum": 0.9,
-            "learning_rate": 0.06,
-            "weight_decay": 0.0,
+            **_FAST,
         },
         arms={
             "SupCon": {},
@@ -259,6 +263,23 @@ STUDIES = {
             "SupCon, logit adjustment": {"logit_adjustment": 1.0},
             "SupCon, balanced batches, logit adjustment": {"logit_adjustment": 1.0},
         },
+    ),
+    "knn": Study(
+        title="Fashion-MNIST, classes of 50 to 500 images",
+        base={
+            "dataset": "folder:runs/fashion_linear",
+            "image_size_px": 16,
+            "augmentation": "symbols",
+            **_FAST,
+        },
+        arms={
+            "SupCon": {"temperature": 0.1},
+            "SupCon, balanced batches": {"temperature": 0.1, **_BALANCED},
+            "SupCon, 80 epochs": {"temperature": 0.1, "epochs": 80},
+            "cross entropy": {"method": "cross_entropy"},
+            "cross entropy, 80 epochs": {"method": "cross_entropy", "epochs": 80},
+        },
+        scores=("knn_top1", "top1", "macro_f1"),
     ),
     "several_classes": Study(
         title="Collages of Fashion-MNIST, one to three garments in each of 2,000",

@@ -6,8 +6,9 @@ Each arm is pretrained, gets a linear classifier where its method has none, and 
 held-out split. Started again, it continues and keeps what is finished. It writes NAME.json and
 NAME.png, and prints the table. The studies: scripts/studies/_comparisons.py. Those of Fashion-MNIST
 need `write_fashion_mnist.py --output_dir=runs/fashion`; cacr and cacr_imbalance also need a second
-folder, runs/fashion_rare, written with `--imbalance=exponential`; long_tail needs CIFAR-10;
-several_classes needs `write_collages.py --output_dir=runs/collages`.
+folder, runs/fashion_rare, written with `--imbalance=exponential`; knn needs runs/fashion_linear,
+written with `--imbalance=linear`; long_tail needs CIFAR-10; several_classes needs
+`write_collages.py --output_dir=runs/collages`.
 """
 
 import dataclasses

@@ -131,7 +131,7 @@ def test_a_file_to_write_to_is_refused(exported, threes_and_sevens, tmp_path):
     ("settings", "message"),
     [
         ({"model": "m"}, "scored on a data set. Received: model='m' alone"),
-        ({"model": "m", "dataset": "folder:d", "run_dir": "r"}, "run_dir has no effect beside mod"),
+        ({"model": "m", "dataset": "folder:d", "run_dir": "r"}, "run_dir has no effect with mod"),
         (
             {"model": "m", "dataset": "folder:d", "soft_neighbors_temperature": 0.1},
             "soft_neighbors_temperature has no effect with model",

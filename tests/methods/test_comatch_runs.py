@@ -71,7 +71,7 @@ def test_two_replicas_train_like_one(small_config, tmp_path):
             "batch_size must be at most 316, so that an epoch has a step. Received: 400",
         ),
         ({"queue_size": 100}, "queue of 100 rows must hold a whole batch. Received: 160 rows"),
-        ({"num_views": 3}, "num_views must be 2 (strong views). Received: 3"),
+        ({"num_views": 3}, "num_views must be 2 \\(strong views\\). Received: 3"),
         ({"method_args": {"alpha": 2}}, r"alpha must be in \[0, 1\]. Received: 2"),
         ({"method_args": {"unlabelled_ratio": 0}}, "unlabelled_ratio must be an int >= 1"),
         (
