@@ -266,12 +266,7 @@ STUDIES = {
     ),
     "knn": Study(
         title="Fashion-MNIST, classes of 50 to 500 images",
-        base={
-            "dataset": "folder:runs/fashion_linear",
-            "image_size_px": 16,
-            "augmentation": "symbols",
-            **_FAST,
-        },
+        base={**_FASHION, **_FAST, "dataset": "folder:runs/fashion_linear"},
         arms={
             "SupCon": {"temperature": 0.1},
             "SupCon, balanced batches": {"temperature": 0.1, **_BALANCED},

@@ -22,7 +22,8 @@ def as_begun(config: RunConfig, given: flags.FlagValues) -> RunConfig:
     """
     file = Path(config.run_dir) / "config.json"
     stages = read_json(file) if file.is_file() else {}
-    kept = stages.get(_STAGES[type(config)], {}) if isinstance(stages, dict) else {}
-    return config.replace(
-        **{name: value for name, value in kept.items() if name in given and not given[name].present}
-    )
+    kept = stages.get(_STAGES[type(config)]) if isinstance(stages, dict) else None
+    if not isinstance(kept, dict):
+        return config  # The stage has not begun; what is damaged is named when the run is opened.
+    names = [name for name in config.to_dict() if name in kept and not given[name].present]
+    return config.replace(**{name: kept[name] for name in names})

@@ -45,6 +45,12 @@ def test_a_run_that_does_not_exist_yet_has_none(tmp_path):
     )
 
 
+@pytest.mark.parametrize("content", ["[]", '{"pretrain": 5}', '{"pretrain": {"run_dir": "other"}}'])
+def test_what_is_no_setting_is_passed_over(run_dir, content):
+    (run_dir / "config.json").write_text(content)
+    assert resumed(PretrainConfig, f"--run_dir={run_dir}").run_dir == str(run_dir)
+
+
 def test_damaged_settings_are_named(run_dir):
     (run_dir / "config.json").write_text("{")
     with pytest.raises(UserError, match="cannot read .*config.json"):
