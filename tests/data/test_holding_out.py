@@ -9,7 +9,7 @@ from conftest import write_images
 from sklearn.model_selection import train_test_split
 
 from supcon_tf import UserError, open_dataset
-from supcon_tf.data.holding_out import hold_out, hold_out_groups, tie
+from supcon_tf.data.holding_out import check_rarest, hold_out, hold_out_groups, tie
 
 EXAMPLES = [(f"{label}/{number:02}", label) for label in "abc" for number in range(20)]
 
@@ -213,3 +213,10 @@ def test_a_hold_out_by_folder_that_cannot_be_made_is_refused(image_folder, tmp_p
         open_dataset(given, holdout_by="folder")
     with pytest.raises(UserError, match="class 'b' .* one group .* validation_fraction=0.5"):
         open_dataset(given, holdout_by="folder", validation_fraction=0.5)
+
+
+def test_a_class_that_is_too_small_after_holding_out_is_counted_so():
+    with pytest.raises(UserError, match="'c' of d has 6 images besides those held out; valid"):
+        check_rarest("d", {"b": 20, "c": 6}, 0.1, "validation_fraction", False)
+    with pytest.raises(UserError, match="'c' of d has 3 images, copies counted once; holdout"):
+        check_rarest("d", {"c": 3}, 0.2, "holdout_fraction", True)
