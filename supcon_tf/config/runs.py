@@ -20,6 +20,6 @@ class RunConfig(Config):
             raise UserError("run_dir must name a directory. Received: ''.")
         if self.resume and self.overwrite:
             raise UserError(
-                "resume and overwrite exclude each other. Received: both. Leave out overwrite to "
-                "continue."
+                "resume and overwrite are mutually exclusive. Received: both. Leave out "
+                "overwrite to continue."
             )

@@ -42,7 +42,7 @@ def _check_balanced(config):
 def _check_initial_run(config):
     if config.initial_run and config.encoder_weights:
         raise UserError(
-            "initial_run and encoder_weights exclude each other. Received: "
+            "initial_run and encoder_weights are mutually exclusive. Received: "
             f"{config.initial_run!r} and {config.encoder_weights!r}. Give one of them."
         )
     if config.initial_run == absolute(config.run_dir):

@@ -61,7 +61,7 @@ def hide_labels(
 def _check_amount(labels_per_class, labelled_fraction):
     if labels_per_class is not None and labelled_fraction is not None:
         raise UserError(
-            "labels_per_class and labelled_fraction exclude each other. Received: "
+            "labels_per_class and labelled_fraction are mutually exclusive. Received: "
             f"{labels_per_class} and {labelled_fraction}. Give one of them."
         )
     if labels_per_class is not None and labels_per_class < 1:

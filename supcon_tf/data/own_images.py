@@ -108,7 +108,7 @@ def check_and_split(listing: Listing, how: Splitting) -> OwnImages:
         raise UserError(
             f"class {lost[0]!r} of {listing.what} has no readable image. Add some, or remove it."
         )
-    known = how.bad_images is not None  # Then all was reported when they were found.
+    known = how.bad_images is not None  # Then everything was reported when they were found.
     remarks = [] if known else [*listing.remarks, *found, *held]
     return OwnImages(listing, class_names, splits, list(faults), copies, remarks)
 

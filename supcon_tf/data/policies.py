@@ -50,7 +50,7 @@ class Augmentation:
         cutout: side of a grey square at a random place, as a share of the view's.
 
     Raises:
-        ValueError: if a value is out of range, or two settings exclude each other.
+        ValueError: if a value is out of range, or two settings are mutually exclusive.
 
     Reference:
         Chen et al. 2020, "A Simple Framework for Contrastive Learning of Visual Representations",
@@ -96,11 +96,11 @@ class Augmentation:
         chosen = [bool(self.rand_augment), bool(self.auto_augment), self.trivial_augment]
         if sum(chosen) > 1:
             raise ValueError(
-                "rand_augment, auto_augment and trivial_augment exclude each other. Received: "
+                "rand_augment, auto_augment and trivial_augment are mutually exclusive. Received: "
                 f"{self.rand_augment}, {self.auto_augment!r} and {self.trivial_augment}."
             )
         if self.flip and self.alternating_flip:
-            raise ValueError("flip and alternating_flip exclude each other. Received: both.")
+            raise ValueError("flip and alternating_flip are mutually exclusive. Received: both.")
 
     def jitter(self) -> tuple[float, ...]:
         """The largest changes of brightness, contrast, saturation and hue."""

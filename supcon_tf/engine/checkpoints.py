@@ -135,7 +135,7 @@ def _reserve(path: Path, size: int) -> None:
 
 
 def _read(path: Path) -> State | None:
-    """The state of a checkpoint; None unless it is sound.
+    """The state of a checkpoint; None unless it is intact.
 
     Raises:
         StorageError: if this user may not read it.
@@ -178,7 +178,7 @@ def newest(folder: Path) -> State | None:
         Its state; None if there is no checkpoint.
 
     Raises:
-        UserError: if there are checkpoints and none is sound.
+        UserError: if there are checkpoints and none is intact.
     """
     found = _newest_first(folder)
     for path in found:

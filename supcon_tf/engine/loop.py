@@ -83,7 +83,7 @@ def fit(
         One value per finished epoch for each metric, for `learning_rate` and for `seconds`.
 
     Raises:
-        UserError: if the loss or the weights are no longer finite, or no checkpoint is sound.
+        UserError: if the loss or the weights are no longer finite, or no checkpoint is intact.
         SystemExit: after SIGTERM, once a checkpoint is written.
         KeyboardInterrupt: after Ctrl-C, once a checkpoint is written.
     """
@@ -135,7 +135,7 @@ def train_function(model: keras.Model):
 
 @dataclasses.dataclass
 class _Training:
-    """One training from its state to its end; attributes as `fit`'s arguments."""
+    """One training run, from its saved state to its end; attributes as `fit`'s arguments."""
 
     model: keras.Model
     folder: Path
@@ -153,7 +153,7 @@ class _Training:
         self.chief = is_chief(self.model.distribute_strategy)
 
     def is_over(self):
-        """Whether all epochs are done, or `stop_when` stops at the end of the last one."""
+        """Whether all epochs are done, or `stop_when` stops it at the end of the last one."""
         if self.state.step >= self.total:
             return True
         stop_when = self.watching.stop_when

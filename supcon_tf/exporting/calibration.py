@@ -38,16 +38,16 @@ def calibration_scores(logits: np.ndarray, labels: np.ndarray, temperature: floa
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     """The temperature between 0.05 and 20 that minimizes the negative log likelihood.
 
-    One image more, of every class in equal parts, is counted with them: otherwise a few images that
-    are all classified rightly would make every probability 0 or 1.
+    One extra image that belongs to every class in equal parts is counted with them: otherwise a few
+    images that are all classified correctly would make every probability 0 or 1.
 
     Args:
         logits: float [N, C] of images that were not trained on.
         labels: int [N].
 
     Reference:
-        Guo et al. 2017, section 4.2. The image more is a prior, like the smoothed targets of Platt
-        1999.
+        Guo et al. 2017, section 4.2. The extra image acts as a prior, like the smoothed targets of
+        Platt 1999.
     """
 
     def loss(temperature):
@@ -68,7 +68,8 @@ def fit_scale(
     """The factor on cosines to prototypes, from 1 to 1000, under which all classes are likeliest.
 
     Every class has the same weight. A new image is compared with the prototype of the others of its
-    class, as it would be near its own.
+    class, as it would be near its own. One extra image is counted with them, as in
+    `fit_temperature`.
 
     Args:
         prototypes: float [C, F], unit norm.
@@ -91,8 +92,9 @@ def fit_scale(
     weights = 1.0 / np.bincount(targets)[targets]
 
     def loss(scale):
-        likelihood = log_softmax(scale * cosines, axis=1)
-        return -np.average(likelihood[np.arange(len(targets)), targets], weights=weights)
+        likelihoods = log_softmax(scale * cosines, axis=1)
+        of_targets = likelihoods[np.arange(len(targets)), targets]
+        return -np.average(of_targets, weights=weights) - np.mean(likelihoods) / len(targets)
 
     return _minimize(loss, _SCALES)
 

@@ -129,7 +129,9 @@ def check_sums(bundle: Path) -> None:
             raise UserError(f"bundle {bundle} holds {name}, which does not belong to it. {advice}")
         path = bundle / name
         if path.is_symlink() or not path.is_file() or sha256(path) != sums[name]:
-            raise UserError(f"bundle {bundle} is damaged: {name} has another SHA-256. {advice}")
+            raise UserError(
+                f"bundle {bundle} is damaged: the SHA-256 of {name} does not match. {advice}"
+            )
 
 
 def _files(bundle: Path) -> list[str]:

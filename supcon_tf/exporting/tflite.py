@@ -68,7 +68,7 @@ def convert(
     converter = _converter(bundle, precision, representative, select_ops)
     try:
         with warnings.catch_warnings():
-            # The converter's own calibration uses the interpreter that it tells others to leave.
+            # The converter's own calibration uses the interpreter that it tells others not to use.
             warnings.filterwarnings("ignore", "(?s).*tf.lite.Interpreter is deprecated")
             return converter.convert()
     except Exception as error:  # ConverterError is not public.
@@ -111,13 +111,13 @@ def write_all(
 ) -> None:
     """Converts a bundle's SavedModel to `tflite/<precision>.tflite`.
 
-    A zip archive at the end of each file, as TFLite's associated files are, says what it is, and
-    has the SHA-256 of all that comes before it.
+    A zip archive at the end of each file, as TFLite's associated files are, describes the model
+    and holds the SHA-256 of everything before it.
 
     Args:
         bundle: the folder that is being written; the SavedModel is there.
         metadata: content of its metadata.json, of which each model keeps what describes it.
-        formats: of `config.FORMATS`; those that are no TFLite models are passed over.
+        formats: of `config.FORMATS`; those that are not TFLite models are skipped.
         select_ops: as in `convert`.
         representative: as in `convert`.
 
@@ -170,7 +170,7 @@ def read_metadata(path: Path, content: bytes) -> dict:
 
 
 def check_digest(path: Path, content: bytes, metadata: Mapping) -> None:
-    """Compares a model that lies outside of its bundle with the SHA-256 in its metadata.
+    """Compares a model that lies outside its bundle with the SHA-256 in its metadata.
 
     Args:
         path: the file, for messages.
@@ -183,14 +183,15 @@ def check_digest(path: Path, content: bytes, metadata: Mapping) -> None:
     expected = metadata.get("model_sha256")
     if expected is None:
         raise UserError(
-            f"{path} holds no SHA-256 of its model, like files of earlier versions. Leave it in "
-            "its bundle, whose sums are checked, or export it again."
+            f"{path} holds no SHA-256 of its model; files of earlier versions have none. Leave it "
+            "in its bundle, whose checksums are verified, or export it again."
         )
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         start = min(entry.header_offset for entry in archive.infolist())
     if hashlib.sha256(content[:start]).hexdigest() != expected:
         raise UserError(
-            f"{path} is damaged: its model has another SHA-256. Copy it again, or export it again."
+            f"{path} is damaged: the SHA-256 of its model does not match. Copy it again, or "
+            "export it again."
         )
 
 
@@ -199,7 +200,7 @@ class TfliteModel:
 
     Args:
         path: the .tflite file, for messages.
-        content: its bytes; LiteRT would read the file itself while it computes, and see it change.
+        content: its bytes; given the path, LiteRT would see later changes.
 
     Attributes:
         image_size_px: side of the images that it takes.

@@ -180,12 +180,12 @@ def _check_limits(margin, denominator_mode, cap, seed, block_size):
     if cap is not None and (not isinstance(cap, int) or cap < 0):
         raise ValueError(f"positives_cap must be None or an int >= 0. Received: {cap!r}.")
     if seed is not None and cap is None:
-        raise ValueError("positives_cap_seed needs a positives_cap. Received: None.")
+        raise ValueError("positives_cap_seed needs a positives_cap. Received: positives_cap=None.")
 
 
 def _check_combination(labels, positive_weights, queue, positives_cap):
     if labels is not None and positive_weights is not None:
-        raise ValueError("labels and positive_weights exclude each other. Give one of them.")
+        raise ValueError("labels and positive_weights are mutually exclusive. Give one of them.")
     if positive_weights is not None and positives_cap is not None:
         raise ValueError(
             f"positives_cap is for labels, not for positive_weights. Received: {positives_cap}."

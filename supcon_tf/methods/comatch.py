@@ -208,7 +208,7 @@ class CoMatch(ClassifyingMethod):
 
     @property
     def metrics(self):
-        """The losses; accuracy of the pseudo-labels; confident share; edges besides the loop."""
+        """The losses; accuracy of the pseudo-labels; confident share; edges but the self-loop."""
         return [*super().metrics, *self.monitors.values()]
 
     def get_config(self):
@@ -229,8 +229,8 @@ def _build(parts: Parts, *, unlabelled_ratio=_RATIO, **settings):
     useless = {"temperature", "graph_threshold", "graph_ramp"} & settings.keys()
     if useless and not made.embeds:
         raise ValueError(
-            f"{min(useless)} has no effect without smoothing and graph. Received: alpha=1 and "
-            "graph_weight=0. Leave it out."
+            f"{min(useless)} has no effect when smoothing and the graph are off. Received: alpha=1 "
+            "and graph_weight=0. Leave it out."
         )
     images, bank_size = (unlabelled_ratio + 1) * parts.batch_size, 0
     if made.alpha < 1 or (made.teacher and made.embeds):
@@ -267,7 +267,7 @@ def _stream(
     alpha=CoMatchSettings.alpha,
     graph_weight=CoMatchSettings.graph_weight,
 ):
-    """Labelled images, and a multiple of them of unlabelled ones in three views, or in two."""
+    """Labelled images, and a multiple of their number unlabelled, in three views or two."""
     unlabelled = _unlabelled(dataset)
     check_count("unlabelled_ratio", unlabelled_ratio)
     if config.num_views != 2:
@@ -277,7 +277,7 @@ def _stream(
         augmentations.append(augmentation_of(config))
     elif config.augmentation != type(config).augmentation:
         raise ValueError(
-            "augmentation has no effect without smoothing and graph. Received: "
+            "augmentation has no effect when smoothing and the graph are off. Received: "
             f"{config.augmentation!r}. Leave it out."
         )
     kinds = [Views(how, 1, dataset.image_size_px) for how in augmentations]

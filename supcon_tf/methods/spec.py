@@ -242,7 +242,7 @@ class MethodSpec:
             kind, words = _KINDS.get(type(defaults[name]), (object, ""))
             is_switch = isinstance(value, bool) and kind not in (bool, object)
             if isinstance(value, int) and abs(value) >= 2**63:
-                raise ValueError(f"{name} must fit 64 bits. Received: {value!r}.")
+                raise ValueError(f"{name} must fit in 64 bits. Received: {value!r}.")
             if is_switch or not isinstance(value, kind):
                 raise ValueError(f"{name} must be {words}. Received: {value!r}.")
 

@@ -125,7 +125,7 @@ class SearchDirectory:
 
     @contextlib.contextmanager
     def earlier_deaths(self, trial: str, epochs: int):
-        """Yields how often a process died in this block at as many epochs of a trial before.
+        """Yields how many processes have died in this block at this epoch of a trial.
 
         A trial that raises an exception does not count as killed.
         """

@@ -96,7 +96,7 @@ def _check_shape(name, entry, content) -> None:
     when = entry.get("when", {})
     if not isinstance(when, dict) or not all(isinstance(v, list) and v for v in when.values()):
         raise UserError(
-            f"{name} must have as its condition an object of lists, such as "
+            f"the condition of {name} must be an object of lists, such as "
             f'{{"optimizer": ["sgd"]}}. Received: {json.dumps(when)}.'
         )
     for parent, wanted in when.items():
@@ -196,7 +196,7 @@ def _texts(name: str, values: Any) -> list[str]:
 
 
 def _ends(name, entry) -> Sequence[float]:
-    """Both ends of a range: whole numbers where the setting is one, else of six digits."""
+    """Both ends of a range: whole numbers if the setting takes them, else of six digits."""
     ends, scale = entry["range"], entry.get("scale", "linear")
     if not isinstance(ends, list) or len(ends) != 2 or not all(map(is_number, ends)):
         raise UserError(
@@ -226,7 +226,7 @@ def _stepped(name, low, high, entry) -> list[float]:
     whole, least = isinstance(low, int), int(log)
     if not is_number(step) or step <= least or (whole and not isinstance(step, int)):
         kind = "a whole number" if whole else "a number"
-        raise UserError(f"{name} must have as its step {kind} above {least}. Received: {step!r}.")
+        raise UserError(f"the step of {name} must be {kind} above {least}. Received: {step!r}.")
     # A little more than the ratio: 0.3 / 0.1 is 2.9999999999999996.
     ratio = (math.log(high / low, step) if log else (high - low) / step) + 1e-9
     if not 1 <= ratio < _MOST_STEPS:

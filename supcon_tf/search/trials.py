@@ -23,7 +23,7 @@ from supcon_tf.search.workers import IDLE_SECONDS
 from supcon_tf.stages.pretraining import pretrain
 from supcon_tf.stages.run_directory import RunDirectory
 
-# A trial that its process does not survive so often at the same epoch has failed.
+# A trial whose process is killed this many times at the same epoch has failed.
 _MOST_KILLS = 3
 
 
@@ -34,12 +34,12 @@ class Trial:
     Attributes:
         name: its number, as text.
         base: the recipe that it changes.
-        values: by setting, what it changes it to.
+        values: the new value of each setting that it changes.
         objective: a key of `config.search.OBJECTIVES`.
         worker: which process runs it; '' where it does not matter.
         past: the ended trial that it continues, or None.
         stop_when: as in `pretrain`.
-        stopped: its status where that stops it.
+        stopped: its status if `stop_when` stops it.
     """
 
     name: str
@@ -55,16 +55,16 @@ class Trial:
 def run_trial(trial: Trial, place: SearchDirectory) -> Result:
     """Runs a trial, and keeps its result before another process may enter its directory.
 
-    Where a killed process had begun it, it continues from its checkpoint, unless it has been killed
-    at the same place before; where another process is in its directory, that one is waited for.
-    What is printed goes to the trial's log.
+    If a killed process had begun it, it continues from its checkpoint, unless its process has been
+    killed too often at the same epoch; if another process is in its directory, it waits for that
+    one. What is printed goes to the trial's log.
 
     Args:
         trial: what to run.
         place: the search's directory.
 
     Returns:
-        Its result, also where it failed.
+        Its result, even if it failed.
 
     Raises:
         StorageError: if the disk is full or cannot be written.
@@ -99,7 +99,7 @@ def _run(trial: Trial, place: SearchDirectory) -> Result:
 
 
 def _attempt(trial: Trial, run: RunDirectory, kills: int) -> Result:
-    """The result of a trial, whether it succeeds or fails; a full disk is no fault of it."""
+    """The result of a trial, whether it succeeds or fails; a full disk is not its fault."""
     started, past = time.monotonic(), trial.past
     done = past.all_epochs if past else 0
     try:
@@ -107,8 +107,8 @@ def _attempt(trial: Trial, run: RunDirectory, kills: int) -> Result:
             raise UserError(f"trial {past.trial}, which this one continues, failed.")
         if kills >= _MOST_KILLS:
             raise UserError(
-                f"its process was killed {kills} times without another epoch; perhaps it takes "
-                "too much memory."
+                f"its process was killed {kills} times without completing another epoch; perhaps "
+                "it takes too much memory."
             )
         if not past:
             _forget_damaged(run)
@@ -162,14 +162,14 @@ def _train_and_score(trial: Trial, run: RunDirectory, done: int) -> dict[str, An
         "score": score,
         "epochs": epochs - done,
         "all_epochs": epochs,
-        # Of training, what counts is what was kept: a killed process's time is in the curves.
+        # Only training that was kept counts: the time of killed processes is in the curves.
         "seconds": sum(history["seconds"][done:]) + time.monotonic() - started,
         "curve": history["knn_top1"],
     }
 
 
 def free_memory() -> None:
-    """Lets go of the graphs of the training before."""
+    """Releases the graphs of the previous training run."""
     keras.utils.clear_session()
 
 
@@ -178,10 +178,10 @@ def _epochs(run: RunDirectory) -> int:
 
 
 def _history(run: RunDirectory) -> dict:
-    """A run's curves so far; {} where there are none."""
+    """A run's curves so far; {} if there are none."""
     if run.has_finished("pretrain"):
         return run.history()["pretrain"]
-    with contextlib.suppress(UserError):  # No sound checkpoint.
+    with contextlib.suppress(UserError):  # No intact checkpoint.
         state = checkpoints.newest(run.checkpoints("pretrain"))
         return state.history if state else {}
     return {}

@@ -190,7 +190,7 @@ def _check_schedule(config: PretrainConfig) -> None:
     points = config.decay_points()
     wanted = {"step": len(points) >= 1, "exponential": len(points) == 1}
     if not wanted.get(config.schedule, not points):
-        needs = {"step": "one epoch or more", "exponential": "one number of epochs"}
+        needs = {"step": "one or more decay_epochs", "exponential": "exactly one decay_epochs"}
         raise UserError(
             f"schedule {config.schedule} takes {needs.get(config.schedule, 'no decay_epochs')}. "
             f"Received: decay_epochs={config.decay_epochs!r}."

@@ -35,7 +35,7 @@ from supcon_tf.stages.run_directory import RunDirectory
 _RATE_FACTOR, _PATIENCE = 1.0, 10
 _IN_WORDS = {
     "validation_top1": "validation top-1",
-    "validation_map": "validation average precision",
+    "validation_map": "validation mean average precision",
 }
 
 

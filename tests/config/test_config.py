@@ -66,7 +66,7 @@ def test_where_a_run_lies_is_not_what_it_is():
         ({"epochs": 2.5}, "epochs must be of type int. Received: 2.5"),
         ({"epochs": True}, "epochs must be of type int. Received: True"),
         ({"dataset": None}, "dataset must be of type str. Received: None"),
-        ({"resume": True, "overwrite": True}, "exclude each other"),
+        ({"resume": True, "overwrite": True}, "are mutually exclusive"),
         ({"run_dir": ""}, "run_dir must name a directory"),
         ({"dataset": "folder:d", "run_dir": "d/run"}, "run_dir must not lie in the data set's"),
         ({"dataset": "folder:d", "run_dir": "d"}, "run_dir must not lie in the data set's"),

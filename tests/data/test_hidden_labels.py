@@ -66,7 +66,10 @@ def test_a_share_of_each_class_keeps_its_labels(digits, data_dir):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"labels_per_class": 5, "labelled_fraction": 0.1}, "exclude each other. Received: 5 and"),
+        (
+            {"labels_per_class": 5, "labelled_fraction": 0.1},
+            "are mutually exclusive. Received: 5 and",
+        ),
         ({"labels_per_class": 500}, "class '.' has 1.. training images, .* labels_per_class=500"),
         ({"labels_per_class": 0}, "labels_per_class must be at least 1. Received: 0"),
         ({"labelled_fraction": 1.5}, "labelled_fraction must be above 0 and at most 1. .* 1.5"),

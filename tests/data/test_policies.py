@@ -139,8 +139,8 @@ def test_cutout_and_the_cifar_policy_are_weak_views_with_a_square():
         ({"rand_augment": True}, "rand_augment must be a whole number. Received: True"),
         ({"auto_augment": "svhn"}, "auto_augment must be one of imagenet, cifar10.*'svhn'"),
         ({"max_area": 0.1}, "max_area at least that"),
-        ({"alternating_flip": True}, "flip and alternating_flip exclude each other"),
-        ({"rand_augment": 1, "trivial_augment": True}, "exclude each other. Received: 1"),
+        ({"alternating_flip": True}, "flip and alternating_flip are mutually exclusive"),
+        ({"rand_augment": 1, "trivial_augment": True}, "are mutually exclusive. Received: 1"),
     ],
 )
 def test_refuses_wrong_arguments_of_an_augmentation(changes, message):

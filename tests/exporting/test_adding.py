@@ -147,9 +147,17 @@ def test_the_scale_makes_the_classes_most_likely():
             np.repeat([0, 1, 2], 200),
         )
         found = log_softmax(scale * every @ prototypes.T, axis=1)
-        return found[np.arange(600), targets].mean()
+        return found[np.arange(600), targets].mean() + found.mean() / 600
 
     assert likelihood(scale) > max(likelihood(scale / 1.3), likelihood(scale * 1.3))
+
+
+def test_the_scale_stays_moderate_where_few_images_are_all_right():
+    """Both classes on their prototypes: softmax(scale)[other] is 1 / (2 N + 2) of N images."""
+    prototypes = np.eye(2, 5)
+    gallery, new = prototypes[[0, 0, 0]], prototypes[[1, 1, 1, 1]]
+    scale = fit_scale(prototypes, gallery, np.zeros(3, int), new, np.ones(4, int))
+    np.testing.assert_allclose(scale, np.log(15), rtol=1e-3)
 
 
 def refused(message, **settings):

@@ -145,7 +145,10 @@ def test_sums_are_those_of_sha256sum(copy):
 
 
 DAMAGE = {
-    "changed": (lambda b: (b / "labels.txt").write_text("0\n"), "labels.txt has another SHA-256"),
+    "changed": (
+        lambda b: (b / "labels.txt").write_text("0\n"),
+        "the SHA-256 of labels.txt does not match",
+    ),
     "missing": (lambda b: (b / "metrics.json").unlink(), "lacks metrics.json"),
     "added": (lambda b: (b / "more.txt").touch(), "holds more.txt, which does not belong to it"),
     "no sums": (lambda b: (b / "SHA256SUMS").unlink(), "no readable SHA256SUMS"),

@@ -120,7 +120,7 @@ def test_a_mask_of_equal_labels_equals_the_labels():
     mask = LABELS[:, None] == LABELS[None, :]
     by_mask = evaluate(None, EMBEDDINGS, positive_weights=mask)
     assert_same(by_mask, evaluate(LABELS, EMBEDDINGS))
-    with pytest.raises(ValueError, match="labels and positive_weights exclude each other"):
+    with pytest.raises(ValueError, match="labels and positive_weights are mutually exclusive"):
         supcon_loss(LABELS, EMBEDDINGS, positive_weights=mask)
 
 

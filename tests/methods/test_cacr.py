@@ -62,19 +62,11 @@ def config(small_config, run_dir, **changes):
 
 
 @pytest.mark.slow
-def test_it_trains_resumes_and_is_evaluated_like_every_method(small_config, tmp_path):
-    whole, parts = (config(small_config, tmp_path / name, **MOMENTUM) for name in ("a", "b"))
+def test_the_encoder_learns_from_the_other_views(small_config, tmp_path):
+    whole = config(small_config, tmp_path / "run", **MOMENTUM)
     supcon_tf.pretrain(whole, maps=False)
-    supcon_tf.pretrain(parts, stop_when=lambda history: len(history["loss"]) == 1)
-    supcon_tf.pretrain(parts.replace(resume=True), maps=False)
-    histories = [RunDirectory(one.run_dir).history()["pretrain"] for one in (whole, parts)]
-    for history in histories:
-        del history["seconds"]
-    assert histories[0] == histories[1]
-    assert histories[0]["positives_per_anchor"] == [2.0, 2.0]
-    encoders = [keras.saving.load_model(f"{one.run_dir}/encoder.keras") for one in (whole, parts)]
-    for one, other in zip(*(encoder.get_weights() for encoder in encoders), strict=True):
-        np.testing.assert_array_equal(one, other)
+    history = RunDirectory(whole.run_dir).history()["pretrain"]
+    assert history["positives_per_anchor"] == [2.0, 2.0]
     found = supcon_tf.evaluate(supcon_tf.EvaluateConfig(run_dir=whole.run_dir))
     assert found["knn_top1"] > 0.5
 

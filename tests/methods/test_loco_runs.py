@@ -1,6 +1,5 @@
-"""Whole runs of LoCo: resumed, on two replicas, refused."""
+"""Whole runs of LoCo: trained, on two replicas, refused."""
 
-import keras
 import numpy as np
 import pytest
 
@@ -23,18 +22,12 @@ def histories(*runs):
 
 
 @pytest.mark.slow
-def test_it_trains_resumes_and_is_evaluated_like_every_method(small_config, tmp_path):
+def test_the_encoder_learns(small_config, tmp_path):
     changes = {"micro_batch_size": 64, "method_args": {"local_loss": "supcon"}}
-    whole, parts = (config(small_config, tmp_path / name, **changes) for name in ("a", "b"))
+    whole = config(small_config, tmp_path / "run", **changes)
     supcon_tf.pretrain(whole, maps=False)
-    supcon_tf.pretrain(parts, stop_when=lambda history: len(history["loss"]) == 1)
-    supcon_tf.pretrain(parts.replace(resume=True), maps=False)
-    left, right = histories(whole.run_dir, parts.run_dir)
-    assert left == right
-    assert left["loss"][1] < left["loss"][0]
-    encoders = [keras.saving.load_model(tmp_path / name / "encoder.keras") for name in ("a", "b")]
-    for one, other in zip(*(encoder.get_weights() for encoder in encoders), strict=True):
-        np.testing.assert_array_equal(one, other)
+    (history,) = histories(whole.run_dir)
+    assert history["loss"][1] < history["loss"][0]
     found = supcon_tf.evaluate(supcon_tf.EvaluateConfig(run_dir=whole.run_dir))
     assert found["knn_top1"] > 0.5
 

@@ -163,23 +163,9 @@ def whole_run(small_config, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_it_trains_resumes_and_is_evaluated_like_every_method(whole_run, small_config, tmp_path):
-    settings = config(small_config, tmp_path / "run", batch_size=128)
-    supcon_tf.pretrain(settings, stop_when=lambda history: len(history["loss"]) == 1)
-    supcon_tf.pretrain(settings.replace(resume=True), maps=False)
-    histories = [
-        supcon_tf.stages.run_directory.RunDirectory(str(run)).history()["pretrain"]
-        for run in (whole_run, tmp_path / "run")
-    ]
-    for history in histories:
-        del history["seconds"]
-    assert histories[0] == histories[1]
-    assert histories[0]["suncet"][1] > 0 == histories[0]["suncet"][2]
-    left, right = (
-        keras.saving.load_model(run / "encoder.keras") for run in (whole_run, tmp_path / "run")
-    )
-    for one, other in zip(left.get_weights(), right.get_weights(), strict=True):
-        np.testing.assert_array_equal(one, other)
+def test_the_supervised_loss_ends_and_the_encoder_learns(whole_run):
+    history = supcon_tf.stages.run_directory.RunDirectory(str(whole_run)).history()["pretrain"]
+    assert history["suncet"][1] > 0 == history["suncet"][2]
     found = supcon_tf.evaluate(supcon_tf.EvaluateConfig(run_dir=str(whole_run)))
     assert found["knn_top1"] > 0.5
 

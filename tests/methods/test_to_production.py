@@ -23,11 +23,17 @@ ELSEWHERE = {
     "sincere",
     "epsilon_supinfonce",
 }
+# These leave an encoder and a classifier as SupCon does, whose export and server have their tests.
+LIKE_SUPCON = {"cacr", "suncet", "bcl"}
 # Of the methods that need more than the defaults.
 SETTINGS = {
-    "cacr": {"num_views": 3},
-    "loco": {"method_args": {"overlap": 1}},
-    "suncet": {"labels_per_class": 8, "method_args": {"images_per_class": 4}},
+    "cacr": {"num_views": 3, "queue_size": 512, "ema_momentum": 0.9},
+    "loco": {"micro_batch_size": 64, "method_args": {"overlap": 1, "local_loss": "supcon"}},
+    "suncet": {
+        "labels_per_class": 8,
+        "micro_batch_size": 64,
+        "method_args": {"images_per_class": 4, "supervised_epochs": 1},
+    },
     "comatch": {
         "train_images": 1000,
         "labels_per_class": 8,
@@ -67,6 +73,9 @@ def test_killed_resumed_evaluated_exported_served(method, small_config, tmp_path
     if not RunDirectory(broken).has_finished("classifier"):
         supcon_tf.train_classifier(supcon_tf.ClassifierConfig(run_dir=broken, epochs=3))
     scores = supcon_tf.evaluate(supcon_tf.EvaluateConfig(run_dir=broken))
+    assert 0 < scores["top1"] <= 1
+    if method in LIKE_SUPCON:
+        return
     models = tmp_path / "models"
     # How an encoder becomes TFLite does not depend on the method.
     config = supcon_tf.ExportConfig(run_dir=broken, saved_models_dir=str(models))
@@ -77,4 +86,3 @@ def test_killed_resumed_evaluated_exported_served(method, small_config, tmp_path
         body = {"instances": [{"b64": base64.b64encode(fakes.FILES["png"]).decode()}]}
         answer = requests.post(address, json=body, timeout=60).json()
     assert answer["predictions"][0]["class_name"] in map(str, range(10))
-    assert 0 < scores["top1"] <= 1

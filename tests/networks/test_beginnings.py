@@ -180,7 +180,7 @@ def test_more_epochs_of_a_finished_run_are_refused_with_the_way_to_have_them(fin
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"encoder_weights": "a.h5"}, "initial_run and encoder_weights exclude each other"),
+        ({"encoder_weights": "a.h5"}, "initial_run and encoder_weights are mutually exclusive"),
         ({"run_dir": "runs/a"}, "initial_run must not be run_dir itself"),
     ],
 )

@@ -102,7 +102,9 @@ def test_a_trial_that_its_process_does_not_survive_fails(training, tmp_path):
     training.failing = lambda settings: None
     trials = {trial["trial"]: trial for trial in tune(config, BASE)["trials"]}
     assert trials["0"]["status"] == "failed"
-    assert trials["0"]["reason"].startswith("its process was killed 3 times without another epoch")
+    assert trials["0"]["reason"].startswith(
+        "its process was killed 3 times without completing another epoch"
+    )
     assert trials["1"]["status"] == "finished"
 
 

@@ -230,6 +230,8 @@ def test_the_undamaged_messages_are_accepted(client):
 
 
 @pytest.mark.slow
+# Hypothesis takes it for a strategy's doing if another thread of this process draws from `random`.
+@pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
 def test_damaged_requests_are_never_the_servers_fault(server, client):
     seen, before = {}, server.memory_mb()
 

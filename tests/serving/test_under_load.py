@@ -36,7 +36,7 @@ def test_versions_change_without_a_failed_request(server, folder, served_bundle)
         clients.wait_for_more()
         write_version(served_bundle, folder, 3, broken=True)
         line = server.wait_for_line("version 3 is refused; version 2 stays in service: ")
-        assert "damaged: saved_model.pb has another SHA-256" in line
+        assert "damaged: the SHA-256 of saved_model.pb does not match" in line
         about = server.ask("/v1/models/digits/metadata")[1]
         assert about["model_spec"]["version"] == "2"
         assert about["refused_versions"]["3"].startswith("bundle 3 is damaged: saved_model.pb has")

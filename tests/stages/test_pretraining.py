@@ -34,7 +34,7 @@ from supcon_tf.stages.run_directory import RunDirectory
         ),
         (
             {"method": "comatch", "method_args": {"history": 2**63}},
-            "method comatch: history must fit 64 bits. Received: 9223372036854775808",
+            "method comatch: history must fit in 64 bits. Received: 9223372036854775808",
         ),
         ({"batch_size": 2000}, "at most 1347, the number of training images.*Received: 2000"),
         ({"image_size_px": 3}, "needs images of 4 pixels"),
@@ -64,7 +64,7 @@ from supcon_tf.stages.run_directory import RunDirectory
         ({"optimizer": "adamw", "momentum": 0.9}, "momentum must be left out, for adamw"),
         ({"optimizer": "adamw", "nesterov": True}, "nesterov"),
         ({"decay_rate": 0.5}, "decay_rate .*Received: 0.5"),
-        ({"schedule": "step"}, "schedule step takes one epoch or more"),
+        ({"schedule": "step"}, "schedule step takes one or more decay_epochs"),
         ({"schedule": "cosine", "decay_epochs": "3"}, "takes no decay_epochs"),
         ({"schedule": "step", "decay_epochs": "5,3"}, "must be above 0 and increasing"),
         ({"schedule": "step", "decay_epochs": "x"}, "must be numbers above 0, separated by commas"),
