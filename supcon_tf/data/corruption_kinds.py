@@ -179,7 +179,8 @@ def jpeg_compression(images, rng, quality):
 
 
 @tf.function(
-    input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8), tf.TensorSpec([], tf.int32)]
+    input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8), tf.TensorSpec([], tf.int32)],
+    autograph=False,
 )
 def _saved_as_jpeg(pixels, quality):
     return tf.map_fn(

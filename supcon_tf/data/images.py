@@ -65,7 +65,7 @@ def _upright(image, orientation):
     return turned(image, [3, 4, 7, 8], lambda image: image[::-1])
 
 
-@tf.function(input_signature=[tf.TensorSpec([], tf.string)])
+@tf.function(input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
 def exif_orientation(encoded: tf.Tensor) -> tf.Tensor:
     """The EXIF orientation of a JPEG.
 

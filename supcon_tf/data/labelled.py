@@ -8,6 +8,7 @@ import tensorflow as tf
 from supcon_tf.config.dataset_names import is_table, own_data
 from supcon_tf.core.errors import StorageError, UserError
 from supcon_tf.data.datasets import image_split, list_own, open_dataset
+from supcon_tf.data.graphs import as_written
 from supcon_tf.data.image_checks import check_images, faults_line
 from supcon_tf.data.several_labels import classes_of
 from supcon_tf.data.splits import Split
@@ -101,6 +102,7 @@ def _relabelled(split: Split, places: tf.Tensor) -> Split:
     """A split whose label l is `places[l]`."""
 
     def elements(seed):
-        return split.elements(seed).map(lambda image, label: (image, tf.gather(places, label)))
+        relabelled = as_written(lambda image, label: (image, tf.gather(places, label)))
+        return split.elements(seed).map(relabelled)
 
     return dataclasses.replace(split, elements=elements)

@@ -70,10 +70,11 @@ def own_views(augmentation, images, count, size_px, seed, first=0):
     Raises:
         ValueError: if the augmentation does not return an image of 3 channels.
     """
-    function = augmentation
     if isinstance(augmentation, keras.Layer):
         # Keras's layers need to know the size.
         images, function = central_square(images, size_px), _seeded(augmentation)
+    else:
+        function = tf.function(augmentation)  # It may use Python's `if` and `for` on tensors.
 
     def one_view(place):
         image = images[place // count]

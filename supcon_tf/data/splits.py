@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from supcon_tf.data.graphs import as_written
 from supcon_tf.data.held_files import HeldFiles, most_bytes
 from supcon_tf.data.images import decode, preprocess
 
@@ -76,7 +77,7 @@ class Split:
             image = tf.ensure_shape(decode(encoded), [side, side, 3])
             return image, label, identity(encoded)
 
-        decoded = self.records().map(load, num_parallel_calls=tf.data.AUTOTUNE)
+        decoded = self.records().map(as_written(load), num_parallel_calls=tf.data.AUTOTUNE)
         with tf.device("CPU:0"):  # Streams are made on the CPU.
             return Held(*decoded.batch(self.num_examples).get_single_element())
 
@@ -138,13 +139,13 @@ class Split:
         elements = elements.skip(skip)
         if keep is None:
             return elements
-        numbered = elements.enumerate().filter(lambda index, element: keep(index))
-        return numbered.map(lambda index, element: element)
+        numbered = elements.enumerate().filter(as_written(lambda index, element: keep(index)))
+        return numbered.map(as_written(lambda index, element: element))
 
     def records(self, shuffle_seed=None) -> tf.data.Dataset:
         """`(encoded, label)` of every example, once, in the order of `ordered`."""
         elements = self.ordered(shuffle_seed)
-        return elements.map(self.load_record, num_parallel_calls=tf.data.AUTOTUNE)
+        return elements.map(as_written(self.load_record), num_parallel_calls=tf.data.AUTOTUNE)
 
     def load_record(self, *element):
         """An element as `(encoded scalar string, label)`, int64 scalar or bool [C]."""
@@ -153,13 +154,17 @@ class Split:
 
     def labels(self) -> np.ndarray:
         """The label of every example, int64 [N] or bool [N, C]; no image is read."""
-        labels = self.elements(None).map(lambda element, label: label).batch(_LABELS_AT_ONCE)
+        labels = (
+            self.elements(None).map(as_written(lambda element, label: label)).batch(_LABELS_AT_ONCE)
+        )
         found = np.concatenate(list(labels.as_numpy_iterator()))
         return found if found.dtype == bool else found.astype(np.int64)
 
     def sample(self, limit: int | None) -> tf.data.Dataset:
         """As `records`; at most `limit` of them, drawn over the whole split, always the same."""
-        return self._sampled(limit).map(self.load_record, num_parallel_calls=tf.data.AUTOTUNE)
+        return self._sampled(limit).map(
+            as_written(self.load_record), num_parallel_calls=tf.data.AUTOTUNE
+        )
 
     def _sampled(self, limit):
         """The elements of `sample`."""
@@ -187,9 +192,8 @@ class Split:
         def elements(seed):
             # The files must stay in the stored order, to which the places refer.
             numbered = self.elements(None).enumerate()
-            return numbered.filter(lambda place, element: tf.gather(wanted, place)).map(
-                lambda place, element: element
-            )
+            kept = numbered.filter(as_written(lambda place, element: tf.gather(wanted, place)))
+            return kept.map(as_written(lambda place, element: element))
 
         return dataclasses.replace(
             self,
@@ -223,7 +227,7 @@ class Split:
             )
             return tf.ensure_shape(image, [image_size_px, image_size_px, 3]), label
 
-        images = self._sampled(limit).map(load, num_parallel_calls=tf.data.AUTOTUNE)
+        images = self._sampled(limit).map(as_written(load), num_parallel_calls=tf.data.AUTOTUNE)
         # TensorFlow's work grows with the batch size requested, not with the number of images.
         batch_size = min(batch_size, self.num_examples, limit or self.num_examples)
         return images.batch(batch_size).prefetch(tf.data.AUTOTUNE)

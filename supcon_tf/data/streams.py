@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from supcon_tf.data.augment import WHOLE, Share
 from supcon_tf.data.balance import balanced_order, repeated_order
+from supcon_tf.data.graphs import as_written
 from supcon_tf.data.own_augmentation import ImageFunction
 from supcon_tf.data.policies import Augmentation
 from supcon_tf.data.splits import ImageDataset, Split
@@ -221,7 +222,7 @@ def chain_epochs(
     first_epoch, skipped = divmod(first_step, steps_per_epoch)
     base = seed * _EPOCH_STRIDE + number * STREAM_STRIDE
 
-    @tf.autograph.experimental.do_not_convert
+    @as_written
     def begin(epoch):
         # Sets the seed of this function's own graph, so that neither the order nor TensorFlow's
         # check of the seed pair depends on a global seed that the caller may have set.

@@ -11,6 +11,7 @@ from supcon_tf.config.dataset_names import own_data_advice
 from supcon_tf.core.errors import UserError, suggestion
 from supcon_tf.data import digits, fashion_mnist
 from supcon_tf.data.balance import long_tail, places_by_class, stratified_places
+from supcon_tf.data.graphs import as_written
 from supcon_tf.data.splits import DEFAULT_IMAGE_SIZE_PX, ImageDataset, Split
 
 # Data sets whose training split is a part of another's, with classes of unequal size.
@@ -172,7 +173,7 @@ def _tfds_split(builder, name, native_size_px=None) -> Split:
             decoders={"image": tfds.decode.SkipDecoding()},
             read_config=tfds.ReadConfig(try_autocache=False, shuffle_seed=seed),
         )
-        return examples.map(lambda example: (example["image"], example["label"]))
+        return examples.map(as_written(lambda example: (example["image"], example["label"])))
 
     whole = builder.info.splits[name.partition("[")[0]]
     average_bytes = max(1, whole.num_bytes // max(1, whole.num_examples))

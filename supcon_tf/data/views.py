@@ -8,6 +8,7 @@ import keras
 import tensorflow as tf
 
 from supcon_tf.data.augment import WHOLE, Share, random_crops, recolor
+from supcon_tf.data.graphs import as_written
 from supcon_tf.data.images import decode, shrink, to_unit
 from supcon_tf.data.own_augmentation import ImageFunction, own_views
 from supcon_tf.data.policies import Augmentation
@@ -119,19 +120,19 @@ def views_of_elements(
     maker = _ViewMaker(split, kinds, batch_size, position, steps_per_epoch)
     if split.held is None:
         examples = elements.enumerate(position.first_step * maker.size).map(
-            maker.decoded if split.native_size_px else maker.crops_of_one,
+            as_written(maker.decoded if split.native_size_px else maker.crops_of_one),
             num_parallel_calls=tf.data.AUTOTUNE,
         )
         batches = examples.batch(maker.size, drop_remainder=True)
     else:
         batches = elements.batch(maker.size, drop_remainder=True).map(
-            lambda places: tuple(tf.gather(part, places) for part in split.held)
+            as_written(lambda places: tuple(tf.gather(part, places) for part in split.held))
         )
     stream = batches.enumerate(position.first_step).map(
-        maker.views, num_parallel_calls=tf.data.AUTOTUNE
+        as_written(maker.views), num_parallel_calls=tf.data.AUTOTUNE
     )
     if not several:
-        stream = stream.map(lambda views, labels: (views[0], labels))
+        stream = stream.map(as_written(lambda views, labels: (views[0], labels)))
     return sharding_off(stream).prefetch(tf.data.AUTOTUNE)
 
 

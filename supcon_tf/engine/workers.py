@@ -62,7 +62,7 @@ def _gathered_numbers(strategy, values):
     own[_index(strategy)] = values
     own, local = tf.constant(own), strategy.num_replicas_in_sync // workers
 
-    @tf.function
+    @tf.function(autograph=False)
     def add_up():
         def one_replica():
             context = tf.distribute.get_replica_context()
@@ -202,7 +202,7 @@ def distribute_stream(
             )
 
         # TensorFlow forgets the batch's size where a stream may end; the caller counts.
-        return stream.map(split).unbatch().repeat()
+        return stream.map(tf.autograph.experimental.do_not_convert(split)).unbatch().repeat()
 
     return strategy.distribute_datasets_from_function(of_worker)
 

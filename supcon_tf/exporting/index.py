@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
+from supcon_tf.data.graphs import as_written
 from supcon_tf.data.images import decode, preprocess
 from supcon_tf.data.splits import Split
 from supcon_tf.exporting.layout import INDEX_IMAGES, THUMBNAILS
@@ -115,7 +116,8 @@ def write_index_images(
 
 def _write_thumbnails(bundle, split, side, first_row):
     pictures = split.records().map(
-        lambda encoded, label: _thumbnail(encoded, side), num_parallel_calls=tf.data.AUTOTUNE
+        as_written(lambda encoded, label: _thumbnail(encoded, side)),
+        num_parallel_calls=tf.data.AUTOTUNE,
     )
     shown = tqdm(
         pictures.prefetch(tf.data.AUTOTUNE).as_numpy_iterator(),

@@ -74,7 +74,9 @@ def write(bundle: Path, metadata: Mapping) -> None:
     loaded = tf.saved_model.load(str(bundle))
     classify = loaded.signatures[SIGNATURE]
     spec = classify.structured_input_signature[1]["images"]
-    function = tf.function(lambda images: classify(images=images), input_signature=[spec])
+    function = tf.function(
+        lambda images: classify(images=images), input_signature=[spec], autograph=False
+    )
     logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)
     try:
         model, _ = tf2onnx.convert.from_function(function, [spec], opset=_OPSET)

@@ -104,7 +104,9 @@ class Servable(tf.Module):
         self.image_size_px = image_size_px
         # `preprocess` for one image, without the cost of its loop.
         self.preprocess_one = tf.function(
-            self._preprocess_one, input_signature=[tf.TensorSpec([], tf.string)]
+            self._preprocess_one,
+            input_signature=[tf.TensorSpec([], tf.string)],
+            autograph=False,
         )
 
     def _preprocess_one(self, encoded):
@@ -227,7 +229,7 @@ class Servable(tf.Module):
             functions["neighbors"] = (lambda encoded: self.nearest(embed(encoded)), encoded)
             functions["nearest"] = (self.nearest, embeddings)
         return {
-            name: tf.function(function, input_signature=[spec])
+            name: tf.function(function, input_signature=[spec], autograph=False)
             for name, (function, spec) in functions.items()
         }
 
@@ -242,7 +244,9 @@ def of_keras(
     """The servable of an encoder from images [B, S, S, 3] in [0, 1] to features [B, F]."""
     size = encoder.input_shape[1]
 
-    @tf.function(input_signature=[tf.TensorSpec([None, size, size, 3], tf.float32, name="images")])
+    spec = tf.TensorSpec([None, size, size, 3], tf.float32, name="images")
+
+    @tf.function(input_signature=[spec], autograph=False)
     def encode(images):
         return tf.cast(encoder(images, training=False), tf.float32)
 

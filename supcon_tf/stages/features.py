@@ -92,4 +92,6 @@ def encode_batches(
 def inference_function(model: keras.Model):
     """`model(images, training=False)` as one graph for any batch size."""
     signature = [tf.TensorSpec([None, *model.input_shape[1:]], tf.float32)]
-    return tf.function(lambda images: model(images, training=False), input_signature=signature)
+    return tf.function(
+        lambda images: model(images, training=False), input_signature=signature, autograph=False
+    )

@@ -113,7 +113,7 @@ def test_a_changed_file_in_a_bundle_is_refused(tmp_path, digit_files):
     bundle.mkdir()
     (bundle / "model.onnx").write_bytes(b"model")
     (bundle / "SHA256SUMS").write_text(f"{'0' * 64}  model.onnx\n")
-    with pytest.raises(UserError, match="SHA-256 of its model does not match"):
+    with pytest.raises(UserError, match="SHA-256 of model.onnx does not match"):
         supcon_tf.predict(PredictConfig(model=bundle / "model.onnx"), digit_files)
 
 

@@ -100,7 +100,7 @@ def test_a_tflite_file_works_away_from_its_bundle_and_a_changed_one_in_it_does_n
     inside.parent.mkdir(parents=True)
     inside.write_bytes(content)
     (tmp_path / "1" / "SHA256SUMS").write_text(f"{'0' * 64}  tflite/float32.tflite\n")
-    with pytest.raises(UserError, match="SHA-256 of its model does not match"):
+    with pytest.raises(UserError, match="SHA-256 of tflite.float32.tflite does not match"):
         results(inside, [digit_files])
 
 
