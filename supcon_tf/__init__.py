@@ -11,7 +11,7 @@ import sys
 from typing import TYPE_CHECKING
 
 if "keras" not in sys.modules:
-    os.environ["KERAS_BACKEND"] = "tensorflow"  # It goes before keras.json.
+    os.environ["KERAS_BACKEND"] = "tensorflow"  # It takes precedence over keras.json.
 elif sys.modules["keras"].config.backend() != "tensorflow":
     raise ImportError(
         "supcon_tf needs Keras on TensorFlow. Received: Keras already imported on "
@@ -19,7 +19,7 @@ elif sys.modules["keras"].config.backend() != "tensorflow":
         "supcon_tf first."
     )
 
-# Before TensorFlow is loaded, which leaves oneDNN's kernels off on x86 without AVX-512, where they
+# Set before TensorFlow is loaded: it leaves oneDNN's kernels off on x86 without AVX-512, where they
 # are much faster than its own.
 if platform.machine() in ("x86_64", "AMD64"):
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")

@@ -27,7 +27,7 @@ STEP_SETTINGS = {
     "strategy": "one_device",
 }
 
-# Holds ours and a peer to an instruction set: oneDNN, XLA, PyTorch.
+# Variables that hold ours and a peer to an instruction set: oneDNN, XLA, PyTorch.
 ISA = {
     "native": {},
     "avx2": {
@@ -52,7 +52,7 @@ def numbers(text, name):
 
 
 def open_output(output_dir):
-    """The folder of the results, made before the measurement, which would be lost without it."""
+    """The folder of the results, made before the measurement, so that they cannot be lost."""
     from supcon_tf.core.errors import UserError
 
     try:
@@ -71,8 +71,8 @@ class Contestant:
     Args:
         name: what it is called in messages.
         command: list of str, the process to start.
-        environment: variables of the process beside this one's own.
-        hold: whether it waits for a first line, after which `wait` tells what it answers.
+        environment: variables of the process, in addition to this one's own.
+        hold: whether it waits for a first line, which `wait` sends.
 
     Raises:
         UserError: if the worker ends before it is ready, or later before it is told to.
@@ -108,7 +108,7 @@ class Contestant:
         raise UserError(f"{self.name} could not be run: {errors[-1] if errors else 'no output'}.")
 
     def ask(self, what):
-        """Has something done, once the other contestants' threads have gone to sleep.
+        """Asks for something, once the other contestants' threads have gone to sleep.
 
         Args:
             what: the line that the worker reads.
@@ -117,7 +117,7 @@ class Contestant:
             Its answer.
         """
         time.sleep(_PAUSE_SECONDS)
-        with contextlib.suppress(BrokenPipeError):  # It has ended; that is said below.
+        with contextlib.suppress(BrokenPipeError):  # It has ended; reported below.
             print(what, file=self.process.stdin, flush=True)
         return self._answer()
 
@@ -128,14 +128,14 @@ class Contestant:
         self.extra_bytes = answer["extra_bytes"]
 
     def close(self):
-        """Ends the process; once more does nothing."""
+        """Ends the process; a second call does nothing."""
         if not self.process.stdin.closed:
             self.process.communicate()
             self.errors.close()
 
 
 def forget_peak():
-    """Has the kernel count this process's peak of resident memory from here on.
+    """Makes the kernel count this process's peak of resident memory from here on.
 
     Returns:
         The resident bytes now.

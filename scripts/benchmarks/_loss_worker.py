@@ -4,7 +4,7 @@
 
 KIND is `ours:LOSS:blocks` (what a user gets), `ours:LOSS:full` (our loss with the whole matrix),
 `ours:plain:full` (L_out as written in the paper), `supcontrast` (PATH is its checkout) or
-`pml:LOSS`. LOSS is a method's name; after triplet, perhaps with its mining, as in triplet_hard.
+`pml:LOSS`. LOSS is a method's name; triplet may be followed by its mining, as in triplet_hard.
 Prints a line of JSON when ready; then, for each line read, runs a forward and backward pass and
 prints `{"seconds": ..., "extra_bytes": ...}`: the peak of resident memory over what was resident
 before the first pass at this size, compilation included.
@@ -109,7 +109,7 @@ def peer(kind, path):
 
 
 def metric_learning(name):
-    """The loss of pytorch-metric-learning that is ours, or the nearest to it."""
+    """The loss of pytorch-metric-learning that equals ours, or is nearest to it."""
     from pytorch_metric_learning import distances, losses, miners
 
     if not name.startswith("triplet"):

@@ -3,7 +3,7 @@
     python _serving_load.py TASK
 
 TASK is JSON: `url`, `requests` (a file of JSON bodies, one per line), `concurrency`, `seconds` and
-`warm_up_seconds`. So many clients send one request after the other over connections that stay
+`warm_up_seconds`. `concurrency` clients send one request after the other over connections that stay
 open. Prints JSON: `seconds`, `answers`, `errors` (by status or exception) and `latencies_ms`.
 """
 

@@ -12,7 +12,7 @@ from supcon_tf.core.errors import UserError
 PERCENTILES = (50, 90, 99)
 _HERE = Path(__file__).parent
 _START_SECONDS = 120
-_GROWTH, _GROWTH_BYTES = 0.1, 50 * 2**20  # More than both together is no flat memory.
+_GROWTH, _GROWTH_BYTES = 0.1, 50 * 2**20  # More than both together is not flat.
 
 
 class Server:
@@ -60,7 +60,7 @@ class Server:
 
 
 def run_load(server, name, requests, concurrency, config):
-    """One load.
+    """Runs one load.
 
     Args:
         server: a `Server`.

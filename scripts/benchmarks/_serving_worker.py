@@ -6,7 +6,7 @@ TASK is JSON: `kind` is saved_model, float32, ... int8 with `bundle`; or torch o
 Python needs neither TensorFlow nor this package; `arrays` is an .npz file of the encoder's weights
 ("weight/NAME"), `images` float32 [N, S, S, 3] in [0, 1] and their `embeddings`, which must come
 out. Then a line of JSON says that it is ready, and each line read, a batch size, is answered with
-the `milliseconds` of one call and the `cores` that were busy meanwhile. Each runtime may use all.
+the `milliseconds` of one call and the `cores` busy meanwhile. Each runtime may use all cores.
 """
 
 import json

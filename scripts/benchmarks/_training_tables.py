@@ -44,7 +44,7 @@ def _speed(results):
 
 
 def arithmetic(results):
-    """FLOP of the step, forward and backward, and its rate beside a matrix product's."""
+    """FLOP of the step, forward and backward, and its rate compared with a matrix product's."""
     forward = results["contestants"]["default"]["forward_flops"]
     product = statistics.median(results["speed"]["flops_per_second"])
     rate = 3 * forward * views_per_second(results["speed"])["alone"]

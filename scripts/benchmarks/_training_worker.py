@@ -3,15 +3,15 @@
     python _training_worker.py TASK
 
 TASK is JSON: `kind` is ours, or supcontrast with `path` (its checkout); `settings` are those of
-`PretrainConfig`; `keras_batch_norm` asks for Keras's own layer, `torch_compile` has the peer
-compiled, and `hold` waits for a line before the first step. Two steps trace and compile. Then
-a line of JSON says what is known, and every line read is answered by another one:
+`PretrainConfig`; `keras_batch_norm` asks for Keras's own layer, `torch_compile` compiles the
+peer, and `hold` waits for a line before the first step. Two steps trace and compile. Then
+a line of JSON says what is known, and every line read is answered by another:
 
     step              one step on a batch that is in memory
     alone SECONDS     many such steps
     pipeline SECONDS  the input pipeline without the step
-    whole SECONDS     both, as a training runs them
-    prefetched SECONDS  the same, with the batches brought to the GPU ahead
+    whole SECONDS     both, as training runs them
+    prefetched SECONDS  the same, with the batches brought to the GPU in advance
     product SECONDS   the rate of a large matrix product
     profile           where the time of a step goes, by type of operation
 """
@@ -34,7 +34,7 @@ from _contestants import forget_peak, resident_bytes
 
 _WARM_UP_STEPS, _PROFILED_STEPS = 2, 3
 _PRODUCT_SIDE, _PRODUCTS = 3000, 2
-# From here on our residual networks have the ImageNet stem; the peer's come from torchvision.
+# From this size on our residual networks have the ImageNet stem; the peer's come from torchvision.
 _IMAGENET_STEM_PX = 128
 
 
@@ -61,8 +61,8 @@ def ours(task):
     """The parts that `pretrain` trains with: its compiled model and its stream of views.
 
     Returns:
-        A function of a batch that makes a step and gives the loss, what else can be asked for by
-        name, and what is known.
+        A function that runs a step on a batch and returns the loss; by name, what else can be asked
+        for; and what is known.
     """
     import keras
     import tensorflow as tf
@@ -108,7 +108,7 @@ def ours(task):
 
 
 def _sizes(model):
-    """Arithmetic of one image, parameters, and whether the step is compiled."""
+    """Arithmetic for one image, parameters, and whether the step is compiled."""
     heads = [model.projection_head] if hasattr(model, "projection_head") else []
     return {
         "forward_flops": forward_flops(model.encoder, *heads),
@@ -129,7 +129,7 @@ def _repeat(advance, seconds):
 
 
 def _product(least_seconds):
-    """FLOP a second of a float32 matrix product that fills the machine: the median of many."""
+    """FLOP per second of a float32 matrix product that fills the machine: the median of many."""
     import tensorflow as tf
 
     left, right = tf.random.normal([2, _PRODUCT_SIDE, _PRODUCT_SIDE])
@@ -187,8 +187,8 @@ def supcontrast(task):
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    torch.backends.cudnn.benchmark = True  # As its training script.
-    torch.set_float32_matmul_precision("high")  # TF32 on a GPU, as TensorFlow.
+    torch.backends.cudnn.benchmark = True  # As in its training script.
+    torch.set_float32_matmul_precision("high")  # TF32 on a GPU, as in TensorFlow.
     half = settings["precision"] == "mixed_bfloat16"
     model = _supcontrast_network(settings).to(device, memory_format=torch.channels_last).train()
     network = torch.compile(model) if task.get("torch_compile") else model
@@ -220,7 +220,7 @@ def supcontrast(task):
 
 
 def _supcontrast_network(settings):
-    """Its encoder and projection head; from the size of ImageNet's images on, torchvision's."""
+    """SupContrast's encoder and head; from ImageNet's image size on, torchvision's encoder."""
     import torch
     from networks.resnet_big import SupConResNet
 
@@ -234,7 +234,7 @@ def _supcontrast_network(settings):
 
 
 def device_bytes():
-    """Peak of the GPU's memory that this process has used; 0 without a GPU."""
+    """Peak GPU memory of this process; 0 without a GPU."""
     if "torch" in sys.modules:
         return sys.modules["torch"].cuda.max_memory_allocated()
     import tensorflow as tf

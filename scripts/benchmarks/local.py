@@ -44,7 +44,7 @@ class BenchmarkConfig(Config):
 
 
 def _settings(config, compiled, overlap):
-    """The settings of a pretraining, checked as far as the data need not be read."""
+    """The settings of a pretraining run, checked as far as possible without reading the data."""
     from supcon_tf.stages.checks import settings_checks
 
     settings = {

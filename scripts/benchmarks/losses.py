@@ -22,7 +22,7 @@ _WORKER = Path(__file__).with_name("_loss_worker.py")
 _FULL_ROWS = 8192
 _MOST_REPEATS = 30
 _MININGS = ("all", "hard", "semi_hard")
-# Losses of pytorch-metric-learning that are ours, or the nearest to it: see `_loss_worker.py`.
+# Losses of pytorch-metric-learning that equal ours, or are nearest: see `_loss_worker.py`.
 _OF_PML = ("supcon_out", "max_margin", "npairs", *(f"triplet_{mining}" for mining in _MININGS))
 
 
@@ -153,7 +153,7 @@ def main(config):
         for rows in sizes:
             kinds = _contestants(config, loss, rows, expected)
             if not kinds or not kinds[0].endswith("blocks"):
-                print(f"{loss} from {rows} rows on left out: too long", file=sys.stderr)
+                print(f"{loss} from {rows} rows on left out: too slow", file=sys.stderr)
                 break
             found = _measure(config, kinds, rows)
             # Twice the rows take about four times as long.

@@ -6,7 +6,7 @@ r"""Compares the algorithms of the search at equal cost: as many epochs as hyper
 
 Each algorithm searches with each seed, --jobs of them at a time. Prints a table of the best
 validation scores and writes results.json and best_by_epochs.png. All flags of pretrain.py are
-taken too. Started again with the same command, it continues.
+accepted too. Started again with the same command, it continues.
 """
 
 import concurrent.futures
@@ -54,7 +54,7 @@ def _planned_epochs(config, base):
 
 
 def _search(config, base, algorithm, seed, epochs, running):
-    """Runs one search in a process of its own, noted in `running`; its report."""
+    """Runs one search in a process of its own, noted in `running`; returns its report."""
     folder = Path(config.output_dir) / f"{algorithm}_{seed}"
     own = {
         "space": config.space,

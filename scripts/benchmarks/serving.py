@@ -68,7 +68,7 @@ def held_out_images(bundle, count):
 
 
 def write_requests(path, images):
-    """One V1 request an image, a line each."""
+    """Writes one V1 request per image, one per line."""
     with open(path, "w") as file:
         for image in images:
             instance = {"b64": base64.b64encode(image).decode()}
@@ -183,7 +183,7 @@ def tables(results):
 
 
 def amount(value, unit):
-    """A number with its unit; a dash where there is none, as when every request failed."""
+    """A number with its unit; a dash if there is none, as when every request failed."""
     return "-" if value is None else f"{value:.1f} {unit}"
 
 

@@ -1,4 +1,4 @@
-r"""Seconds from a command to the first thing that it does, beside the imports that it needs.
+r"""Seconds from a command to its first action, compared with the imports that it needs.
 
     make demo
     python scripts/benchmarks/start.py --model=saved_models/digits --output_dir=runs/start

@@ -1,4 +1,4 @@
-"""Times a training step, the input pipeline and both together, beside variants and a peer.
+"""Times a training step, the input pipeline and both together, along with variants and a peer.
 
     python scripts/benchmarks/training.py --data_dir=PATH --output_dir=runs/benchmark_training
 
@@ -77,7 +77,7 @@ class BenchmarkConfig(Config):
 
 
 def _settings(config, **changes):
-    """The settings of a pretraining, checked as far as the data need not be read."""
+    """The settings of a pretraining run, checked as far as possible without reading the data."""
     from supcon_tf.stages.checks import settings_checks
 
     names = {field.name for field in dataclasses.fields(PretrainConfig)}
@@ -121,7 +121,7 @@ def _memory_tasks(config, side):
 
 
 def _peer_task(config, side):
-    """The peer's task, checked as far as it need not be started."""
+    """The peer's task, checked as far as possible without starting it."""
     kind, _, path = config.peer.partition(":")
     found = (Path(path) / "networks/resnet_big.py").is_file()
     if kind != "supcontrast" or not found:
@@ -165,7 +165,7 @@ def _say(text):
 
 
 def _alternate(running, repeats):
-    """Times steps in turn; what came of each contestant, by name."""
+    """Times steps in turn; returns the results of each contestant, by name."""
     for turn in range(repeats):
         for contestant in running:
             contestant.step()

@@ -9,14 +9,14 @@ from supcon_tf.stages.tables import format_table
 
 
 def spread(values, decimals=1):
-    """Mean, and least and most, of shares, as percentages."""
+    """Mean, minimum and maximum of shares, as percentages."""
     values = statistics.fmean(values), min(values), max(values)
     mean, least, most = (f"{100 * value:.{decimals}f}" for value in values)
     return f"{mean} ({least} to {most})"
 
 
 def table(study, report):
-    """Mean, least and most of each score over the seeds, in per cent."""
+    """Mean, minimum and maximum of each score over the seeds, in percent."""
     header, rows = ["held-out split", *study.scores, "training"], []
     for title, arm in report["arms"].items():
         scores = [spread([run["scores"][name] for run in arm["runs"]]) for name in study.scores]
@@ -42,7 +42,7 @@ def _gain(history, curves):
 
 
 def mean_curve(runs, name):
-    """The mean over the seeds in each epoch; [] where there is no such curve."""
+    """The mean over the seeds in each epoch; [] if there is no such curve."""
     curves = [run["history"][name] for run in runs if name in run["history"]]
     return [statistics.fmean(epoch) for epoch in zip(*curves, strict=True)]
 

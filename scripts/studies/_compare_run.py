@@ -21,7 +21,7 @@ def run_study(study, seeds, folder, data_dir=""):
         data_dir: where TensorFlow Datasets keeps its files; '' for its default.
 
     Returns:
-        Of each arm its settings and, for each seed, the held-out scores, the curve of the online
+        For each arm its settings and, for each seed, the held-out scores, the curve of the online
         k-NN, the seconds of training and the commit it began at; the code and the hardware.
     """
     arms, base = {}, study.base
@@ -42,7 +42,7 @@ def run_study(study, seeds, folder, data_dir=""):
 
 
 def _copy_pretraining(study, seed, source, target):
-    """Pretrains where that has not been done, and copies the run where there is none."""
+    """Pretrains if that has not been done, and copies the run if the target does not exist."""
     config = PretrainConfig(**study.base, seed=seed, run_dir=str(source))
     if target.exists():
         return

@@ -1,39 +1,6 @@
 """The comparisons, as data: for each study the shared settings and those of every arm."""
 
-import dataclasses
-
-
-@dataclasses.dataclass(frozen=True)
-class Study:
-    """Arms that differ in a few settings.
-
-    Attributes:
-        title: of the figure.
-        base: settings of `PretrainConfig` that all arms share.
-        arms: title to the settings in which an arm differs; those that differ in none share one
-            pretraining for each seed.
-        scores: of the held-out split, in the order of the table; the first is drawn.
-        curves: of the history, drawn over the epochs.
-        classifier: settings of `ClassifierConfig`.
-        classifiers: title to those in which an arm's classifier differs.
-        evaluation: settings of `EvaluateConfig`.
-        reached: a curve: the table says in which epoch its mean over the seeds first reaches what
-            the first arm ends with; '' for none.
-        gain: two curves: the table says by how much the first is above the second, in percentage
-            points, averaged over the epochs; () for none.
-    """
-
-    title: str
-    base: dict
-    arms: dict[str, dict]
-    scores: tuple[str, ...] = ("top1", "knn_top1")
-    curves: tuple[str, ...] = ()
-    classifier: dict = dataclasses.field(default_factory=dict)
-    classifiers: dict[str, dict] = dataclasses.field(default_factory=dict)
-    evaluation: dict = dataclasses.field(default_factory=dict)
-    reached: str = ""
-    gain: tuple[str, ...] = ()
-
+from _study import Study
 
 _DIGITS = {"dataset": "digits", "encoder": "resnet8", "augmentation": "symbols"}
 # Folders written by write_fashion_mnist.py: 5,000 images, or 800 if exponentially imbalanced.
@@ -262,6 +229,40 @@ STUDIES = {
         classifiers={
             "SupCon, logit adjustment": {"logit_adjustment": 1.0},
             "SupCon, balanced batches, logit adjustment": {"logit_adjustment": 1.0},
+        },
+    ),
+    "orderings": Study(
+        title="5,000 images of CIFAR-10: what SupCon lacks",
+        base={
+            "dataset": "cifar10",
+            "train_images": 5000,
+            **_FAST,
+            "augmentation": "cifar",
+            "batch_size": 256,
+            "epochs": 40,
+        },
+        arms={
+            "SupCon": {},
+            "SupCon, all fine-tuned": {},
+            "SupCon, temperature 0.05": {"temperature": 0.05},
+            "SupCon, temperature 0.2": {"temperature": 0.2},
+            "SupCon, linear projection": {"projection_hidden_dim": 0},
+            "SupCon, projection 1,024 to 256": {
+                "projection_hidden_dim": 1024,
+                "embedding_dim": 256,
+            },
+            "SupCon, shifts and flips": {"augmentation": "alternating_flip"},
+            "SupCon, 120 epochs": {"epochs": 120},
+            "cross entropy": {"method": "cross_entropy"},
+            "cross entropy, shifts and flips": {
+                "method": "cross_entropy",
+                "augmentation": "alternating_flip",
+            },
+            "cross entropy, 120 epochs": {"method": "cross_entropy", "epochs": 120},
+        },
+        scores=("top1", "knn_top1", "ece"),
+        classifiers={
+            "SupCon, all fine-tuned": {"fine_tune": "all", "encoder_rate_factor": 0.1},
         },
     ),
     "knn": Study(

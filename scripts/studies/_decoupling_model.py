@@ -53,7 +53,7 @@ class Setting:
 
 
 DEMONSTRATION = "demonstration"
-# Beside the demonstration, those around it that say how far it carries.
+# The demonstration, and settings near it that show how far it carries.
 SETTINGS = {
     DEMONSTRATION: Setting(),
     "noise_0.40": Setting(noise_variance=0.40, steps=1500),
@@ -151,7 +151,7 @@ def _density(values):
 
 
 def contrastive_loss(anchors, targets, temperature):
-    """The loss of each anchor, and the gradient of their mean by the anchors.
+    """The loss of each anchor, and the gradient of their mean with respect to the anchors.
 
         l_i = -tau log(exp(a_i . c_i / tau) / sum_j exp(a_i . c_j / tau))
 

@@ -20,9 +20,9 @@ _RIDGE = 1e-3
 
 
 def train(setting, arm, seed, interval=INTERVAL):
-    """Trains one network, and measures it on the way and at the end.
+    """Trains one network, and measures it during training and at the end.
 
-    Inputs, first weights and measures are those of the seed in every arm; only the masks differ.
+    In every arm the seed gives the same inputs, first weights and measures; only the masks differ.
 
     Args:
         setting: the `Setting`.

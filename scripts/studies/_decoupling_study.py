@@ -54,7 +54,7 @@ def run_study(name, setting, seeds, study_dir):
         hardware this call began.
 
     Raises:
-        UserError: if the directory holds results of a setting of the same name that differs.
+        UserError: if the directory holds results of a different setting of the same name.
     """
     place, origin = Path(study_dir), {**resumption(), "hardware": hardware()}
     runs = _runs(name, setting, seeds, place / "results" / name)
@@ -101,10 +101,10 @@ def _is_finished(file, name, setting):
         return False
     content = read_json(file)
     if not isinstance(content, dict) or not {"setting", "final", "steps", "curves"} <= {*content}:
-        raise UserError(f"{file} is damaged. Remove it; then it is trained again.")
+        raise UserError(f"{file} is damaged. Remove it to train it again.")
     if content["setting"] != dataclasses.asdict(setting):
         raise UserError(
-            f"{file.parent} holds results of another setting {name}. Pass another --study_dir."
+            f"{file.parent} holds results of a different setting {name}. Pass another --study_dir."
         )
     return True
 

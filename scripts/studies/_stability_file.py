@@ -1,4 +1,4 @@
-"""Reads which recipes a stability study compares, and around what: a small JSON file.
+"""Reads a stability study, its recipes and the changes to them, from a small JSON file.
 
     {
         "recipes": {"SupCon": "digits.flags", "cross entropy": "digits_cross_entropy.flags"},
@@ -11,8 +11,8 @@
         }
     }
 
-Each change alone is made to each recipe (or to those that the factor names), whose own settings
-are part of every factor. `settings` hold for all trials. Paths are relative to the file.
+Each change is made by itself to each recipe (or to those that the factor names); the unchanged
+recipe is part of every factor. `settings` hold for all trials. Paths are relative to the file.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ from supcon_tf.search.preparation import check_settings
 from supcon_tf.search.space import configured, is_number, six_digits
 from supcon_tf.search.space_file import check_name
 
-# The label of a recipe as it is, and the factor that means all of them.
+# The label of an unchanged recipe, and the factor that means all factors.
 UNCHANGED, ALL = "as it is", "all"
 
 
@@ -123,7 +123,7 @@ def _bases(content, folder):
 
 
 def _variations(content, bases):
-    """A variation for each different configuration; equal ones belong to several factors."""
+    """A variation for each distinct configuration, which may belong to several factors."""
     found = []
     for title, base in bases.items():
         factors = [
@@ -163,7 +163,7 @@ def _multiplied(name, value, own):
 
 
 def _add(found, variation):
-    """Adds a variation, or its factor to one that comes to the same settings."""
+    """Adds a variation, or its factor to one that has the same settings."""
     title, label = variation.recipe, variation.label
     try:
         check_settings(variation.config)

@@ -17,15 +17,15 @@ def summarize(found, objective):
     """Means of variations over the seeds, and the spread of those means.
 
     Args:
-        found: of every trial, its `Variation`, its seed, and its `Result`.
+        found: for every trial, its `Variation`, its seed, and its `Result`.
         objective: name of the score.
 
     Returns:
         `recipes`: title to settings. `trials`: one for each. `variations`: `mean`, `least` and
-        `most` over the seeds that did not fail (None where all did). `spread`: for each recipe and
+        `most` over the seeds that did not fail (None if all did). `spread`: for each recipe and
         factor, and for all variations together, `best`, `median`, `worst` and `deviation`
-        (standard deviation, None of fewer than two) of the means, with the recipe as it is among
-        them; `failed` trials.
+        (standard deviation, None for fewer than two) of the means, the unchanged recipe's included;
+        and `failed` trials.
 
     Raises:
         UserError: if every trial of a recipe failed.
@@ -133,7 +133,7 @@ def _score(value, report):
 
 
 def _number(value, report):
-    """A score or a difference of scores, in nats or in points of a percentage."""
+    """A score or a difference of scores, in nats or in percentage points."""
     if value is None:
         return ""
     return f"{value:.3f}" if report["objective"] == "nll" else f"{100 * value:.1f}"
@@ -143,7 +143,7 @@ def draw(report, path):
     """Draws the mean of each variation with its range over the seeds, and the spread of the means.
 
     Args:
-        report: of `run_study`.
+        report: as from `run_study`.
         path: PNG file.
     """
     factors = list(dict.fromkeys(row["factor"] for row in report["spread"]))

@@ -27,8 +27,8 @@ _ORIGIN = ("started", "git_commit", "versions", "hardware")
 def run_study(config):
     """Runs what is left of a study, then compares its recipes.
 
-    Everything is checked before anything is written. A trial is one of a search: a killed process's
-    successor continues it.
+    Everything is checked before anything is written. A trial runs as in a search: after a kill,
+    the next process continues it.
 
     Args:
         config: a `StabilityConfig`.
@@ -77,7 +77,7 @@ def _open_data(variations):
 
 
 def _trials(config, variations):
-    """Trials and variations by number; seed by seed, so that half a study says something of all."""
+    """Trials and variations by number; seed by seed, so that half a study covers all variations."""
     pairs = [(seed, variation) for seed in range(config.seeds) for variation in variations]
     width, trials = len(str(len(pairs) - 1)), {}
     for number, (seed, variation) in enumerate(pairs):
@@ -94,7 +94,7 @@ def _run(trials, place):
         result = run_trial(trial, place)
         left = len(trials) - len(place.results())
         score = f"{trial.objective} {result.score:.4f}" if result.score is not None else ""
-        # Less where other processes share the work: how many there are is not known.
+        # Less if other processes share the work: how many there are is not known.
         minutes = math.ceil(left * (time.monotonic() - started) / ran / 60)
         print(
             f"trial {name} {variation.recipe}, {variation.label}, seed {trial.base.seed}: "
@@ -106,7 +106,7 @@ def _run(trials, place):
 
 
 def _left(names, place):
-    """Trials without a result, those that another process runs last; until all have one."""
+    """Yields trials without a result, those that another process runs last, until all have one."""
     while names:
         for name in names:
             if place.result(name) is None and place.enter(name):

@@ -2,12 +2,12 @@ r"""Compares methods on one data set: every arm of a study, with several seeds.
 
     python scripts/studies/compare.py --study=suncet --study_dir=runs/studies
 
-Each arm is pretrained, gets a linear classifier where its method has none, and is evaluated on the
+Each arm is pretrained, gets a linear classifier if its method has none, and is evaluated on the
 held-out split. Started again, it continues and keeps what is finished. It writes NAME.json and
 NAME.png, and prints the table. The studies: scripts/studies/_comparisons.py. Those of Fashion-MNIST
 need `write_fashion_mnist.py --output_dir=runs/fashion`; cacr and cacr_imbalance also need a second
 folder, runs/fashion_rare, written with `--imbalance=exponential`; knn needs runs/fashion_linear,
-written with `--imbalance=linear`; long_tail needs CIFAR-10; several_classes needs
+written with `--imbalance=linear`; long_tail and orderings need CIFAR-10; several_classes needs
 `write_collages.py --output_dir=runs/collages`.
 """
 

@@ -3,7 +3,7 @@ r"""Scores the encoders of a comparison by logistic regression on the images of 
     python scripts/studies/probe.py --study=cacr --study_dir=runs/studies \
         --dataset=folder:runs/fashion
 
-For encoders that were trained on few or unbalanced images: the classifier is trained on the
+For encoders that were trained on few or imbalanced images: the classifier is trained on the
 training split given here, and scored on its held-out split. It writes NAME_probe.json and prints
 the table.
 """

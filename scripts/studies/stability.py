@@ -3,9 +3,9 @@ r"""Compares how much the scores of recipes depend on their settings.
     python scripts/studies/stability.py --study=scripts/studies/digits.stability.json \
         --study_dir=runs/stability
 
-Each change of the study alone is made to each recipe, and trained with every seed. Started again
-with --resume, it continues; a second process with --resume beside the first shares the work. It
-writes stability.json and stability.png; the study file: docs/results/stability.md.
+Each change of the study is made by itself to each recipe, which is trained with every seed. Started
+again with --resume, it continues; a second process with --resume shares the work of the first. It
+writes stability.json and stability.png. The format of the study file: docs/results/stability.md.
 """
 
 import dataclasses

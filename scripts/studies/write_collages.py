@@ -4,8 +4,8 @@ r"""Writes collages of Fashion-MNIST, images that show several classes each, wit
         --output_dir=runs/collages
 
 A collage of 56 x 56 pixels has one to three garments in the quarters of its area, drawn at random;
-its classes are theirs. Those of the splits train and validation are made of different training
-images of Fashion-MNIST, those of the split test of its test images: no garment is used twice.
+its classes are theirs. The splits train and validation are made from different training images of
+Fashion-MNIST, the split test from its test images: no garment is used twice.
 labels.csv lists path, label (with | between) and split. The IDX files (gzip) are those of Debian's
 package dataset-fashion-mnist.
 """
@@ -19,7 +19,7 @@ from supcon_tf.data.idx import read_idx
 
 NAMES = "T-shirt trouser pullover dress coat sandal shirt sneaker bag boot".split()  # noqa: SIM905
 _SIDE, _MOST = 28, 3
-# The split of Fashion-MNIST, by its files' names, that each split of collages is made of.
+# The split of Fashion-MNIST, by its files' names, that each split of collages is made from.
 _PARTS = {"train": "train", "validation": "train", "test": "t10k"}
 
 

@@ -7,7 +7,7 @@ import sys
 def _fill_closed_streams():
     """Opens /dev/null in place of a standard stream that the caller has closed, as with `>&-`.
 
-    The next file that is opened would otherwise take its number, and what is printed.
+    The next file that is opened would otherwise take its number, and receive what is printed.
     """
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(descriptor, True)

@@ -21,7 +21,7 @@ def help_text(config_class: type[Config], usage: str, takes_recipe: bool = False
         config_class: its fields are the flags; `SECTIONS` maps the first field of each group to
             the group's title.
         usage: printed above the flags.
-        takes_recipe: whether the flags of a pretraining are taken too, and so its recipes.
+        takes_recipe: whether the flags of pretraining are taken too, and so its recipes.
     """
     lines = [usage.strip(), ""]
     if any(default_of(field) is None for field in dataclasses.fields(config_class)):

@@ -12,7 +12,7 @@ FOLDER = Path(__file__).parents[1] / "recipes"
 # The flag, the flag that takes its file, and how its files end.
 _NAMED = {"recipe": ("flagfile", ".flags"), "space": ("space", ".space.json")}
 _NAME = re.compile(r"\w+")
-# Settings that belong to a recipe's method. Another method has defaults of its own for them.
+# Settings that belong to a recipe's method. A different method has its own defaults for them.
 _OF_METHOD = ("temperature", "method_args", "embedding_dim", "projection_hidden_dim", "queue_size")
 
 
@@ -24,10 +24,10 @@ def names(ending: str = ".flags") -> list[str]:
 def with_files(arguments: Sequence[str]) -> list[str]:
     """Arguments of a command with the packaged files in place of their names.
 
-    `--recipe=digits` becomes `--flagfile=.../digits.flags`; `--space=digits`, where there is no
-    file of that name, becomes `--space=.../digits.space.json`. Where `--method` names another
-    method afterwards, the flags of a recipe or flag file take its place, without those that belong
-    to its own method; this is said on standard error.
+    `--recipe=digits` becomes `--flagfile=.../digits.flags`; `--space=digits`, if there is no file
+    of that name, becomes `--space=.../digits.space.json`. If `--method` names a different method
+    afterwards, the flags of a recipe or flag file take its place, without those that belong to its
+    own method; this is said on standard error.
 
     Raises:
         UserError: if there is no such recipe.
@@ -50,7 +50,7 @@ def with_files(arguments: Sequence[str]) -> list[str]:
 
 
 def _method(arguments):
-    """The value of the last `--method`; None where there is none."""
+    """The value of the last `--method`; None if there is none."""
     named = re.findall(r"^--?method[=\n](.*)$", "\n".join(arguments), re.MULTILINE)
     return named[-1] if named else None
 

@@ -11,7 +11,7 @@ _STAGES = {PretrainConfig: "pretrain", ClassifierConfig: "classifier"}
 
 
 def as_begun(config: RunConfig, given: flags.FlagValues) -> RunConfig:
-    """The configuration, with the run's own settings where no flag gives another.
+    """The configuration, with the run's own settings where no flag gives a different one.
 
     Args:
         config: the settings of a stage that is resumed.

@@ -20,7 +20,7 @@ def shared_recipe(base: PretrainConfig, arms: tuple[str, ...]) -> PretrainConfig
         )
     if base.method_args and base.method not in {ARMS[name].method for name in arms}:
         raise UserError(
-            f"method_args are for the arm of --method, which is none of the arms. Received: "
+            f"method_args apply to the arm of --method, which is not among the arms. Received: "
             f"{base.method_args} with method={base.method!r}. Leave them out."
         )
     return base.replace(data_seed=base.data_seed or 0)

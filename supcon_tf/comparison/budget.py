@@ -19,14 +19,14 @@ _TIMED_STEPS = 5
 
 
 def seconds_per_epoch(config: PretrainConfig, dataset: ImageDataset) -> float:
-    """Times a few steps of a pretraining; nothing is written.
+    """Times a few steps of a pretraining run; nothing is written.
 
     Args:
         config: the settings.
         dataset: its data.
 
     Returns:
-        Steps per epoch, times the median of five steps after the one that makes the graph.
+        Steps per epoch, times the median of five steps after the first, which builds the graph.
     """
     strategy, steps = make_strategy(config.strategy), steps_per_epoch_of(config, dataset)
     with strategy.scope():
@@ -49,9 +49,9 @@ def epochs_of_arms(
 ) -> dict[str, int]:
     """The epochs of every arm.
 
-    With equal epochs all arms see as many views of as many images. With equal wall-clock each arm
-    gets as many whole epochs as fit into `config.seconds`, at least one, from the time that a few
-    of its steps take; that is kept in the directory, for the cells that are still to come.
+    With equal epochs all arms see equally many views of equally many images. With equal wall-clock
+    time each arm gets as many whole epochs as fit into `config.seconds`, at least one, estimated
+    from a few timed steps; the epochs are kept in the directory, for the cells still to come.
 
     Args:
         config: the comparison's settings.

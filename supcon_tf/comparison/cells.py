@@ -1,4 +1,4 @@
-"""One cell of a comparison: a run that is pretrained, classified and scored, or finished."""
+"""One cell of a comparison: a run that is pretrained, classified and scored, or continued."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -27,7 +27,7 @@ def finish_cell(
         config: the pretraining; `run_dir` is the cell's.
         classifier: settings of `ClassifierConfig`.
         evaluation: settings of `EvaluateConfig`.
-        curves: names of curves of the history to return besides the loss.
+        curves: names of curves of the history to return in addition to the loss.
 
     Returns:
         `scores` of the held-out split, `seconds` of pretraining and of the classifier stage, the
@@ -64,20 +64,20 @@ def _found(run, curves):
         }
     except (KeyError, TypeError) as error:
         raise UserError(
-            f"{run.path} is damaged: it lacks {error}. Remove it; then it is trained again."
+            f"{run.path} is damaged: it lacks {error}. Remove it to train it again."
         ) from error
 
 
 def _check_same(run: RunDirectory, config: PretrainConfig) -> None:
-    """Refuses a finished pretraining with other settings; of a stopped one `pretrain` does so."""
+    """Refuses a finished pretraining run with other settings; `pretrain` refuses a stopped one."""
     if not run.has_finished("pretrain"):
         return
     if run.pretrain_config().to_dict() != config.to_dict():
-        raise UserError(f"{run.path} holds a run with other settings. Give another directory.")
+        raise UserError(f"{run.path} holds a run with different settings. Give another directory.")
 
 
 def _is_scored(run: RunDirectory, evaluation: Mapping[str, Any]) -> bool:
-    """Whether the scores are there, those on as many corrupted images as wanted included."""
+    """Whether the scores are there, including those on the wanted number of corrupted images."""
     scores = run.metrics().get("test", {})
     if not scores or not evaluation.get("corruptions"):
         return bool(scores)

@@ -67,7 +67,7 @@ def compare(config: CompareConfig, base: PretrainConfig) -> dict:
 
 
 def prepare(config: CompareConfig, base: PretrainConfig) -> tuple[PretrainConfig, ImageDataset]:
-    """The recipe that all cells share, and the training images of the final ones, all checked.
+    """The recipe that all cells share, and the data of the final cells, all checked.
 
     Raises:
         UserError: if a setting or the data cannot be used.
@@ -83,7 +83,7 @@ def prepare(config: CompareConfig, base: PretrainConfig) -> tuple[PretrainConfig
     dataset = from_config(final_config(base, config.reference))
     if dataset.multi_label:
         raise UserError(
-            "compare is for images of one class each. Received: "
+            "compare needs images of one class each. Received: "
             f"dataset={dataset.name}, whose images have several. Give other data."
         )
     for arm in config.arm_names():

@@ -10,11 +10,11 @@ from supcon_tf.stages.pictures import save
 
 
 def draw(report: Mapping, scores: Mapping[str, tuple], folder: Path) -> None:
-    """Draws scores.png and, where rates were tried, rates.png, and of corruptions robustness.png.
+    """Draws scores.png; rates.png if rates were tried; robustness.png if there are corruptions.
 
     Args:
         report: as from `write_report`.
-        scores: by key, the title and the factor to show it with.
+        scores: by key, the title, and the factor to show the score with.
         folder: where the pictures go.
     """
     _draw_scores(report, scores, folder / "scores.png")

@@ -18,7 +18,7 @@ class Progress:
         self.started = self.last = time.monotonic()
 
     def trial_ended(self, name: str, result: Result) -> None:
-        """A training that a learning rate is chosen by."""
+        """Reports a tuning cell, by which a learning rate is chosen."""
         score = f"failed: {(result.reason or '').rstrip('.')}"
         if result.score is not None:
             score = f"validation top-1 {100 * result.score:.1f} %"
@@ -26,7 +26,7 @@ class Progress:
         self._say(f"tuning {name.rsplit('-', 2)[0]} at rate {rate:g}: {score}")
 
     def cell_ended(self, name: str, run: dict) -> None:
-        """A run of an arm; its held-out score is shown in the report alone."""
+        """Reports a final cell; its held-out score is shown only in the report."""
         self._say(f"{name}: {run['seconds']:.0f} s of training")
 
     def _say(self, text: str) -> None:

@@ -32,9 +32,9 @@ def write_report(report: dict, folder: Path) -> dict:
         folder: where report.json, report.md and pictures/ go.
 
     Returns:
-        The report: every arm also has `values`, one per seed for each score; `summary`, as
-        `mean_interval` of them; and `differences` to the reference, as `paired_difference`, of each
-        arm but that one. A score that is undefined for a seed is left out.
+        The report: every arm also has `values`, one per seed for each score, and `summary`, their
+        `mean_interval`; every arm but the reference has `differences` from it, as from
+        `paired_difference`. A score that is undefined for a seed is left out.
     """
     reference = report["arms"][report["reference"]]
     for arm in report["arms"].values():

@@ -24,7 +24,7 @@ class Selection:
         factor: of `rate_factors`, the one chosen.
         rate: the learning rate that it gives.
         scores: by learning rate, ascending, the validation top-1 of each tuning seed; None for a
-            training that failed.
+            training run that failed.
         at_edge: whether a rate beyond those tried might be better.
     """
 
@@ -35,7 +35,7 @@ class Selection:
 
 
 def trials_of(config: CompareConfig, base: PretrainConfig, arm: str, epochs: int) -> list[Trial]:
-    """The trainings on which the choice of an arm's learning rate is based, rate by rate."""
+    """The training runs on which the choice of an arm's learning rate is based, rate by rate."""
     if not config.is_tuned():
         return []
     return [
@@ -61,7 +61,7 @@ def select_rate(
 ) -> Selection:
     """Runs the trials that are left, and chooses the rate with the best mean score.
 
-    If rates tie, the lowest is chosen; a rate with which a training failed is never chosen.
+    If rates tie, the lowest is chosen; a rate with which a training run failed is never chosen.
 
     Args:
         config: the comparison's settings.
@@ -72,7 +72,7 @@ def select_rate(
         ended: called with a trial's name and result, even if the result existed already.
 
     Raises:
-        UserError: if a training failed with every rate.
+        UserError: if a training run failed with every rate.
     """
     scores: dict[float, list[float | None]] = {}
     factors = {base.learning_rate * factor: factor for factor in config.factors()}

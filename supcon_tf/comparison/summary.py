@@ -1,4 +1,4 @@
-"""Means over seeds with their intervals, and paired differences to a reference."""
+"""Means over seeds with their intervals, and paired differences from a reference."""
 
 import math
 import statistics
@@ -18,7 +18,7 @@ def mean_interval(values: Sequence[float]) -> dict:
         values: one per seed; s is their standard deviation, with n - 1.
 
     Returns:
-        `mean`, and `low` and `high`, which are None of one seed.
+        `mean`, and `low` and `high`, which are None for one seed.
 
     Reference:
         Student 1908, "The Probable Error of a Mean".
@@ -32,7 +32,7 @@ def mean_interval(values: Sequence[float]) -> dict:
 
 
 def paired_difference(values: Sequence[float], reference: Sequence[float]) -> dict:
-    """As `mean_interval`, of the differences seed by seed.
+    """As `mean_interval`, for the differences seed by seed.
 
     Args:
         values: one per seed.

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-# Settings of the projection head, which cross entropy has not.
+# Settings of the projection head, which cross entropy does not have.
 _HEAD = ("embedding_dim", "projection_hidden_dim")
 
 
@@ -13,8 +13,8 @@ class Arm:
     Attributes:
         title: in tables and pictures.
         method: its name for `--method`.
-        takes: the recipe's settings that belong to a method and that this one has a use for. Where
-            an arm does not take `temperature`, its method has another one by definition or none.
+        takes: the recipe's settings that belong to a method and that this one uses. If an arm does
+            not take `temperature`, its method has a different one by definition, or none.
     """
 
     title: str

@@ -21,7 +21,7 @@ def is_table(dataset: str) -> bool:
 
 
 def without_place(dataset: str) -> str:
-    """The name without the folders above, whose place on a machine is private."""
+    """The name without the folders of its path, which are private."""
     own = own_data(dataset)
     return f"{_KINDS[own[0]]} {os.path.basename(own[1])}" if own else dataset
 
@@ -47,7 +47,7 @@ def absolute(path: str) -> str:
 
 
 def own_data_advice(name: str) -> str:
-    """A sentence where an unknown data set's name is that of a folder or a table; else ''."""
+    """A sentence if an unknown data set's name is that of a folder or a table; else ''."""
     path = os.path.expanduser(name)
     if os.path.isdir(path):
         return f"Did you mean 'folder:{name}'?"
@@ -57,7 +57,7 @@ def own_data_advice(name: str) -> str:
 
 
 def plain_path_advice(path: str) -> str:
-    """A sentence with a space before, where a path was given as a data set's name; else ''."""
+    """A sentence after a space, if a path was given as a data set's name; else ''."""
     own = own_data(path)
     return f" Did you mean {own[1]!r}?" if own and os.path.exists(own[1]) else ""
 

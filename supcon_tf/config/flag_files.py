@@ -17,7 +17,7 @@ def flags_of(config: Config) -> list[str]:
     """The flags of a recipe: every setting that is not its default.
 
     Args:
-        config: the settings; those of where and how a run is kept are left out.
+        config: the settings; those that say where and how a run is kept are left out.
     """
     return [
         f"--{field.name}={_text(getattr(config, field.name))}"
@@ -41,7 +41,7 @@ def parse_arguments(text: str, setting: str = "method_args") -> dict[str, Any]:
 
     Args:
         text: the arguments.
-        setting: to blame for a wrong one.
+        setting: the one to blame for a wrong argument.
 
     Raises:
         UserError: if an item is not `name=value`.

@@ -86,7 +86,7 @@ def _check_type(name: str, value: Any, expected: type, optional: bool) -> Any:
 
 def _is_text(value: str, any_bytes: bool) -> bool:
     """Whether it has no NUL and, except with `any_bytes`, none of the bytes that are not UTF-8."""
-    # Python keeps those as surrogates.
+    # Python keeps such bytes as surrogates.
     odd = not any_bytes and any("\ud800" <= letter <= "\udfff" for letter in value)
     return not odd and "\0" not in value
 
@@ -107,14 +107,14 @@ def _check_value(name: str, value: Any, metadata: Mapping[str, Any]) -> None:
 
 
 def checked(field: dataclasses.Field, value: Any) -> Any:
-    """A value as its setting takes it; an int becomes a float where the setting is one.
+    """A value as its setting takes it; an int becomes a float if the setting is one.
 
     Args:
         field: made by `setting`.
         value: the value to check.
 
     Raises:
-        UserError: if it has another type, or is out of bounds.
+        UserError: if it has the wrong type, or is out of bounds.
     """
     default = default_of(field)
     value = _check_type(field.name, value, field.metadata["kind"], default is None)

@@ -5,7 +5,7 @@ from supcon_tf.core.errors import UserError
 
 
 def check_together(config) -> None:
-    """Raises `UserError` where settings of a `PretrainConfig` do not go together."""
+    """Raises `UserError` if settings of a `PretrainConfig` do not go together."""
     if config.warmup_epochs is not None and config.warmup_epochs >= config.epochs:
         raise UserError(
             f"warmup_epochs must be below epochs ({config.epochs}). Received: "

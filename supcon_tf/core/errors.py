@@ -17,6 +17,6 @@ class StorageError(UserError):
 
 
 def suggestion(received: str, known: Iterable[str]) -> str:
-    """A sentence that names the known word nearest to a misspelt one; '' where none is near."""
+    """A sentence that names the known word nearest to a misspelt one; '' if none is near."""
     near = difflib.get_close_matches(received, known, n=1)
     return f" Did you mean {near[0]!r}?" if near else ""

@@ -17,7 +17,7 @@ from supcon_tf.core.interrupts import check_interrupts
 
 TEMPORARY_PREFIX = ".writing-"
 LOCK = ".lock"
-# A full disk, a full quota, and more than the largest file that the process may write.
+# A full disk, a full quota, and a file larger than the process may write.
 NO_ROOM = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
 # Open files and how often they were locked, by folder: one lock per process.
 _locks: dict[Path, tuple[int, int]] = {}
@@ -45,8 +45,8 @@ def writing(path: Path):
     """
     new = [folder for folder in path.parents if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
-    # It can be known only of this machine's processes whether they are alive; the folder may be
-    # shared. A host name never contains an @.
+    # Whether a process is alive is known only on its own machine; the folder may be shared.
+    # A host name never contains an @.
     prefix = f"{TEMPORARY_PREFIX}{socket.gethostname()}@"
     temporary = path.with_name(f"{prefix}{os.getpid()}-{path.name}")
     for left in path.parent.glob(f"{glob.escape(prefix)}*-{glob.escape(path.name)}"):
@@ -81,7 +81,7 @@ def writing(path: Path):
     finally:
         remove(temporary)
         if not path.exists():
-            with contextlib.suppress(OSError):  # Another process uses it by now.
+            with contextlib.suppress(OSError):  # Another process uses one by now.
                 for folder in new:  # The innermost first; a failure leaves nothing behind.
                     folder.rmdir()
 
@@ -98,7 +98,7 @@ def _is_alive(name: str) -> bool:
 
 
 def lock(folder: Path) -> bool:
-    """Keeps other processes from locking a folder until `unlock`, or as long as this one lives.
+    """Keeps other processes from locking a folder until `unlock`, or for as long as this one lives.
 
     Within the process it may be locked several times; the last `unlock` releases it.
 
@@ -125,10 +125,10 @@ def without_links(path: str) -> Path:
 
 
 def has_lost_lock(folder: Path) -> bool:
-    """Whether a folder that this process has locked was removed, perhaps replaced, since.
+    """Whether a folder that this process has locked has since been removed, perhaps replaced.
 
     Args:
-        folder: as `without_links` gives it; a link in its place is another folder.
+        folder: as `without_links` gives it; a link in its place is a different folder.
     """
     descriptor, _ = _locks.get(Path(os.path.abspath(folder)), (None, 0))
     if descriptor is None:
@@ -215,7 +215,7 @@ def parse_json(text: str | bytes, **how: Any) -> Any:
 
     Args:
         text: in UTF-8.
-        **how: as `json.loads` takes it.
+        **how: keyword arguments of `json.loads`.
 
     Raises:
         ValueError: if it is not JSON.

@@ -22,7 +22,7 @@ _PACKAGES = ("supcon_tf", "tensorflow", "keras", "tensorflow-datasets", "numpy",
 
 
 def manifest(seed: int, dataset: dict) -> dict:
-    """Provenance of a stage, to know and to repeat it.
+    """Provenance of a stage, so that it can be repeated.
 
     Args:
         seed: the stage's seed.
@@ -40,7 +40,7 @@ def manifest(seed: int, dataset: dict) -> dict:
 
 
 def initial_run(path: str) -> dict:
-    """The run from whose encoder another one begins.
+    """The run whose encoder another run starts from.
 
     Args:
         path: its directory.
@@ -49,7 +49,7 @@ def initial_run(path: str) -> dict:
 
 
 def is_manifest(entry: Any) -> bool:
-    """Whether JSON is a stage's entry in manifest.json, as far as it is read again."""
+    """Whether JSON is a stage's entry in manifest.json, as far as it is read back."""
     dataset = entry.get("dataset") if isinstance(entry, dict) else None
     if not isinstance(dataset, dict) or not isinstance(entry.get("resumed", []), list):
         return False
@@ -75,10 +75,10 @@ def hardware() -> dict:
 
 
 def processor() -> dict[str, str]:
-    """The processor's model, and those of its instruction sets on which speed depends.
+    """The processor's model, and its instruction sets that speed depends on.
 
     Returns:
-        {"cpu": model, "instructions": "AVX-512, AVX2"}, without what the system does not tell.
+        {"cpu": model, "instructions": "AVX-512, AVX2"}, without what the system does not report.
     """
     lines = _CPU_INFO.read_text().splitlines() if _CPU_INFO.is_file() else []
     found = {
@@ -118,7 +118,7 @@ def _versions() -> dict[str, str]:
 
 
 def _git_commit() -> str | None:
-    """The commit of this package's source tree, with "-dirty" where files were changed.
+    """The commit of this package's source tree, with "-dirty" if files were changed.
 
     None when the package is installed.
     """

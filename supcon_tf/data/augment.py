@@ -10,13 +10,13 @@ import tensorflow as tf
 from supcon_tf.data.auto_augment import auto_augment, trivial_augment
 from supcon_tf.data.rand_augment import cut_out, grey, rand_augment
 
-# Far from the small numbers that kinds of views fold in.
+# Far from the small numbers that are folded in for kinds of views.
 _SHIFT_SEED, _OPERATIONS_SEED, _CUTOUT_SEED = 10**6, 10**6 + 1, 10**6 + 2
 
 
 @dataclasses.dataclass(frozen=True)
 class Share:
-    """Which images of a batch are made here: all random numbers are those of the whole batch.
+    """The images of a batch that are made here; random numbers are drawn for the whole batch.
 
     Attributes:
         index: from 0 on.

@@ -85,7 +85,7 @@ def auto_augment(images, numbers, table):
 
     Args:
         images: float32 [B, S, S, 3] in [0, 1], S >= 2.
-        numbers: float32 [B, 5], uniform in [0, 1): for each image which pair, and of either
+        numbers: float32 [B, 5], uniform in [0, 1): for each image which pair, and for each
             operation whether it is applied and in which direction.
         table: "imagenet" or "cifar10".
 
@@ -118,9 +118,9 @@ def _entry(text):
 
 
 def trivial_augment(images, numbers):
-    """Applies one operation to each image, of a strength that is drawn too.
+    """Applies one operation to each image, at a strength that is drawn too.
 
-    The strength is one of 31 levels, evenly from nothing to
+    The strength is one of 31 levels, evenly spaced from nothing to
 
         rotate      135 degrees, either way
         shear       0.99 of the distance from the upper or left edge, either way

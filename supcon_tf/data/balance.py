@@ -21,7 +21,7 @@ def places_by_class(labels: np.ndarray) -> dict[int, np.ndarray]:
 
 
 def class_counts(labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """The images of each class, int64 [C]; those without a known class are not counted.
+    """The number of images of each class, int64 [C]; those of unknown class are not counted.
 
     Args:
         labels: int [N], or bool [N, C] for images with several classes, which count in each.
@@ -64,7 +64,7 @@ def stratified_places(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
 def balanced_order(
     labels: np.ndarray, classes_per_batch: int, images_per_class: int, seed: int
 ) -> Callable[[int], np.ndarray]:
-    """Draws batches that hold equally many images of each of some classes.
+    """Draws batches that hold the same number of images of each of some classes.
 
     In every round each class has its turn once, in an order drawn for that round. At its turn a
     class gives its next images; whenever too few are left, the order of all of them is drawn again,

@@ -32,7 +32,7 @@ def gaussian_noise(images, rng, deviation):
 
 
 def shot_noise(images, rng, photons):
-    """Draws photon counts, Poisson, with a given number of photons per unit of light."""
+    """Draws Poisson photon counts, with a given number of photons per unit of light."""
     return rng.poisson(images * photons) / photons
 
 
@@ -94,7 +94,7 @@ def zoom_blur(images, rng, most, step):
 
 
 def snow(images, rng, mean, deviation, zoom, threshold, radius, sigma, kept):
-    """Flakes that fall, and their mirror image, over a picture that is whitened."""
+    """Falling flakes, and the same turned by 180 degrees, over a whitened image."""
     count, side = images.shape[:2]
     matrix = zoom_matrix(side, zoom)
     layer = matrix @ rng.normal(mean, deviation, (count, side, side)) @ matrix.T
@@ -108,8 +108,8 @@ def snow(images, rng, mean, deviation, zoom, threshold, radius, sigma, kept):
 def frost(images, rng, kept, strength):
     """Lays ice over the image.
 
-    Differs: the authors cut it from six photographs of ice, which are not here; it is generated,
-    veins along the contours of a fractal.
+    Differs: the authors cut it from six photographs of ice, which are not here; this ice is
+    generated, as veins along the contours of a fractal.
     """
     heights = plasma(len(images), images.shape[1], 1.4, rng)
     veins = (1.0 - np.abs(2.0 * heights - 1.0)) ** 3
@@ -117,14 +117,14 @@ def frost(images, rng, kept, strength):
 
 
 def fog(images, rng, strength, decay):
-    """Adds a fractal cloud, and keeps the brightest value of the image where it was."""
+    """Adds a fractal cloud, and rescales to the brightest value of the image."""
     most = images.max(axis=(1, 2, 3), keepdims=True)
     clouds = plasma(len(images), images.shape[1], decay, rng)[..., None]
     return (images + strength * clouds) * most / (most + strength)
 
 
 def brightness(images, rng, added):
-    """Adds to the value in HSV; hue and saturation stay."""
+    """Adds to the value in HSV; hue and saturation are kept."""
     del rng
     value = images.max(axis=-1, keepdims=True)
     scaled = images * (np.minimum(value + added, 1.0) / np.where(value > 0, value, 1.0))
@@ -132,7 +132,7 @@ def brightness(images, rng, added):
 
 
 def contrast(images, rng, factor):
-    """Draws the values of every channel to their mean over the image."""
+    """Pulls the values of every channel towards their mean over the image."""
     del rng
     means = images.mean(axis=(1, 2), keepdims=True)
     return (images - means) * factor + means

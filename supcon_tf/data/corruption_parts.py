@@ -53,7 +53,7 @@ def zoom_matrix(side: int, factor: float) -> np.ndarray:
 def box_matrix(side: int, new_side: int) -> np.ndarray:
     """A line of pixels resized to another length with a box filter, float [new_side, side].
 
-    A new pixel is the mean of the old ones whose middle it covers or, enlarged, the nearest one.
+    A new pixel is the mean of the old ones whose middle it covers or, when enlarging, the nearest.
     """
     scale = side / new_side
     middles = (np.arange(new_side)[:, None] + 0.5) * scale
@@ -69,7 +69,7 @@ def resample(images: np.ndarray, places: np.ndarray, mode: str) -> np.ndarray:
     Args:
         images: float [N, S, S, C].
         places: float [N, S * S, 2], row and column of every new pixel.
-        mode: as `scipy.ndimage.map_coordinates`, of places beyond the edge.
+        mode: as in `scipy.ndimage.map_coordinates`, for places beyond the edge.
     """
     found = np.empty(images.shape)
     for number, own in enumerate(places):
@@ -84,12 +84,12 @@ def plasma(count: int, side: int, decay: float, rng: np.random.Generator) -> np.
 
     Args:
         count: N.
-        side: S; the fractal has the next power of two, and is cut.
-        decay: from one level to the next the noise falls by its square.
+        side: S; the fractal's side is the next power of two, and is cut.
+        decay: from one level to the next the noise is divided by its square.
         rng: generator.
 
     Returns:
-        float64 [N, S, S]; of the whole fractal the least is 0 and the largest 1.
+        float64 [N, S, S]; the least of the whole fractal is 0 and the greatest 1.
 
     Reference:
         Fournier, Fussell and Carpenter 1982, "Computer Rendering of Stochastic Models".

@@ -1,6 +1,6 @@
 """Corrupted images: fifteen corruptions at five severities, of 32-pixel and of 224-pixel images.
 
-The numbers are those of CIFAR-10-C and ImageNet-C; images of other sizes take those of the nearer.
+The numbers are those of CIFAR-10-C and ImageNet-C; images of other sizes use the nearer one's.
 """
 
 import math
@@ -11,7 +11,7 @@ import numpy as np
 from supcon_tf.data import corruption_kinds as kinds
 
 SEVERITIES = (1, 2, 3, 4, 5)
-# Values of images that are corrupted at a time: 32 MiB in float64.
+# Values of images that are corrupted at once: 32 MiB in float64.
 _CHUNK_VALUES = 2**22
 _CHUNK_IMAGES = 256
 
@@ -163,7 +163,7 @@ def corrupt(
         uint8 [N, S, S, 3].
 
     Raises:
-        ValueError: if there is no such corruption or severity, or the images have another form.
+        ValueError: if there is no such corruption or severity, or the images have a different form.
     """
     if corruption not in CORRUPTIONS or severity not in SEVERITIES:
         raise ValueError(

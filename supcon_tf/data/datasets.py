@@ -60,7 +60,7 @@ def open_dataset(
     Args:
         name: "digits", "fashion_mnist" (its IDX files installed, or in `data_dir`), a name that
             TensorFlow Datasets knows (prepared, or downloaded now), "cifar10_lt" or "cifar100_lt"
-            (long-tailed subsets of these), "folder:PATH", or "csv:FILE" or "jsonl:FILE", tables
+            (long-tailed CIFAR subsets), "folder:PATH", or "csv:FILE" or "jsonl:FILE", tables
             with a path and one or several labels per row.
         data_dir: where TensorFlow Datasets keeps its files; '' for its default.
         image_size_px: side of the square images to make; None for the data set's own side, or 64.
@@ -74,7 +74,7 @@ def open_dataset(
         skip_bad_images: for a folder: leave unreadable images out rather than stop.
         bad_images: for a folder whose images were checked before: the files that were left out
             then. None checks every image.
-        copies: for a folder: the groups of files of one content that an earlier check found, which
+        copies: for a folder: the groups of identical files that an earlier check found, which
             a split never separates. None for those that the check of the images finds.
         labels_per_class: training images of each class, drawn from the seed, whose labels may be
             used; the others become `unlabelled`. None for all.
@@ -199,7 +199,7 @@ def image_split(
     Args:
         root: the folder that the files' names are relative to.
         examples: file name and class name of each, '' for a class that is not known; or a tuple of
-            names, where images have several classes.
+            names, if images have several classes.
         class_names: name of each label.
         labels_too: whether the fingerprint depends on the classes, not on the files alone.
     """
@@ -256,7 +256,7 @@ def _fingerprint(root, examples, labels_too):
 
 @contextlib.contextmanager
 def naming_lost_images(*splits: Split | None):
-    """Names an image file that can no longer be read, where TensorFlow fails in the block.
+    """Names an image file that can no longer be read, if TensorFlow fails in the block.
 
     Args:
         splits: where the block's images come from.
@@ -280,6 +280,6 @@ def naming_lost_images(*splits: Split | None):
                 it, they = ("it", "It") if len(faults) == 1 else ("them", "They")
                 raise StorageError(
                     f"{faults_line(root, faults)} {they} could be read before. Restore {it}, then "
-                    "run this again; a training continues with --resume."
+                    "run this again; training continues with --resume."
                 ) from error
         raise

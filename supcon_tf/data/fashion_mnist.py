@@ -32,7 +32,7 @@ class FashionMnistIdx(tfds.core.GeneratorBasedBuilder):
     """70,000 grey images of clothes of 28 x 28 pixels; 60,000 to train on and 10,000 held out.
 
     Args:
-        idx_dir: folder of the IDX files; not needed where it is prepared.
+        idx_dir: folder of the IDX files; not needed once the builder is prepared.
         **kwargs: as every builder takes them.
 
     Reference:
@@ -72,7 +72,7 @@ def find(data_dir: str | None) -> tfds.core.DatasetBuilder | None:
         data_dir: that directory, which may hold the IDX files too; None for its default.
 
     Returns:
-        None where it is neither prepared there nor are there IDX files, in that directory or
+        None if it is not prepared there and there are no IDX files, in that directory or
         installed.
 
     Raises:

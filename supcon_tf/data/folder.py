@@ -63,7 +63,7 @@ def list_folder(path: str) -> Listing:
 
 
 def ignored_in(root: Path, used: Iterable[str]) -> str | None:
-    """The line about the files of a folder that are not used, and are not junk; None for none."""
+    """The line about the files of a folder that are not used, and are not junk; None if none."""
     return ignored_line(set(files_in(root, refuse=False)) - {root / name for name in used})
 
 
@@ -124,7 +124,7 @@ def _list_images(root: Path, folder: Path) -> list[str]:
 
 
 def _check_names(path, names):
-    """Refuses a folder without class folders, or whose class folders are splits."""
+    """Refuses a folder without class folders, or one whose class folders are splits."""
     if not names:
         raise UserError(f"folder {path} has no class subfolders. Give it one subfolder per class.")
     if names <= {"train", "training", "val", "valid", "validation", "test", "testing"}:

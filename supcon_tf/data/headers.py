@@ -1,6 +1,6 @@
 """Sizes that image headers claim, read before anything is decoded.
 
-Not by Pillow, which learns the sizes of a GIF's frames only by decoding them, and which refuses or
+Pillow is not used: it learns the sizes of a GIF's frames only by decoding them, and refuses or
 warns of large images by settings of the whole process.
 """
 
@@ -18,11 +18,11 @@ def image_size(encoded: bytes) -> tuple[int, int] | None:
     """Width and height that a decoder will make room for.
 
     Args:
-        encoded: JPEG, PNG, BMP, GIF or WebP. The frames of a GIF count one below the other, because
-            the decoder reads all of them.
+        encoded: JPEG, PNG, BMP, GIF or WebP. The frames of a GIF count as stacked, because the
+            decoder reads all of them.
 
     Returns:
-        Width and height in pixels; None if the header is of no such image or is cut off.
+        Width and height in pixels; None if the header is not that of such an image, or is cut off.
     """
     try:
         for magic, size in _SIZES.items():
@@ -91,13 +91,13 @@ def _gif_colours(flags):
 
 
 def is_animated_webp(encoded: bytes) -> bool:
-    """Whether a file is a WebP that says of itself that it is animated."""
+    """Whether a file is a WebP that declares itself animated."""
     extended = encoded[:4] == b"RIFF" and encoded[8:16] == b"WEBPVP8X"
     return extended and bool(encoded[20:21]) and bool(encoded[20] & _WEBP_ANIMATION)
 
 
 def _webp(encoded):
-    """The first chunk has the size; where it is VP8X, the picture itself must have the same."""
+    """The first chunk has the size; if it is VP8X, the picture itself must have the same."""
     if encoded[8:12] != b"WEBP":
         return None
     if encoded[12:16] == b"VP8X":

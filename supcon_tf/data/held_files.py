@@ -9,7 +9,7 @@ _MOST_BYTES = 2**29
 
 
 def most_bytes(files: int, image_size_px: int) -> int:
-    """Bytes that may be held for a number of files, assuming pictures with sides of 4 to 3.
+    """Bytes that may be held for a number of files, assuming pictures of aspect 4:3.
 
     Args:
         files: their number.

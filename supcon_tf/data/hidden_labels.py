@@ -18,7 +18,7 @@ def hide_labels(
         dataset: the data.
         labels_per_class: images of each class that keep their label; None for no such number.
         labelled_fraction: share in (0, 1] of each class, rounded, at least one image; or None.
-        seed: which images they are.
+        seed: decides which images they are.
 
     Raises:
         UserError: if both are given, the fraction is out of range, or a class has fewer images.

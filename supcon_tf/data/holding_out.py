@@ -14,10 +14,10 @@ from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
 from supcon_tf.core.errors import UserError
 
-# File name relative to the root, and its class name: '' for none that is known, or a tuple of names
-# where images have several.
+# File name relative to the root, and its class name: '' if it is not known, or a tuple of names if
+# images have several.
 Example = tuple[str, str | tuple[str, ...]]
-# Where whole groups are held out, shares are rounded to those of at most this many folds.
+# If whole groups are held out, shares are rounded to those of at most this many folds.
 _MOST_FOLDS = 10
 
 

@@ -27,7 +27,7 @@ def read_split(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
         split: "train" or "test".
 
     Raises:
-        UserError: if a file cannot be read, or images and labels are not as many.
+        UserError: if a file cannot be read, or images and labels differ in number.
     """
     images, labels = (read_idx(Path(folder) / file) for file in _FILES[split])
     if images.ndim != 3 or labels.shape != images.shape[:1]:
@@ -39,10 +39,10 @@ def read_split(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """The array uint8 of one file.
+    """The uint8 array of one file.
 
     Raises:
-        UserError: if it cannot be read, or is no such file.
+        UserError: if it cannot be read, or is not such a file.
 
     Reference:
         Y. LeCun, C. Cortes and C. Burges, "The MNIST database", file formats: two zero bytes, the

@@ -25,8 +25,8 @@ def check_images(root: Path, names: Sequence[str]) -> tuple[dict[str, str], Copi
         names: of the files.
 
     Returns:
-        The reason, as a sentence, of each file that does not decode; the names of the others that
-        have the same content, byte for byte.
+        The fault, as a sentence, of each file that does not decode; groups of names of the other
+        files that have the same content, byte for byte.
     """
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         checks = pool.map(lambda name: _check(root / name), names)
@@ -85,7 +85,7 @@ def copies_lines(
 
     Args:
         copies: as `check_images` finds them.
-        label_of: class of each file; '' where it is not known.
+        label_of: class of each file; '' if it is not known.
         split_of: "train", "test" or "validation" of files in splits that the user has made.
 
     Returns:

@@ -42,8 +42,8 @@ def _decode_other(encoded):
 def _decode_webp(encoded, head):
     """uint8 [H, W, 3]; `head` is the first 21 bytes.
 
-    TensorFlow gives a WebP the channels that it has, and refuses another number. An animation must
-    not reach it: it writes four channels of each frame into room for three (2.21).
+    TensorFlow decodes a WebP to the channels that it has, and refuses a different number. It must
+    not get an animation: it writes four channels of each frame into room for three (2.21).
     """
     flags = tf.cast(tf.io.decode_raw(tf.strings.substr(head, 20, 1), tf.uint8)[0], tf.int32)
     is_animated = (tf.strings.substr(head, 12, 4) == b"VP8X") & (flags // 2 % 2 == 1)
@@ -73,7 +73,7 @@ def exif_orientation(encoded: tf.Tensor) -> tf.Tensor:
         encoded: scalar string, an image of any format.
 
     Returns:
-        int32 scalar from 1 (upright) to 8; 1 for other formats, or where it is missing or broken.
+        int32 scalar from 1 (upright) to 8; 1 for other formats, or if it is missing or broken.
 
     Reference:
         CIPA DC-008-2019, "Exif 2.32", section 4.6.
@@ -83,8 +83,8 @@ def exif_orientation(encoded: tf.Tensor) -> tf.Tensor:
 
 
 def _jpeg_orientation(encoded):
-    """Looks at the first segment or, behind JFIF's, the second, where the standard wants Exif."""
-    nothing = tf.constant(bytes(16))  # So that every place looked at is there.
+    """Looks at the first segment or, after JFIF's, the second, where the standard wants Exif."""
+    nothing = tf.constant(bytes(16))  # So that every byte looked at exists.
     head = tf.strings.join([tf.strings.substr(encoded, 0, 6), nothing])
     head = tf.cast(tf.io.decode_raw(head, tf.uint8)[:6], tf.int32)
     segment = tf.where(head[3] == 0xE0, 4 + 256 * head[4] + head[5], 2)
@@ -140,7 +140,7 @@ def decode_checked(encoded: bytes) -> tf.Tensor:
         uint8 [H, W, 3].
 
     Raises:
-        InvalidImage: if it is not an image, or `decode` would not give its picture.
+        InvalidImage: if it is not an image, or `decode` would not decode it correctly.
     """
     refuse_unsupported(encoded)
     with invalid_images():
@@ -154,7 +154,7 @@ def refuse_unsupported(encoded: bytes) -> None:
         encoded: the content of a file of any kind.
 
     Raises:
-        InvalidImage: if it is an animated WebP, or a BMP of up to 8 bits a pixel whose palette is
+        InvalidImage: if it is an animated WebP, or a BMP of up to 8 bits per pixel whose palette is
             not the grey levels in order.
     """
     if is_animated_webp(encoded):
@@ -202,8 +202,8 @@ def central_square(image: tf.Tensor, image_size_px: int) -> tf.Tensor:
 def to_unit(pixels: tf.Tensor) -> tf.Tensor:
     """Pixels in [0, 255] as float32 in [0, 1].
 
-    Not by division, which TensorFlow replaces in some graphs and not in others, with another last
-    bit.
+    Not by division, which TensorFlow replaces in some graphs but not in others, with a different
+    last bit.
     """
     return tf.cast(pixels, tf.float32) * tf.constant(1.0 / 255.0)
 

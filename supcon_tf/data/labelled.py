@@ -25,15 +25,15 @@ def open_labelled(
 ) -> tuple[Split, int]:
     """Opens the images of a data set under the classes of a model, which are matched by name.
 
-    Of a folder or a table these are all images, or those of the split test where there is one; of a
-    data set of TensorFlow Datasets the held-out split.
+    For a folder or a table these are all images, or those of the split test if there is one; for a
+    data set of TensorFlow Datasets, those of the held-out split.
 
     Args:
         name: as for `open_dataset`.
         class_names: the model's classes; the data set may lack some of them.
         data_dir: as for `open_dataset`.
-        multi_label: whether the model knows any number of classes of an image; then only a table
-            can say which ones.
+        multi_label: whether the model gives an image any number of classes; then only a table can
+            say which ones.
         skip_bad_images: leave unreadable images of a folder out rather than stop.
         trained_on: name of the data set that the model was trained on.
 
@@ -42,13 +42,13 @@ def open_labelled(
         number of images left out.
 
     Raises:
-        UserError: if it cannot be read, has a class that the model does not know, or holds the
-            images that the model was trained on, or tells one class of each image where the model
-            knows several, or the reverse.
+        UserError: if it cannot be read, has a class that the model does not know, holds the images
+            that the model was trained on, or has one class per image where the model gives
+            several, or the reverse.
     """
     if multi_label and not is_table(name):
         raise UserError(
-            "the model knows several classes of an image; give a table that lists them, csv:FILE "
+            "the model gives several classes of an image; pass a table that lists them, csv:FILE "
             f"or jsonl:FILE. Received: {name}."
         )
     if not own_data(name):
@@ -65,11 +65,11 @@ def open_labelled(
     examples = listing.splits.get("all") or listing.splits["test"]
     if listing.multi_label and not multi_label:
         raise UserError(
-            f"the images of {name} have several classes, and the model knows one class of each. "
+            f"the images of {name} have several classes, and the model gives one class of each. "
             "Give images of one class each."
         )
     _check_known(name, sorted({c for _, label in examples for c in classes_of(label)}), class_names)
-    if multi_label:  # Also where each row of this table has one class.
+    if multi_label:  # Even if each row of this table has one class.
         examples = [(image, classes_of(label)) for image, label in examples]
     readable = _readable(listing.root, examples, skip_bad_images)
     split = image_split(listing.root, readable, class_names, not listing.labels_in_names)

@@ -53,14 +53,14 @@ def own_views(augmentation, images, count, size_px, seed, first=0):
     """Views that a function or a Keras layer of the user makes, one at a time.
 
     Each view has a seed of its own, which depends on the place of its image in the whole batch; so
-    it is the same whoever makes the rest of the batch.
+    it is the same whichever worker makes the rest of the batch.
 
     Args:
         augmentation: an `ImageFunction`, or a built Keras layer or model from images [1, S, S, 3]
             to [1, H, W, 3], whose random numbers then come from the seed.
         images: float32 [n, H, W, 3] in [0, 1].
         count: views V of each image.
-        size_px: side S of a view; one of another size is resized.
+        size_px: side S of a view; one of a different size is resized.
         seed: int64 [2], of the whole batch.
         first: place of the first image in the whole batch.
 
@@ -80,7 +80,7 @@ def own_views(augmentation, images, count, size_px, seed, first=0):
         image = images[place // count]
         whole_place = tf.cast(first * count + place, tf.int64)
         view = _checked_view(function(image, tf.random.fold_in(seed, whole_place)))
-        view = tf.image.resize(view, [size_px, size_px])  # Nothing happens to one of that size.
+        view = tf.image.resize(view, [size_px, size_px])  # A view of that size is unchanged.
         return tf.clip_by_value(tf.ensure_shape(view, [size_px, size_px, 3]), 0.0, 1.0)
 
     places = tf.range(tf.shape(images)[0] * count)

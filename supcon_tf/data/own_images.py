@@ -31,8 +31,8 @@ class Listing:
         root: folder to which the file names are relative.
         splits: examples by split: "all", which is still to be divided, or "train" and "test";
             perhaps also "unlabeled", whose examples have the class ''.
-        group_of: by file, the group that `holdout_by=folder` keeps together; a file that is not in
-            it forms a group by itself.
+        group_of: by file, the group that `holdout_by=folder` keeps together; a file without an
+            entry forms a group by itself.
         group_source: where groups would come from, for the error if there are none.
         undivided: description of such a listing without train and test, for an error.
         remarks: lines about the listing itself.

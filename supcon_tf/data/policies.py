@@ -163,10 +163,10 @@ AUGMENTATIONS = {
     # As FixMatch and CoMatch treat CIFAR.
     "weak": dataclasses.replace(_WEAK, flip=True),
     "strong": dataclasses.replace(_STRONG, flip=True),
-    # Symbols often fill the image: less of them is turned or moved out of it.
+    # Weaker, as symbols often fill the image: less of them is turned or moved out of it.
     "weak_symbols": _WEAK,
     "strong_symbols": dataclasses.replace(_STRONG, rand_augment_magnitude=0.5),
-    # As SupCon and its baselines treat ImageNet, besides `imagenet`.
+    # As SupCon and its baselines treat ImageNet, in addition to `imagenet`.
     "crop_flip": _CROP_FLIP,
     "auto_augment": dataclasses.replace(_CROP_FLIP, auto_augment="imagenet"),
     "rand_augment": dataclasses.replace(

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 # Rec. 601 luma.
 _GREY = (0.299, 0.587, 0.114)
-# Of the square of a cutout, and of what lies outside of a turned, sheared or moved image.
+# Value of a cutout's square, and of what lies outside a turned, sheared or moved image.
 _FILL = 0.5
 
 
@@ -18,7 +18,7 @@ def rand_augment(images, numbers, magnitude, probability):
     """Applies to each image operations drawn from `OPERATIONS`, one after another.
 
     The magnitude is a share of each operation's range. At 0 all but autocontrast and equalize leave
-    an image of 256 levels as it is; at 1 it is
+    an image of 256 levels as it is; at 1 the magnitude is
 
         rotate      30 degrees, either way
         shear       0.3 of the distance from the upper or left edge, either way
@@ -107,7 +107,7 @@ def grey(images):
 
 
 def _levels(images):
-    """Of 256 levels the nearest, 0 to 255."""
+    """The nearest of 256 levels, 0 to 255."""
     return tf.round(images * 255)
 
 
@@ -118,9 +118,9 @@ def _autocontrast(images, _):
 
 
 def _equalize(images, _):
-    """Spreads the levels of each channel, so that each holds as many pixels, as Pillow does.
+    """Spreads the levels of each channel, so that all hold equally many pixels, as Pillow does.
 
-    Where that would be less than one pixel (in small images) the channel remains as it is.
+    If that would be less than one pixel (in small images), the channel remains as it is.
     """
     batch, side = tf.shape(images)[0], images.shape[1]
     levels = tf.cast(_levels(images), tf.int32)
@@ -155,7 +155,7 @@ def _contrast(images, amounts):
 
 
 def _sharpness(images, amounts):
-    """The smoothed image weights a pixel with 5 / 13 and each of its neighbours with 1 / 13."""
+    """The smoothed image weights a pixel by 5 / 13 and each of its neighbours by 1 / 13."""
     if images.shape[1] < 2:
         return images
     inner = images[:, 1:-1, 1:-1]
@@ -220,5 +220,5 @@ OPERATIONS = {
     "translate_y": _translate_y,
 }
 
-# Those of AutoAugment too, at the same places.
+# With AutoAugment's own; those above keep their places.
 ALL_OPERATIONS = {**OPERATIONS, "invert": lambda images, _: 1.0 - images}

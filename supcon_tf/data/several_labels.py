@@ -34,9 +34,9 @@ def hold_out_several(
     setting: str,
     unit_of: Mapping[str, int],
 ) -> tuple[list[Example], list[Example]]:
-    """As `hold_out` and `hold_out_groups`, of images with several classes each.
+    """As `hold_out` and `hold_out_groups`, for images with several classes each.
 
-    Iterative stratification: again and again, the class with the fewest images left has them
+    Iterative stratification: repeatedly, the images of the class with the fewest left are
     distributed, each to the side that lacks most of that class. Images without a class come last.
 
     Args:
@@ -55,7 +55,7 @@ def hold_out_several(
 
     Reference:
         Sechidis, Tsoumakas and Vlahavas 2011, "On the Stratification of Multi-Label Data",
-        algorithm 1. Differs: what is distributed are files that belong together.
+        algorithm 1. Differs: files that belong together are distributed as one.
     """
     units = units_of(examples, unit_of)
     names = sorted({name for _, label in examples for name in label})
@@ -84,7 +84,7 @@ def _distributed(counts, sizes, fraction, seed):
         seed: of the order in which units are taken.
     """
     shares = np.array([1 - fraction, fraction])
-    # What either side still lacks: images of each class [2, C], and images [2].
+    # What each side still lacks: images of each class [2, C], and images [2].
     lacking, lacking_images = np.outer(shares, counts.sum(axis=0)), shares * sizes.sum()
     order = np.random.default_rng(seed).permutation(len(counts))
     held, left = np.zeros(len(counts), bool), np.ones(len(counts), bool)
@@ -96,7 +96,7 @@ def _distributed(counts, sizes, fraction, seed):
             if rarest is not None and not counts[unit, rarest]:
                 continue
             wanted = lacking_images if rarest is None else lacking[:, rarest]
-            # Where both lack as much of the class, the side that lacks more images.
+            # If both lack the class equally, the side that lacks more images.
             side = int(wanted[1] > wanted[0])
             if np.isclose(*wanted):
                 side = int(lacking_images[1] > lacking_images[0])

@@ -49,11 +49,11 @@ class Split:
         elements: makes a dataset of small elements (paths, or encoded images) in a fixed order,
             or with their files in an order drawn from a seed.
         load: turns an element into `(encoded scalar string, label)`; the label is an int64 scalar,
-            or bool [C] where images have several classes.
+            or bool [C] if images have several classes.
         shuffle_buffer: elements held while shuffling.
         fingerprint: changes when examples are added, removed or resized.
         native_size_px: side of its square images; None if sizes differ.
-        names: of each example in the stored order, such as its file; None for its position.
+        names: name of each example in the stored order, such as its file; None for its position.
         folder: the folder of the files that are the names; None if they are not files.
     """
 
@@ -96,7 +96,7 @@ class Split:
     def image_of(
         self, element, purpose: str, dtype: tf.DType, make: Callable
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """The result of `make` for an element's decoded image, its label and its identity.
+        """The result of `make` for an element's decoded image, with its label and its identity.
 
         For an image file, the result is held in memory.
 
@@ -242,7 +242,7 @@ class ImageDataset:
         class_names: name of each label.
         train: split to learn from, with labels.
         test: held-out split.
-        native_size_px: side of its square images, or None where sizes differ.
+        native_size_px: side of its square images, or None if sizes differ.
         image_size_px: side of the square images that are made from them.
         bad_images: files left out because they could not be read.
         copies: groups of two or more names of identical files; a split never separates them.

@@ -145,7 +145,7 @@ def balanced(
     images_per_class: int,
     position: Position,
 ) -> tf.data.Dataset:
-    """Endless batches of equally many images from each of some classes.
+    """Endless batches of the same number of images from each of some classes.
 
     A permutation of the classes is consumed, a few of them per batch, and drawn again when it is
     used up; so is a permutation of each class's images. The elements of the split (files' names, or

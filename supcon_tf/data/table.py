@@ -3,7 +3,7 @@
 Columns or keys: path (relative to the table's folder, or absolute), label, and optionally split
 (train, validation, test) and group (images that holdout_by=folder keeps together).
 
-A label is a class, or several: with | between in CSV, a list in JSON. Where a row has several, the
+A label is a class, or several: with | between in CSV, a list in JSON. If a row has several, the
 images of the whole table have any number of classes, none included.
 """
 
@@ -126,7 +126,7 @@ def _read(file, reader, read):
     try:
         return read()
     except csv.Error as error:
-        line = reader.reader.line_num  # Of the failed row; the other is of the row before.
+        line = reader.reader.line_num  # Of the failed row; `reader.line_num` is of the one before.
         raise UserError(f"{file}, line {line}: {error}. Correct it.") from error
 
 
@@ -156,7 +156,7 @@ def _json_rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def _object(line):
     def unique(pairs):
-        _reject_twice("a key is there", [name for name, _ in pairs])
+        _reject_twice("a key occurs", [name for name, _ in pairs])
         return dict(pairs)
 
     try:
@@ -194,9 +194,9 @@ def _text(name, value, optional=False):
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
     if isinstance(value, str) and name != "path":
-        value = value.strip()  # Or "cat" and "cat " were two classes.
+        value = value.strip()  # Otherwise "cat" and "cat " would be two classes.
     if not isinstance(value, str) or "\0" in value or (not value and not optional):
-        raise _WrongRowError(f"{name} must be text that is not empty. Received: {value!r}.")
+        raise _WrongRowError(f"{name} must be non-empty text. Received: {value!r}.")
     try:
         (os.fsencode if name == "path" else str.encode)(value)  # File names may be any bytes.
     except UnicodeEncodeError as error:
@@ -219,10 +219,10 @@ def _has_several(path, rows, lines):
     for name, row in rows.items():
         if not row.labels and not several:
             raise UserError(
-                f"{path}, line {lines[name]}: label must be text that is not empty. Received: none."
+                f"{path}, line {lines[name]}: label must be non-empty text. Received: none."
             )
         joined = [label for label in row.labels if _BETWEEN_LABELS in label]
-        if several and joined:  # Where several classes are written as one text, it would be two.
+        if several and joined:  # Joined with others in one text, it would be two.
             raise UserError(
                 f"{path}, line {lines[name]}: a label must have no {_BETWEEN_LABELS} in a table "
                 f"whose images have several labels. Received: {joined[0]!r}. Rename the class."

@@ -18,7 +18,7 @@ from supcon_tf.data.splits import DEFAULT_IMAGE_SIZE_PX, ImageDataset, Split
 LONG_TAILED = {"cifar10_lt": "cifar10", "cifar100_lt": "cifar100"}
 _IMBALANCE = 100.0
 _SHUFFLE_BYTES = 256 * 2**20
-# Builders of this package; each returns None where its files are not on this machine.
+# Builders of this package; each returns None if its files are not on this machine.
 _OWN = {"digits": digits.find, "fashion_mnist": fashion_mnist.find}
 _ADVICE = {"fashion_mnist": f" {fashion_mnist.ADVICE}"}
 # Up to this many training images, the validation set is drawn from each class in proportion.
@@ -34,7 +34,7 @@ def open_tfds(
     imbalance_factor: float | None = None,
     train_images: int | None = None,
 ) -> ImageDataset:
-    """Opens one of our own data sets or of TensorFlow Datasets'; see `open_dataset`."""
+    """Opens one of our own data sets or one of TensorFlow Datasets; see `open_dataset`."""
     source = LONG_TAILED.get(name, name)
     builder = _own_builder(name, data_dir) or _prepared_builder(source, data_dir)
     image, label = _check_features(name, builder)
@@ -71,7 +71,7 @@ def _held_out_split(name, builder):
             f"dataset must have the splits train and test (or validation). Received: {name!r}, "
             f"with {', '.join(splits)}."
         )
-    # Competitions publish test images without labels (-1); their validation split has them.
+    # Competitions publish test images without labels (-1); their validation split has labels.
     labelled = [split for split in held_out if _has_labels(_tfds_split(builder, split))]
     if not labelled:
         raise UserError(f"dataset must have a labelled held-out split. Received: {name!r}.")
@@ -87,7 +87,7 @@ def _long_tailed(train, factor, seed):
 
 
 def _set_aside(builder, train, fraction, seed):
-    """A share of the training images drawn from the seed: the rest, and that share."""
+    """Sets aside a share of the training images, drawn from the seed: the rest, and that share."""
     total, count = train.num_examples, round(fraction * train.num_examples)
     if count in (0, total):
         raise UserError(
@@ -95,7 +95,7 @@ def _set_aside(builder, train, fraction, seed):
             f"aside. Received: {fraction}. Pass another."
         )
     if total > _DRAWN_ONE_BY_ONE and total == builder.info.splits["train"].num_examples:
-        # A stretch of the stored order, which is random: the rest is never read for it.
+        # A stretch of the stored order, which is random; it is read without reading the rest.
         start = int(np.random.default_rng(seed).integers(total - count + 1))
         names = f"train[:{start}]+train[{start + count}:]", f"train[{start}:{start + count}]"
         return tuple(_tfds_split(builder, name, train.native_size_px) for name in names)

@@ -75,7 +75,7 @@ class Position:
     number: int = 0
 
     def split(self, batch_size: int) -> int:
-        """The images of a batch that are made here.
+        """The number of images of a batch that are made here.
 
         Raises:
             ValueError: if the batch is not a multiple of the shares.
@@ -156,7 +156,7 @@ class _ViewMaker:
 
     @property
     def size(self):
-        """Images that are made here, of each batch."""
+        """Images of each batch that are made here."""
         return self.position.split(self.batch_size)
 
     def _place_of(self, index):
@@ -179,7 +179,7 @@ class _ViewMaker:
         return image, label, identity(encoded)
 
     def crops_of_one(self, index, element):
-        """Crops of an image of any size, float32 [V, S, S, 3] for each kind; and as above."""
+        """Crops of an image of any size, float32 [V, S, S, 3] for each kind; label, identity."""
         largest = max(self.kinds, key=lambda kind: kind.source_px)  # It is decoded once for all.
         image, label, own = self.split.image_of(
             element, f"crops of {largest.source_px}", tf.uint8, largest.shrunk
@@ -216,7 +216,7 @@ class _ViewMaker:
 
 
 def sharding_off(stream: tf.data.Dataset) -> tf.data.Dataset:
-    """Turns sharding off: the batches are split over the replicas, the files behind them not."""
+    """Turns sharding off: the batches are split over the replicas, not the files behind them."""
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     return stream.with_options(options)

@@ -17,14 +17,14 @@ def unpack_views(batch):
     Its last parts may be missing.
 
     Args:
-        batch: views [b, ...], or a tuple of such of several sizes; labels int [b] or [b, 1], or
-            bool [b, C] of several classes; weights float [b] or [b, 1].
+        batch: views [b, ...], or a tuple of views of several sizes; labels int [b] or [b, 1], or
+            bool [b, C] for several classes; weights float [b] or [b, 1].
 
     Returns:
-        The views, and a dict of what there is of `labels` and `sample_weight`, as they are.
+        The views, and a dict of `labels` and `sample_weight`, unchanged, as far as given.
 
     Raises:
-        ValueError: if labels or weights have another shape.
+        ValueError: if labels or weights have a different shape.
     """
     views, *rest = keras.utils.unpack_x_y_sample_weight(batch)
     images = tf.nest.flatten(views)[0].shape[0]
@@ -35,7 +35,7 @@ def unpack_views(batch):
         other = None not in (size, images) and size != images
         if other or (further not in ([], [1]) and not are_several(values)):
             raise ValueError(
-                f"{name} must be one for each image, of shape [{images}] or [{images}, 1]. "
+                f"{name} must have one value per image, of shape [{images}] or [{images}, 1]. "
                 f"Received: {values.shape}."
             )
     return views, given
@@ -46,7 +46,7 @@ def weights_need_labels(function, *names):
 
     Args:
         function: `fit`, `evaluate` or `train_on_batch`.
-        *names: the arguments of it that Keras would leave out.
+        *names: its arguments that Keras would ignore.
     """
     signature = inspect.signature(function)
 
@@ -68,20 +68,20 @@ def _check_weights(given, names):
     for name in names:
         if is_array and given.get("y") is None and given.get(name) is not None:
             raise ValueError(
-                f"{name} needs labels, without which Keras leaves it out. Received: y=None. Pass "
+                f"{name} needs labels; without them Keras ignores it. Received: y=None. Pass "
                 "y; a loss that uses no labels takes any."
             )
 
 
 def non_empty_batch(batch):
     """Strips the `None`s from the end of a batch; stops the step if a replica got no image."""
-    if isinstance(batch, tuple):  # Keras's `train_on_batch` fills it up.
+    if isinstance(batch, tuple):  # Keras's `train_on_batch` adds them.
         batch = batch[: max(i + 1 for i, part in enumerate(batch) if part is not None)]
     tensors = [tensor for tensor in tf.nest.flatten(batch) if tensor is not None]
     if num_replicas() == 1 or all(tensor.shape[0] is not None for tensor in tensors):
         return batch
     message = (
-        "a replica got no image of the last batch, which has fewer than there are replicas; use "
+        "a replica got no image of the last batch, which has fewer images than replicas; use "
         "batch(..., drop_remainder=True) or another batch size"
     )
     sizes = [tf.shape(tensor)[0] for tensor in tensors]
@@ -105,7 +105,7 @@ def of_any_size(encoder: keras.Model) -> keras.Model:
     if encoder.input_shape[1:3] == (None, None):
         return encoder
     if encoder not in _OF_ANY_SIZE:
-        with tf.init_scope():  # It outlives the graph that asks for it first.
+        with tf.init_scope():  # The model outlives the graph that first asks for it.
             images = keras.Input((None, None, encoder.input_shape[-1]))
             _OF_ANY_SIZE[encoder] = keras.models.clone_model(encoder, images, lambda layer: layer)
     return _OF_ANY_SIZE[encoder]
@@ -121,7 +121,7 @@ def encode_views(encoder, views, training=True):
         training: passed on to the encoder.
 
     Returns:
-        float32 [B, V, F], V in all.
+        float32 [B, V, F], where V counts all views.
     """
     if isinstance(views, tuple | list):
         encoder = of_any_size(encoder)

@@ -1,4 +1,4 @@
-"""Checkpoints of one stage: weights, optimizer, metrics and curves after a step, a folder each."""
+"""Checkpoints of one stage, a folder each: weights, optimizer, metrics and curves after a step."""
 
 import dataclasses
 import math
@@ -72,7 +72,7 @@ def save(
     with writing(target) as temporary:
         temporary.mkdir(parents=True)
         try:
-            _reserve(temporary / _WEIGHTS, needed)  # A quota, too, would crash HDF5.
+            _reserve(temporary / _WEIGHTS, needed)  # Exceeding a quota, too, would crash HDF5.
             _write(temporary, model)
         except (OSError, RuntimeError) as error:  # HDF5 raises either.
             raise StorageError(
@@ -102,7 +102,7 @@ def _digests(folder: Path) -> dict[str, str]:
 
 
 def _check_space(folder: Path, model: keras.Model) -> int:
-    """Stops before a disk fills, which HDF5 does not always survive; the bytes to be written."""
+    """Stops before a disk fills, which HDF5 does not always survive; returns the bytes needed."""
     folder.mkdir(parents=True, exist_ok=True)
     variables = [*model.variables, *model.optimizer.variables]
     needed = int(1.1 * sum(4 * math.prod(variable.shape) for variable in variables)) + 2**20
@@ -148,7 +148,7 @@ def _read(path: Path) -> State | None:
         whole = whole and is_history(state.history)
         whole = whole and 0 <= state.seconds < math.inf
         return state if whole and _digests(path) == digests else None
-    except PermissionError as error:  # Passed over, it would be replaced.
+    except PermissionError as error:  # If passed over, it would be replaced.
         raise StorageError(
             f"checkpoint {path} cannot be read: {error.strerror}. Make it readable."
         ) from error
@@ -157,7 +157,7 @@ def _read(path: Path) -> State | None:
 
 
 def is_history(history: Any) -> bool:
-    """Whether JSON is curves of numbers, or None, of one length."""
+    """Whether JSON holds curves of numbers or None, all of one length."""
     if not isinstance(history, dict) or not all(isinstance(v, list) for v in history.values()):
         return False
     numbers = all(
@@ -185,7 +185,7 @@ def newest(folder: Path) -> State | None:
         state = _read(path)
         if state is not None:
             return state
-        print(f"checkpoint {path} is damaged; passing it over", file=sys.stderr)
+        print(f"checkpoint {path} is damaged; skipping it", file=sys.stderr)
     if found:
         raise UserError(
             f"no sound checkpoint among {len(found)} in {folder}. Start again with --overwrite."
@@ -227,7 +227,7 @@ def restore(folder: Path, step: int, model: keras.Model) -> State:
         The state of the stage.
 
     Raises:
-        UserError: if it is not there, not sound, or of another model.
+        UserError: if it is not there, not sound, or of a different model.
     """
     state = read(folder, step)
     load(folder, state, model)
@@ -247,7 +247,7 @@ def load(folder: Path, state: State, model: keras.Model) -> None:
             variable.assign(value)
     except ValueError as error:
         raise UserError(
-            f"checkpoint {path} belongs to another model. Start again with --overwrite."
+            f"checkpoint {path} belongs to a different model. Start again with --overwrite."
         ) from error
 
 

@@ -19,10 +19,10 @@ def make_strategy(name: str = "auto") -> tf.distribute.Strategy:
     """The strategy to build and train a model under.
 
     Args:
-        name: "auto" is `multi_worker` where TF_CONFIG is set, `mirrored` where there is more than
-            one GPU, and otherwise TensorFlow's default strategy. "one_device" is the default
+        name: "auto" is `multi_worker` if TF_CONFIG is set, `mirrored` if there is more than one
+            GPU, and otherwise TensorFlow's default strategy. "one_device" is the default
             strategy; "mirrored" is `MirroredStrategy` over all logical GPUs, or all logical CPUs
-            where there is no GPU; "multi_worker" is `MultiWorkerMirroredStrategy` over the workers
+            if there is no GPU; "multi_worker" is `MultiWorkerMirroredStrategy` over the workers
             of TF_CONFIG, to be called before any other use of TensorFlow; "tpu" is `TPUStrategy`
             over the TPU of this machine or of the environment.
 
@@ -46,8 +46,8 @@ def make_strategy(name: str = "auto") -> tf.distribute.Strategy:
     return _mirrored(tuple(device.name for device in devices))
 
 
-# One strategy a process: a second one over the same devices numbers its collectives from the start
-# again, and TensorFlow then takes a reduction for the gather that had its number before.
+# One strategy per process: a second one over the same devices numbers its collectives from the
+# start again, and TensorFlow then mistakes a reduction for the gather that had its number before.
 @functools.cache
 def _mirrored(devices: tuple[str, ...]) -> tf.distribute.Strategy:
     return tf.distribute.MirroredStrategy(devices)
@@ -69,7 +69,7 @@ def _multi_worker() -> tf.distribute.Strategy:
 
 @contextlib.contextmanager
 def _deadly_signals():
-    """SIGTERM and Ctrl-C end the process at once: TensorFlow waits where no handler runs."""
+    """Lets SIGTERM and Ctrl-C end the process at once: no handler runs while TensorFlow waits."""
     before = {}
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -95,7 +95,7 @@ def check_cluster(text: str) -> dict[str, list[str]]:
     """The hosts of a TF_CONFIG by kind: workers, with or without a chief.
 
     Raises:
-        UserError: if it is none.
+        UserError: if it does not describe a cluster.
     """
     advice = (
         'Set it on every worker to {"cluster": {"worker": ["host:port", ...]}, "task": {"type": '

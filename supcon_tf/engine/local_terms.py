@@ -10,7 +10,7 @@ from supcon_tf.engine.workers import gather_batch
 
 
 def local_variables(model):
-    """The variables of the terms that do not train all of them, by the term's name.
+    """The variables that each term trains, by the term's name, without terms that train all.
 
     Args:
         model: a `Method`.

@@ -9,7 +9,7 @@ from supcon_tf.core.files import remove
 
 
 class Logs:
-    """TensorBoard's files, written again from the curves when a training begins or continues."""
+    """TensorBoard's files, written again from the curves when training begins or continues."""
 
     def __init__(self, folder: Path, history: Mapping[str, Sequence[float | None]]):
         remove(folder)

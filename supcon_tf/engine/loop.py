@@ -94,7 +94,8 @@ def fit(
         saved = checkpoints.folder_of(folder, stage)
         found = chief_first(strategy, lambda: checkpoints.newest(saved))
         step = agreed(strategy, found.step if found else 0)
-        # All workers first check that they find it, since loading makes them wait for each other.
+        # All workers first check that they find the checkpoint, since loading makes them wait for
+        # each other.
         state = everywhere(strategy, lambda: checkpoints.read(saved, step))
         checkpoints.load(saved, state, model)
         if saving.best_metric and is_chief(strategy):
@@ -153,7 +154,7 @@ class _Training:
         self.chief = is_chief(self.model.distribute_strategy)
 
     def is_over(self):
-        """Whether all epochs are done, or `stop_when` stops it at the end of the last one."""
+        """Whether all epochs are done, or `stop_when` stops the run at the end of the latest."""
         if self.state.step >= self.total:
             return True
         stop_when = self.watching.stop_when
@@ -245,7 +246,7 @@ class _Training:
     def _is_due(self, epoch):
         """Whether a checkpoint is worth its time at the end of an epoch."""
         if num_workers(self.model.distribute_strategy) > 1:
-            return True  # Their clocks differ.
+            return True  # The workers' clocks differ.
         metric, since = self.saving.best_metric, time.monotonic() - self.saved_at
         best = bool(metric) and best_epoch(self.state.history, metric) == epoch
         return best or since * self.saving.share >= self.save_seconds

@@ -6,10 +6,10 @@ import tensorflow as tf
 
 @keras.saving.register_keras_serializable("supcon_tf")
 class SharedLossScale(keras.optimizers.LossScaleOptimizer):
-    """Keras's loss scaling, whose replicas agree on whether a gradient overflowed.
+    """Keras's loss scaling, with replicas that agree on whether a gradient overflowed.
 
-    Keras's own looks at the first replica's gradients only, and applies what is not finite on
-    another.
+    Keras's own looks at the first replica's gradients only, and applies those that are not finite
+    on another.
 
     Args:
         inner_optimizer: the optimizer; it sees the unscaled gradients.

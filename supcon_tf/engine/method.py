@@ -107,7 +107,7 @@ class Method(keras.Model, abc.ABC):
         return None
 
     def forward_in_parts(self, batch):
-        """Yields `forward`'s dict in parts, if terms train only some variables; one by default.
+        """Yields `forward`'s dict in parts if terms train only some variables; one part by default.
 
         `compute_losses` computes some of the terms from each part. Their gradients are taken before
         the next part is computed, so that whatever only they need is freed.
@@ -184,7 +184,7 @@ class Method(keras.Model, abc.ABC):
         super().compile(optimizer=optimizer, **kwargs)
 
     def compile_from_config(self, config):
-        """Compiles a loaded model as it was; Keras leaves this to those that override `compile`."""
+        """Compiles a loaded model as it was; Keras leaves this to classes that define `compile`."""
         self.compile(**keras.saving.deserialize_keras_object(config))
         self.optimizer.build(self.trainable_variables)
 

@@ -113,9 +113,9 @@ def check_repeatable(encoder):
 
 @contextlib.contextmanager
 def _refusing_unrepeatable():
-    """Raises a ValueError if a graph's operations made inside draw numbers without a layer's seed.
+    """Raises a ValueError if graph operations made inside draw numbers without a layer's seed.
 
-    Keras's own layers draw from seeds that are variables, which are put back for the second time.
+    Keras's own layers draw from seeds that are variables, which are restored for the second time.
     """
     if tf.executing_eagerly():
         yield
@@ -132,8 +132,8 @@ def _refusing_unrepeatable():
     if drawing:
         raise ValueError(
             "micro_batch_size encodes every image twice, with the same random numbers, but a layer "
-            f"draws others each time. Received: {', '.join(drawing)}. Draw with keras.random and a "
-            "keras.random.SeedGenerator of the layer."
+            f"draws different ones each time. Received: {', '.join(drawing)}. Draw with "
+            "keras.random and a keras.random.SeedGenerator of the layer."
         )
 
 
@@ -142,10 +142,10 @@ def _floats(outputs):
 
 
 def _gradients_of_losses(model, outputs, count):
-    """The terms of the loss, the outputs of all replicas, and the gradients of this one's.
+    """The terms of the loss, the outputs of all replicas, and the gradients of this replica's.
 
     The gradients are a list of `(variables, gradients)`: of the loss that trains these variables
-    with respect to each output [count, n, ...], None where it does not depend on it. Last come the
+    with respect to each output [count, n, ...], None for outputs it does not use. Last come the
     gradients of all variables that `compute_losses` itself uses, such as class prototypes.
     """
     watched = _floats(outputs)
@@ -178,7 +178,7 @@ def _loop(step, start, stop, state):
 
 
 def _unrolled(step, start, stop, state):
-    """As `_loop`, without a loop of TensorFlow."""
+    """As `_loop`, without a TensorFlow loop."""
     for index in range(start, stop):
         # One after the other, so that the memory of one serves the next.
         done = [tensor for tensor in tf.nest.flatten(state) if isinstance(tensor, tf.Tensor)]

@@ -1,7 +1,7 @@
 """Optimizers of the recipes: all clip and decay the gradient that is summed over replicas.
 
 Kernels are the variables with two axes or more. The others, biases and batch norm, are neither
-decayed nor adapted: Keras tells them by name, which depends on who built the layer.
+decayed nor adapted. Keras would go by their names, which depend on who built the layer.
 """
 
 import keras
@@ -259,7 +259,7 @@ class KernelMuon(_ClipsSum, keras.optimizers.Muon):
         return _is_kernel(variable) and super()._use_weight_decay(variable)
 
     def zeropower_via_newtonschulz5(self, x, steps):
-        """As Keras's, of a kernel with any number of axes, and scaled."""
+        """As Keras's, for a kernel with any number of axes, and scaled."""
         matrix = ops.reshape(x, [-1, x.shape[-1]])
         matrix = super().lr_adjust(super().zeropower_via_newtonschulz5(matrix, steps))
         return ops.reshape(matrix, x.shape)

@@ -19,8 +19,8 @@ def slowdown(precision: str) -> float:
         precision: "float32", "mixed_bfloat16" or "mixed_float16".
 
     Returns:
-        A ratio of medians, measured within a fraction of a second; 1 for float32 and where there
-        is an accelerator.
+        A ratio of medians, measured within a fraction of a second; 1 for float32 and if there is
+        an accelerator.
     """
     accelerated = any(tf.config.list_logical_devices(kind) for kind in ("GPU", "TPU"))
     if precision == "float32" or accelerated:
@@ -39,7 +39,7 @@ def slowdown(precision: str) -> float:
 
 
 def slowness_warning(precision: str) -> str | None:
-    """A warning where float32 is much faster on this CPU; else None."""
+    """A warning if float32 is much faster on this CPU; else None."""
     ratio = slowdown(precision)
     if ratio < _SLOW:
         return None

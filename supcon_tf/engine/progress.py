@@ -9,7 +9,7 @@ from tqdm import tqdm
 _BAR_SECONDS, _LINE_SECONDS = 0.5, 30.0
 
 
-# Lines of epochs that end sooner after the last one are left out, except for the last.
+# Epochs that end sooner after the last line have none, except for the last epoch.
 _LEAST_SECONDS = 1.0
 # The values that people watch; TensorBoard has all of them.
 _WATCHED = (
@@ -25,7 +25,7 @@ _WATCHED = (
 
 
 class Progress:
-    """A line per epoch, at most one per second, and every half minute; on a terminal a bar.
+    """A line per epoch, at most one per second, and one every half minute or, on a terminal, a bar.
 
     Args:
         title: shown in front.
@@ -61,12 +61,12 @@ class Progress:
         """Advances, and shows the metrics now and then.
 
         Args:
-            values: called, if they are shown, for a dict of the epoch's metrics so far: reading
+            values: called, if metrics are shown, for a dict of the epoch's metrics so far: reading
                 them waits for the device.
         """
         self.step += 1
         if self.timed_from is None:
-            # The first step compiles; what is left is estimated from the others.
+            # The first step compiles; the time left is estimated from the other steps.
             self.timed_from, self.started = self.step, time.monotonic()
         if self.bar is not None:
             self.bar.update()

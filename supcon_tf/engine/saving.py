@@ -16,11 +16,11 @@ class Saving:
     """Settings of when checkpoints are written and which are kept.
 
     Attributes:
-        every_steps: steps between two, besides the ends of epochs; None for those only.
-        share: share of the time that may go into checkpoints at the ends of epochs. An end that
-            comes too soon after the last one writes none, unless its epoch is the best so far, or
+        every_steps: steps between two checkpoints within epochs; None for those at the ends only.
+        share: share of the time that may go into checkpoints at the ends of epochs. An epoch that
+            ends too soon after the last checkpoint writes none, unless it is the best so far, or
             the last, or several workers train.
-        keep: newest ones to keep.
+        keep: newest checkpoints to keep.
         best_metric: the best epoch in this curve is kept as well; '' for none.
     """
 
@@ -35,7 +35,7 @@ def best_epoch(history: History, metric: str) -> int | None:
 
     Args:
         history: one value, or None, per epoch for each metric.
-        metric: its name; more is better, except of `loss`.
+        metric: its name; more is better, except for `loss`.
     """
     sign = -1 if metric == "loss" else 1
     scored = [(sign * v, -e) for e, v in enumerate(history.get(metric, ())) if v is not None]
@@ -62,7 +62,7 @@ def forget_lost(history: History, metric: str, folder: Path, steps_per_epoch: in
 def restore_best(
     model: keras.Model, history: History, metric: str, folder: Path, steps_per_epoch: int
 ) -> int | None:
-    """Puts the weights of the best epoch back.
+    """Restores the weights of the best epoch.
 
     Args:
         model: as it was trained.

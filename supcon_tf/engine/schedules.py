@@ -1,7 +1,8 @@
 """Learning-rate schedules: a linear warm-up, then a decay.
 
-Of Keras's schedules only `PiecewiseConstantDecay` is used: the others count steps in float32, and
-in a run of 1e7 steps `CosineDecay` errs by 4e-4 near its end and `ExponentialDecay` by 1e-4.
+Of Keras's schedules `make_schedule` uses only `PiecewiseConstantDecay`: the others count steps in
+float32, and in a run of 1e7 steps `CosineDecay` errs by 4e-4 near its end and `ExponentialDecay` by
+1e-4.
 """
 
 import dataclasses

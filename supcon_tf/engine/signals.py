@@ -8,7 +8,7 @@ class StopSignals:
     """Notes the first SIGTERM or Ctrl-C while the block runs; a second one acts at once.
 
     Args:
-        wanted: whether to note them; in other threads than the main one they never are.
+        wanted: whether to note them; in threads other than the main one they never are.
 
     Attributes:
         signal: number of the signal; None until there is one.

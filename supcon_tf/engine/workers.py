@@ -127,14 +127,14 @@ def chief_first(strategy: tf.distribute.Strategy, action: Callable[[], Any]) -> 
 
 
 def check_alike(strategy: tf.distribute.Strategy, values: Mapping[str, Any]) -> None:
-    """Compares what all workers of a training must have in common.
+    """Compares what all workers of a run must have in common.
 
     Args:
         strategy: the strategy.
         values: anything that JSON can hold, by name.
 
     Raises:
-        UserError: on every worker, if a value of one of them is not the chief's.
+        UserError: on every worker, if a value of one of them differs from the chief's.
     """
     if num_workers(strategy) == 1:
         return
@@ -151,16 +151,16 @@ def check_alike(strategy: tf.distribute.Strategy, values: Mapping[str, Any]) -> 
 
 
 def check_same_weights(strategy: tf.distribute.Strategy, model: keras.Model) -> None:
-    """Compares the weights that all workers of a training begin with.
+    """Compares the weights that all workers of a run begin with.
 
-    Those that are read from a file are each worker's own: the path may lead to another file there.
+    Weights read from a file are each worker's own: the path may lead to a different file there.
 
     Args:
         strategy: the strategy.
         model: the model that is trained.
 
     Raises:
-        UserError: on every worker, if those of one of them are not the chief's.
+        UserError: on every worker, if those of one of them differ from the chief's.
     """
     if num_workers(strategy) > 1:
         digest = hashlib.sha256(b"".join(weight.tobytes() for weight in model.get_weights()))
@@ -201,7 +201,7 @@ def distribute_stream(
                 batch if len(batch) > 1 else batch[0],
             )
 
-        # TensorFlow forgets the batch's size where a stream may end; the caller counts.
+        # TensorFlow forgets the batch's size if a stream may end; the caller counts.
         return stream.map(tf.autograph.experimental.do_not_convert(split)).unbatch().repeat()
 
     return strategy.distribute_datasets_from_function(of_worker)
@@ -224,10 +224,10 @@ def gather_batch(tensor: tf.Tensor) -> tf.Tensor:
     replicas = num_replicas()
     if replicas == 1:
         return tensor
-    # The copy has a device, which what comes from outside the replica's function lacks; several
-    # workers cannot gather without.
+    # The copy has a device, which tensors from outside the replica's function lack; several workers
+    # cannot gather without one.
     context, own = tf.distribute.get_replica_context(), tf.identity(tensor)
-    # Beside floats, only signed integers of 32 and 64 bits can be gathered.
+    # Besides floats, only signed integers of 32 and 64 bits can be gathered.
     own = own if own.dtype.is_floating else tf.cast(own, tf.int64)
     gathered = tf.cast(context.all_gather(own, axis=0), tensor.dtype)
     batch = tensor.shape[0]

@@ -28,7 +28,7 @@ def top1_scores(
 
     Returns:
         `old_images` and `new_images`, their numbers; `old_top1_before`, `old_top1` and `new_top1`;
-        `per_class`, top-1 by new class, and `held_out`, the number of its images.
+        `per_class`, top-1 by new class, and `held_out`, the number of images by new class.
     """
     count, new_names = len(before), class_names[before.shape[1] :]
     by_class = classification_scores(probabilities, labels, class_names)["per_class"]
@@ -81,7 +81,7 @@ def check_top1(scores: Mapping, min_top1: float) -> None:
         )
     if scores["old_top1"] < scores["old_top1_before"] - _OLD_LOSS:
         print(
-            f"warning: the old classes fall from {percent(scores['old_top1_before'])} to "
+            f"warning: top-1 of the old classes falls from {percent(scores['old_top1_before'])} to "
             f"{percent(scores['old_top1'])} of {scores['old_images']:,} held-out images; the new "
             "classes resemble them",
             file=sys.stderr,

@@ -56,8 +56,8 @@ def add_class(config: AddClassConfig) -> dict:
 
     Raises:
         UserError: if the bundle is unsound or has no index, the folder's images or class names
-            cannot be used, its images have several classes, or a new class scores less than
-            `config.min_top1`.
+            cannot be used, the bundle's images have several classes, or a new class scores less
+            than `config.min_top1`.
     """
     bundle = load_bundle(newest_bundle(config.model).resolve())
     if bundle.multi_label:
@@ -233,7 +233,7 @@ def mean_directions(
 
 
 def _servable(bundle: Bundle, head: Head, index: Index | None, class_names) -> Servable:
-    """The bundle's encoder with another head."""
+    """The bundle's encoder with a different head."""
     encode, variables = bundle.model.encode, bundle.model.encoder_variables
     return Servable(encode, variables, head, index, class_names, bundle.image_size_px)
 

@@ -59,7 +59,7 @@ def load_bundle(path: str | Path, runtime: str = "saved_model") -> "Bundle":
 
 
 def _has_all_parts(metadata: Any, metrics: Any) -> bool:
-    """Whether JSON files hold what a bundle's are made of."""
+    """Whether JSON content has all the parts of a bundle's files."""
     described = isinstance(metadata, dict) and set(metadata) >= _NEEDED
     described = described and isinstance(metadata.get("added", []), list)
     return described and isinstance(metrics, dict) and isinstance(metrics.get("export"), dict)
@@ -101,7 +101,7 @@ class Bundle:
         has_thumbnails = (path / THUMBNAILS).exists()
         self._thumbnails = zipfile.ZipFile(path / THUMBNAILS) if has_thumbnails else None
         self._tflite = None if runtime == "saved_model" else self._open_tflite()
-        self.decode(tf.io.encode_png(np.zeros((1, 1, 3), np.uint8)).numpy())  # It can, or raises.
+        self.decode(tf.io.encode_png(np.zeros((1, 1, 3), np.uint8)).numpy())  # Raises if it cannot.
 
     @property
     def of_symbols(self) -> bool:
@@ -120,7 +120,7 @@ class Bundle:
         names = read_class_names(self.path)
         outputs = self._signatures["classify"].structured_outputs
         if outputs["probabilities"].shape[1] != len(names) or self.metadata["class_names"] != names:
-            raise self._damaged("labels.txt does not fit")
+            raise self._damaged("labels.txt does not match")
         return tuple(names)
 
     def _open_tflite(self) -> TfliteModel:
@@ -133,14 +133,14 @@ class Bundle:
             )
         model = TfliteModel(file, file.read_bytes())
         if model.image_size_px != self.image_size_px:
-            raise self._damaged(f"{self.runtime} takes images of another size")
+            raise self._damaged(f"{self.runtime} takes images of a different size")
         return model
 
     def export_settings(self) -> ExportConfig:
         """The settings of its export.
 
         Raises:
-            UserError: if its JSON files lack any of what a model card says.
+            UserError: if its JSON files lack anything that a model card says.
         """
         try:
             model_card(self.metadata, self.metrics)
@@ -221,7 +221,7 @@ class Bundle:
         return found
 
     def thumbnail(self, row: int) -> bytes | None:
-        """The picture of a row of the index, a JPEG; None where there is none.
+        """The picture of a row of the index, a JPEG; None if there is none.
 
         Pictures are read from the disk when they are requested. One whose bytes have changed since
         the bundle was loaded counts as missing.

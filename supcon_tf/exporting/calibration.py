@@ -38,8 +38,8 @@ def calibration_scores(logits: np.ndarray, labels: np.ndarray, temperature: floa
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     """The temperature between 0.05 and 20 that minimizes the negative log likelihood.
 
-    One extra image that belongs to every class in equal parts is counted with them: otherwise a few
-    images that are all classified correctly would make every probability 0 or 1.
+    One extra image that belongs to every class in equal parts is added: otherwise a few images that
+    are all classified correctly would make every probability 0 or 1.
 
     Args:
         logits: float [N, C] of images that were not trained on.
@@ -65,10 +65,10 @@ def fit_scale(
     embeddings: np.ndarray,
     labels: np.ndarray,
 ) -> float:
-    """The factor on cosines to prototypes, from 1 to 1000, under which all classes are likeliest.
+    """The factor on cosines to prototypes, from 1 to 1000, that makes the labels likeliest.
 
-    Every class has the same weight. A new image is compared with the prototype of the others of its
-    class, as it would be near its own. One extra image is counted with them, as in
+    Every class has the same weight. A new image is compared with the prototype of its class's other
+    images, as it would be too near a prototype that includes it. One extra image is added, as in
     `fit_temperature`.
 
     Args:
@@ -100,6 +100,6 @@ def fit_scale(
 
 
 def _minimize(loss: Callable[[float], float], bounds: tuple[float, float]) -> float:
-    """The positive number within bounds at which a loss is least, searched by its logarithm."""
+    """The positive number within bounds at which a loss is least, searched for on a log scale."""
     found = minimize_scalar(lambda log: loss(np.exp(log)), bounds=np.log(bounds), method="bounded")
     return float(np.exp(found.x))

@@ -49,8 +49,8 @@ def _purpose(metadata):
         )
     return (
         f"{what}\n\n"
-        f"Images are seen as {side} x {side} pixels: {steps}. The SavedModel does all of this "
-        "itself; a TFLite or ONNX model expects images that are cropped and resized already, with "
+        f"Images are processed at {side} x {side} pixels: {steps}. The SavedModel does all of this "
+        "itself; a TFLite or ONNX model expects images already cropped and resized, with "
         "values from 0 to 1, or for int8 uint8 values from 0 to 255."
     )
 
@@ -96,7 +96,7 @@ def _scores(metadata, metrics):
         parts.append(f"k-NN top-1 on {test['images']:,} held-out images{whose}: {top1}.")
         known = {name: top1 for name, top1 in test.get("per_class", {}).items() if top1 is not None}
         worst = sorted(known.items(), key=lambda item: item[1])[:_WORST_CLASSES]
-        of = {  # Runs that were evaluated before have no counts.
+        of = {  # Runs evaluated by earlier versions have no counts.
             name: f" of {scores['support']:,}" for name, scores in test.get("classes", {}).items()
         }
         shown = ", ".join(f"{name!r} {percent(top1)}{of.get(name, '')}" for name, top1 in worst)
@@ -116,7 +116,7 @@ def _scores(metadata, metrics):
 
 
 def _of_several(test):
-    """The held-out scores where images have several classes."""
+    """The held-out scores if images have several classes."""
     names = {
         "mean average precision": "mean_average_precision",
         "micro F1 at 0.5": "micro_f1",
@@ -139,7 +139,7 @@ def _calibration(metrics):
     how = (
         f"Temperature {found['temperature']:.3f}, fitted on the validation images."
         if found["fitted_on"]
-        else "The temperature was not fitted (1): the run set no validation images aside "
+        else "The temperature is 1, not fitted: the run set no validation images aside "
         "(--validation_fraction)."
     )
     columns = {"temperature 1": "_uncalibrated", "as exported": ""}

@@ -25,7 +25,7 @@ _RELOAD = Path(__file__).with_name("reload_export.py")
 
 @contextlib.contextmanager
 def start_reload(bundle: Path, formats: Sequence[str]) -> Iterator[subprocess.Popen]:
-    """Starts the process that `compare_exports` runs a bundle in, before the bundle is there.
+    """Starts the process that `compare_exports` runs a bundle in, before the bundle exists.
 
     It imports TensorFlow, which takes seconds, and waits. At the end of the block it is stopped.
 
@@ -66,15 +66,15 @@ def compare_exports(
         formats: as in `start_reload`.
         split: images to compare on, as encoded bytes, so that preprocessing is compared too.
         limit: at most this many of them, as `Split.sample` draws them.
-        expected: probabilities float [N, C] that the model gives them.
-        labels: int [N], or bool [N, C] of several classes per image.
+        expected: probabilities float [N, C] that the model gives for them.
+        labels: int [N], or bool [N, C] for several classes per image.
         process: what `start_reload` yields.
 
     Returns:
-        By export: `top1`, `model_top1` (of several classes per image the mean average precisions,
+        By export: `top1`, `model_top1` (with several classes per image the mean average precisions,
         `map` and `model_map`), `max_difference` (of probabilities), `bytes` and `ms`, the
-        median time of one image of the size that the encoder takes; `images` compared; and
-        `failed`, by export why it could not be run.
+        median time for one image of the size that the encoder takes; `images` compared; and
+        `failed`, the reason for each export that could not be run.
     """
     outputs, failed = _run_elsewhere(bundle, formats, split, limit, process)
     score, of_model = headline(labels.ndim == 2), _model_score(expected, labels)
@@ -93,7 +93,7 @@ def compare_exports(
 
 
 def _model_score(expected, labels):
-    """Of one class per image, a label that ties with another class counts as wrong."""
+    """With one class per image, a label that ties with another class counts as wrong."""
     if labels.ndim == 2:
         return headline_score(expected, labels)
     return top_k_accuracy(expected, labels, 1)
@@ -127,19 +127,19 @@ def _run_elsewhere(bundle, formats, split, limit, process):
 
 
 def _outputs(process, records):
-    """The outputs of one process, none where it fails; and why it does."""
+    """The outputs of one process, none if it fails; and the reason why."""
     output = records.with_name("found.npz")
     _, said = process.communicate(f"{records}\n{output}\n")
     if process.returncode < 0:
         number = -process.returncode
         name = signal.strsignal(number)
-        return {}, f"the process that ran it was ended by signal {number} ({name})"
+        return {}, f"the process that ran it was killed by signal {number} ({name})"
     if process.returncode:
-        return {}, f"running it fails ({''.join(said.strip().splitlines()[-1:])})"
+        return {}, f"it could not be run ({''.join(said.strip().splitlines()[-1:])})"
     with np.load(output) as arrays:
         outputs = dict(arrays)
     if not all(np.isfinite(values).all() for values in outputs.values()):
-        return {}, "it gives numbers that are not finite"
+        return {}, "its outputs are not finite"
     return outputs, ""
 
 
@@ -178,7 +178,7 @@ def check_exports(bundle: Path, scores: dict, max_difference: float, max_loss: f
 def _difference(found, largest):
     """The warning about an export whose probabilities differ too much."""
     difference = found["max_difference"]
-    if difference <= largest:  # Not where it is NaN.
+    if difference <= largest:  # False if it is NaN.
         return ""
     return (
         f"differs from its model by {difference:.2e}, above max_difference={largest:.0e}. An "

@@ -40,9 +40,9 @@ def evaluate(config: EvaluateConfig) -> dict:
         `soft_neighbors_temperature`; with a classifier `top1`, `top5` (from ten classes on),
         `balanced_accuracy`, `macro_f1`, `macro_roc_auc`, `mean_average_precision`, `ece`, `nll`,
         `confusion_matrix`, `per_class` (recalls), and `classes`, the scores of each class; with
-        `dataset` also `dataset`, `fingerprint` and `bad_images`; `intervals`. Where images have
+        `dataset` also `dataset`, `fingerprint` and `bad_images`; `intervals`. If images have
         several classes, `knn_map` and the scores of `label_scores` instead. Shares in [0, 1]; nats;
-        None where a score is undefined.
+        None if a score is undefined.
 
     Raises:
         UserError: if the model or the data cannot be used.
@@ -61,8 +61,8 @@ def evaluate_bundle(config: EvaluateConfig) -> dict:
         config: the settings, with `model` and `dataset`.
 
     Returns:
-        As `evaluate_run` on another data set, and `model`: name and version. At most as many
-        neighbours vote as the index gives; none where images have several classes.
+        As `evaluate_run` on another data set, and `model`: name and version. No more
+        neighbours vote than the index gives; none if images have several classes.
 
     Raises:
         UserError: if the bundle is damaged, or the data cannot be used.

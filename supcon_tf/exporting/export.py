@@ -60,8 +60,8 @@ def export(config: ExportConfig) -> dict:
 
     Raises:
         UserError: if the run has no classifier, the version exists, the encoder has operators that
-            TFLite or ONNX lacks, or the reloaded SavedModel differs from Keras by more than
-            `config.max_difference`, or a package is missing that a format needs. A TFLite or ONNX
+            TFLite or ONNX lacks, the reloaded SavedModel differs from Keras by more than
+            `config.max_difference`, or a package that a format needs is missing. A TFLite or ONNX
             model that cannot be run is left out, and so is one in float32 if it differs by more,
             and a smaller one that loses more than `max_tflite_loss`; this is reported.
     """
@@ -88,7 +88,7 @@ def export(config: ExportConfig) -> dict:
 
 
 def _warn_of_lost_classes(folder, class_names):
-    """Says which classes of the newest version, perhaps added to it, a new one will not have."""
+    """Says which classes of the newest version, added ones included, a new one will lack."""
     versions = find_versions(folder)
     try:
         names = read_class_names(folder / str(versions[-1])) if versions else []
@@ -97,9 +97,9 @@ def _warn_of_lost_classes(folder, class_names):
     if lost := [repr(name) for name in names if name not in class_names]:
         more = f" and {len(lost) - 5} more" if len(lost) > 5 else ""
         print(
-            f"the run lacks classes of version {versions[-1]}, which servers will no longer name: "
-            f"{', '.join(lost[:5])}{more}. Add them again with supcon-tf add-class, or pass "
-            "--name for another model.",
+            f"the run lacks classes of version {versions[-1]}, which servers will then no longer "
+            f"predict: {', '.join(lost[:5])}{more}. Add them again with supcon-tf add-class, or "
+            "pass --name for another model.",
             file=sys.stderr,
         )
 
@@ -126,7 +126,7 @@ def _write_bundle(bundle, target, run, dataset, model, config, reload):
     check_exports(bundle, compared, config.max_difference, config.max_tflite_loss)
     if compared["failed"]:
         names = ", ".join(compared["failed"])
-        print(f"leave {names} out of --formats to save the time", file=sys.stderr)
+        print(f"leave {names} out of --formats to save time", file=sys.stderr)
     scores = {
         "keras_ms": features.milliseconds(),
         "calibration": {
@@ -138,7 +138,7 @@ def _write_bundle(bundle, target, run, dataset, model, config, reload):
     }
     if (
         index is not None
-    ):  # No trace of single images otherwise; classes are added to an index only.
+    ):  # Otherwise no trace of single images; classes can be added only with an index.
         np.savez(bundle / HELD_OUT, features=held_out, labels=labels)
     finish_bundle(bundle, metadata, {**run.metrics(), "export": scores})
     return scores
@@ -172,7 +172,7 @@ class _Features:
         return [np.asarray(weight) for weight in self._logits.weights]
 
     def milliseconds(self):
-        """Median time of one image in Keras."""
+        """Median time for one image in Keras."""
         image = np.zeros((1, *self.image_shape), np.float32)
         with tf.device("CPU:0"):
             return median_ms(lambda one: self.logits(self._encode(one)), image)
@@ -201,7 +201,7 @@ def _write_index(bundle, features: _Features, dataset, config, unseen) -> Index 
 
 
 def _write_tflite(bundle, dataset, config, metadata):
-    """The precisions in `formats`, calibrated on images spread over the training split."""
+    """Writes the precisions in `formats`, calibrated on images spread over the training split."""
     calibration = dataset.train.spread(config.representative_images)
 
     def representative():

@@ -7,7 +7,7 @@ import numpy as np
 
 from supcon_tf.core.errors import UserError
 
-ANOTHER_FORMAT = "Use another of its formats (float32 overflows last), or train it again."
+ANOTHER_FORMAT = "Use another of its formats (float32 is the last to overflow), or train it again."
 
 
 class NotFiniteError(UserError):
@@ -19,7 +19,7 @@ class NotFiniteError(UserError):
     """
 
     def __init__(self, rows: Sequence[int], advice: str = ""):
-        super().__init__(f"the model gives numbers that are not finite. {advice}".rstrip())
+        super().__init__(f"the model's outputs are not finite. {advice}".rstrip())
         self.rows = rows
 
 
@@ -27,7 +27,7 @@ def check_finite(found: Mapping[str, Any], advice: str = "") -> None:
     """Refuses outputs that are not finite.
 
     Args:
-        found: NumPy arrays [B, ...]; those that are not of floats are passed over.
+        found: NumPy arrays [B, ...]; those that are not floats are passed over.
         advice: as `NotFiniteError` takes it.
 
     Raises:

@@ -73,7 +73,7 @@ def _forbidden(graph) -> Iterator[str]:
     ends = {saver.save_tensor_name.partition(":")[0], saver.restore_op_name}
     nodes = graph.graph_def.node
     of_saver = _reachable(functions, [n for n in nodes if n.name in ends], _called_functions)
-    # Whatever else names a function may have it run, on loading or on a request.
+    # Whatever else names a function may run it, on loading or on a request.
     roots = set(graph.object_graph_def.concrete_functions)
     for item in graph.object_graph_def.nodes:
         roots.add(item.bare_concrete_function.concrete_function_name)
@@ -88,7 +88,7 @@ def _forbidden(graph) -> Iterator[str]:
 
 
 def _called_functions(nodes: Iterable) -> set[str]:
-    """The functions that nodes call, as a call and not in any other way."""
+    """The functions that nodes call, not those that they name in any other way."""
     return {node.attr["f"].func.name for node in nodes if node.op in _CALLS}
 
 
@@ -101,7 +101,7 @@ def _named_functions(nodes: Iterable) -> set[str]:
 
 
 def _reachable(functions, nodes: Iterable, functions_of) -> set[str]:
-    """The functions that nodes lead to, and those that these lead to."""
+    """The functions that nodes lead to, directly or through other functions."""
     found, new = set(), functions_of(nodes)
     while new:
         found |= new

@@ -34,8 +34,8 @@ def build_index(
 
     Args:
         features: float [N, F].
-        labels: int [N]; or bool [N, C] of several classes per image: then the index has a label for
-            each set of classes.
+        labels: int [N]; or bool [N, C] for several classes per image: the index then has a label
+            for each set of classes.
         neighbors: k of later queries; N if there are fewer images.
         unseen: features float [M, F] of images of the same distribution that were not trained on;
             None takes the training images, each against the others.

@@ -5,7 +5,7 @@ saved_models/<name>/<version>/
     tflite/<precision>.tflite    float32, float16, dynamic and int8
     model.onnx                   if the format onnx was requested
     labels.txt                   one class per line
-    index/                       names and thumbnails of the images that neighbours are found among
+    index/                       names and thumbnails of the images among which neighbours are found
     held_out.npz                 features and labels of the held-out images, with an index only
     metadata.json, metrics.json  what it is, how it was made, how it scores
     MODEL_CARD.md                the same, for readers
@@ -34,7 +34,7 @@ def check_name(name: str) -> str:
     """Returns a model's name.
 
     Raises:
-        UserError: if it is not of letters, digits, dots, dashes and underscores.
+        UserError: if it is not made of letters, digits, dots, dashes and underscores.
     """
     if not _NAME.fullmatch(name):
         raise UserError(
@@ -95,7 +95,7 @@ def newest_bundle(model: str | Path) -> Path:
     if any((folder / name).is_file() for name in ("saved_model.pb", SUMS)):
         return folder
     if versions := find_versions(folder):
-        return folder / str(versions[-1])  # Perhaps damaged, which loading tells.
+        return folder / str(versions[-1])  # Perhaps damaged; loading will tell.
     fault = "holds no exported SavedModel" if folder.exists() else "not found"
     advice = "Give a directory that supcon-tf export wrote, such as saved_models/NAME"
     if re.fullmatch(r"[\w.-]+:[0-9]+", str(model)):
@@ -104,7 +104,7 @@ def newest_bundle(model: str | Path) -> Path:
 
 
 def write_sums(bundle: Path) -> None:
-    """Writes SHA256SUMS over every file of a bundle, as `sha256sum --check` reads it."""
+    """Writes SHA256SUMS for every file of a bundle, as `sha256sum --check` reads it."""
     lines = [f"{sha256(bundle / name)}  {name}\n" for name in _files(bundle)]
     (bundle / SUMS).write_text("".join(lines), "utf-8")
 

@@ -32,11 +32,11 @@ class NewClasses:
 
 
 def find_images(config: AddClassConfig, bundle: Bundle) -> NewClasses:
-    """The images of new classes, checked and split; what a user should see of them is printed.
+    """The images of new classes, checked and split; what a user should know of them is printed.
 
     Args:
-        config: names their folder and how it is split.
-        bundle: whose classes they are added to.
+        config: their folder, and how it is split.
+        bundle: the bundle that they are added to.
 
     Raises:
         UserError: if the folder's images or class names cannot be used.

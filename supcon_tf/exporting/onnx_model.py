@@ -99,7 +99,7 @@ def _digest_entry(content: bytes) -> bytes:
     """The bytes that add `model_sha256` to a serialized model's metadata.
 
     Two serialized protobuf messages, one after the other, are one message with the entries of both.
-    Written by hand, as reading a model does not need the package onnx.
+    Written by hand, so that reading a model does not need the package onnx.
     """
     key, value = b"model_sha256", hashlib.sha256(content).hexdigest().encode()
     entry = b"".join(
@@ -120,7 +120,7 @@ class OnnxModel:
 
     Attributes:
         class_names: C names.
-        multi_label: whether an image has any number of them.
+        multi_label: whether an image may have any number of them.
         image_size_px: side of the images that it takes.
 
     Raises:

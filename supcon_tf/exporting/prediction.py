@@ -1,8 +1,8 @@
 """Classes of image files, from an exported bundle, a TFLite or ONNX file or a server.
 
-Here a model is its class names, whether an image has any number of them, and a function from the
-files of a batch to their answers: the probabilities of each, or the reason why it has none. Batches
-are read one after the other.
+Here a model is its class names, whether an image may have any number of them, and a function from
+the files of a batch to their answers: the probabilities of each, or the reason why it has none.
+Batches are read one after the other.
 """
 
 import functools
@@ -38,10 +38,10 @@ from supcon_tf.exporting.remote import RemoteModel
 from supcon_tf.exporting.tflite import TfliteModel, check_digest, read_metadata
 from supcon_tf.stages.class_scores import THRESHOLD
 
-Answers = list[np.ndarray | str]  # Of each image: float32 [C], or why there are none, a sentence.
+Answers = list[np.ndarray | str]  # Per image: float32 [C], or a sentence saying why there is none.
 Model = tuple[Sequence[str], bool, Callable[[list[bytes]], Answers]]
 
-# A batch ends early where its files are larger together; in base64 they fit a server's request.
+# A batch ends before its files exceed this in all; in base64 they fit a server's request.
 _MAX_BATCH_BYTES = 8_000_000
 
 
@@ -55,8 +55,8 @@ def predict(config: PredictConfig, images: Sequence[str]) -> Iterator[dict]:
     Returns:
         An iterator of `{"image": path, "classes": [name, ...], "probabilities": [float, ...]}`, the
         most probable class first; `{"image": path, "error": reason}` for what cannot be classified,
-        such as a file that is missing or not an image. There are `top_k` classes; where images have
-        several, all of a probability of 0.5 or more, at least `top_k`, and `"multi_label": True`.
+        such as a file that is missing or not an image. There are `top_k` classes; if images have
+        several, all with a probability of 0.5 or more, at least `top_k`, and `"multi_label": True`.
 
     Raises:
         UserError: if the model cannot be read, the server does not answer, or there is no image.
@@ -70,7 +70,7 @@ def find_images(images: Iterable[str]) -> dict[str, str]:
 
     Args:
         images: files; folders, whose images at any depth are taken, except for hidden ones;
-            patterns such as `photos/**/*.png`, of whose matches the image files are taken.
+            patterns such as `photos/**/*.png`, of which the matching image files are taken.
 
     Returns:
         A dict: '' for the path of each image; for each name without an image, the reason, a
@@ -84,7 +84,7 @@ def find_images(images: Iterable[str]) -> dict[str, str]:
     for image in map(os.fspath, images):
         try:
             for path in _image_files(image):
-                # The folder's links are followed, the file's are not: a link is a file of its own.
+                # Links in the folder's path are followed; a link to a file is a file of its own.
                 found.setdefault((resolved(path.parent), path.name), (str(path), ""))
         except UserError as error:
             found.setdefault(image, (image, str(error)))
@@ -135,7 +135,7 @@ def _results(model: Model, found, config):
             if isinstance(answer, str):
                 yield {"image": path, "error": answer}
                 continue
-            # A stable order: of equal ones the first class.
+            # Stable: of equally probable classes the first comes first.
             several = {"multi_label": True} if multi_label else {}
             wanted = max(config.top_k, np.sum(answer >= THRESHOLD)) if several else config.top_k
             top = np.argsort(-answer, kind="stable")[:wanted]
@@ -206,7 +206,7 @@ def _open_tflite(path: Path) -> Model:
     size, names = metadata["image_size_px"], metadata["class_names"]
     model = TfliteModel(path, content)
     if (model.image_size_px, model.num_classes) != (size, len(names)):
-        raise UserError(f"{path} is damaged: its metadata does not fit. Export it again.")
+        raise UserError(f"{path} is damaged: its metadata does not match. Export it again.")
     return names, metadata.get("multi_label") is True, _preprocessing(size, model)
 
 
@@ -220,7 +220,7 @@ def _preprocessing(size: int, classify):
 
 
 def _local(decode_one, classify):
-    """The answers to a batch, computed here; several images are decoded at once."""
+    """A function that computes the answers to a batch here, decoding several images at once."""
 
     def decode(encoded):
         try:

@@ -25,7 +25,7 @@ BATCH, TIMED = 64, 50
 
 
 def open_tflite(path):
-    """An interpreter; TensorFlow's own where the model has operators that LiteRT lacks."""
+    """An interpreter; TensorFlow's own if the model has operators that LiteRT lacks."""
     try:
         interpreter = Interpreter(model_path=str(path), num_threads=os.cpu_count())
         interpreter.allocate_tensors()
@@ -36,7 +36,7 @@ def open_tflite(path):
 
 
 def run_tflite(run, images):
-    """Runs the signature `classify` of a TFLite model, whether of floats or of 8 bits.
+    """Runs the signature `classify` of a TFLite model, whether in floats or in 8 bits.
 
     Args:
         run: the signature's runner.
@@ -56,7 +56,7 @@ def run_tflite(run, images):
 
 
 def open_models(bundle, formats):
-    """From the name of each format but the SavedModel to a function of images, as `run_tflite`."""
+    """By name of each format but the SavedModel, a function of images, as `run_tflite`."""
     models = {}
     for name in formats:
         if name == "onnx":
@@ -72,7 +72,7 @@ def open_models(bundle, formats):
 
 
 def run_onnx(run, images):
-    """As `run_tflite`, of an ONNX model.
+    """As `run_tflite`, for an ONNX model.
 
     Args:
         run: `run` of its session.

@@ -1,4 +1,4 @@
-"""A model of a server, over the V1 protocol."""
+"""A model on a server, over the V1 protocol."""
 
 import time
 from base64 import b64encode
@@ -20,13 +20,13 @@ _OF_IMAGES = (400, 413, 415, 422)
 
 
 class AnswerError(UserError):
-    """The server answered something else than 200.
+    """The server's answer was not 200.
 
     Args:
         status: of the answer.
         reason: as the server gives it.
-        of_image: whether an image may be at fault: it is none or too large, or the model gives NaN
-            for it (500 with an error as JSON).
+        of_image: whether an image may be at fault: it is no image or too large, or the model gives
+            NaN for it (500 with an error as JSON).
     """
 
     def __init__(self, status: int, reason: str, of_image: bool):
@@ -39,14 +39,14 @@ class RefusedError(AnswerError):
 
 
 class RemoteModel:
-    """A model of a server.
+    """A model on a server.
 
     Args:
-        address: `http://HOST:PORT` of a server of one model, or `.../v1/models/NAME`.
+        address: `http://HOST:PORT` of a server with one model, or `.../v1/models/NAME`.
 
     Attributes:
         class_names: C names.
-        multi_label: whether an image has any number of them.
+        multi_label: whether an image may have any number of them.
 
     Raises:
         UserError: if there is no such server, or it has several models.
@@ -69,7 +69,7 @@ class RemoteModel:
         if len(models) != 1:
             raise UserError(
                 f"server {self._address} has {len(models)} models ({', '.join(models)}). Give "
-                f"--model={self._address}/v1/models/NAME of one."
+                f"--model={self._address}/v1/models/NAME for one of them."
             )
         return f"{self._address}/v1/models/{models[0]}"
 
@@ -89,13 +89,13 @@ class RemoteModel:
         )
 
     def _ask(self, url: str, body: Any = None) -> Any:
-        """The JSON that the server answers, None if it is none; a POST where there is a body."""
+        """The JSON of the server's answer, None if it has none; a POST if there is a body."""
         try:
             answer = self._send(url, body)
         except requests.RequestException as error:
             raise UserError(
-                f"server {self._address} is out of reach ({_cause(error)}). Check the address, and "
-                "that the server is running."
+                f"server {self._address} cannot be reached ({_cause(error)}). Check the address, "
+                "and that the server is running."
             ) from error
         try:
             content = answer.json()
@@ -110,7 +110,7 @@ class RemoteModel:
         raise kind(status, reason or answer.reason, of_image)
 
     def _send(self, url, body) -> requests.Response:
-        """Asks, again after a while where the server is busy (503) or the connection breaks off."""
+        """Asks, and asks again later if the server is busy (503) or the connection breaks off."""
         method, timeout = "GET" if body is None else "POST", (_CONNECT_SECONDS, _ANSWER_SECONDS)
         for wait in self._waits:
             try:
@@ -123,17 +123,17 @@ class RemoteModel:
         return self._session.request(method, url, json=body, timeout=timeout)
 
     def __call__(self, batch: Sequence[bytes]) -> list[np.ndarray | str]:
-        """Classifies a batch; where it is refused, the images at fault are found by halving it.
+        """Classifies a batch; if it is refused, the images at fault are found by halving it.
 
         Args:
             batch: the contents of B image files.
 
         Returns:
-            Of each image its probabilities float32 [C], or why it is refused, as a sentence.
+            For each image its probabilities float32 [C], or why it is refused, as a sentence.
 
         Raises:
-            UserError: if the server does not answer, answers something else, or refuses more than
-                an image.
+            UserError: if the server does not answer, answers wrongly, or refuses for a reason other
+                than an image.
         """
         try:
             return list(self._probabilities(batch))

@@ -15,7 +15,7 @@ from supcon_tf.stages.class_scores import THRESHOLD
 
 @dataclasses.dataclass(frozen=True)
 class Head:
-    """From features to probabilities: a linear classifier and, in addition, added classes.
+    """From features to probabilities: a linear classifier and, perhaps, added classes.
 
     Attributes:
         kernel: float32 [F, C].
@@ -23,8 +23,8 @@ class Head:
         temperature: divides the logits.
         prototypes: float32 [C + A, F], unit norm: the mean direction of each class, the A added
             ones last; None if none were added.
-        prototype_scale: factor on their cosines.
-        multi_label: whether an image has any number of classes: each has a probability by itself.
+        prototype_scale: factor on the cosines to the prototypes.
+        multi_label: whether an image may have any number of classes, each with its own probability.
     """
 
     kernel: np.ndarray
@@ -193,7 +193,7 @@ class Servable(tf.Module):
         }
 
     def decode_all(self, encoded: tf.Tensor) -> tf.Tensor:
-        """Images float32 [B, S, S, 3] in [0, 1] of encoded ones, string [B]."""
+        """Images float32 [B, S, S, 3] in [0, 1] from encoded ones, string [B]."""
         size = self.image_size_px
         return tf.map_fn(
             self._preprocess_one,

@@ -60,7 +60,7 @@ def convert(
         precision: one of PRECISIONS: "float32"; "float16", weights in half precision; "dynamic",
             weights in 8 bits; or "int8", everything in 8 bits, with uint8 images and outputs.
         representative: for int8: gives images float32 [1, S, S, 3] in [0, 1] to calibrate it on.
-        select_ops: whether TensorFlow's own operators are allowed besides the built-in ones.
+        select_ops: whether TensorFlow's own operators are allowed, beyond the built-in ones.
 
     Raises:
         UserError: if an operator is not among those allowed.
@@ -115,7 +115,7 @@ def write_all(
     and holds the SHA-256 of everything before it.
 
     Args:
-        bundle: the folder that is being written; the SavedModel is there.
+        bundle: the folder that is being written, with the SavedModel in it.
         metadata: content of its metadata.json, of which each model keeps what describes it.
         formats: of `config.FORMATS`; those that are not TFLite models are skipped.
         select_ops: as in `convert`.

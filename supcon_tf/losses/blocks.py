@@ -22,7 +22,7 @@ class Sizes:
     """The parts of the matrix of all pairs that are held at once.
 
     Attributes:
-        matrix: up to this many elements, it is kept whole for the backward pass, which is faster.
+        matrix: up to this many elements, the matrix is kept whole for the backward pass: faster.
         block: elements of one block of anchors by contrasts.
         square: rows and columns of a square block of the symmetric path.
     """
@@ -51,9 +51,9 @@ def evaluate_anchors(block_losses, rows, num_anchors, block_size, outputs=1, ele
             be called again in the backward pass.
         rows: float32 [N, D]; the anchors are the first of them.
         num_anchors: int, or a scalar tensor if the batch is not static.
-        block_size: anchors per block; None chooses.
+        block_size: anchors per block; None for automatic.
         outputs: how many values `block_losses` returns.
-        elements: elements that one anchor takes, if that is not N.
+        elements: elements that one anchor takes, if not N.
 
     Returns:
         float32 [num_anchors], or a tuple of such.
@@ -142,7 +142,7 @@ def _losses_of_blocks(block_losses, rows, blocks, outputs):
 
 
 def _gradient_of_blocks(block_losses, rows, blocks, upstream):
-    """The gradient by all rows, [N, D], of losses whose own gradients are given, each [anchors]."""
+    """The gradient with respect to all rows, [N, D], from those of the losses, [anchors] each."""
 
     def add_block(block, total):
         indices = blocks.indices(block)
@@ -170,8 +170,8 @@ def symmetric_logsumexp(rows, labels, temperature, with_positives):
     """log-sum-exp of every row's similarities with the other rows, from half of the blocks.
 
     The similarity matrix is symmetric: a block above the diagonal serves its rows and its columns.
-    All exponents are shifted by the largest possible similarity, 1 / temperature, so every
-    exponential is computed once; that underflows for temperatures below about 0.025.
+    All exponents are shifted by the largest possible similarity, 1 / temperature, so
+    exponentials are computed once; they underflow for temperatures below about 0.025.
 
     Args:
         rows: float32 [N, D], unit norm or zero; N static.
@@ -229,7 +229,7 @@ class _SymmetricMatrix:
         return tuple(self._join(total) for total in self._over_pairs(add_pair, zeros, zeros))
 
     def gradient(self, rows, of_all, of_positives):
-        """The gradient [N, D] by the rows, from those [N] by the two sums."""
+        """The gradient [N, D] with respect to the rows, from those [N] of the two sums."""
         split = self._split(rows)
         of_all, of_positives = (self.scale * self._split(one) for one in (of_all, of_positives))
 
@@ -271,7 +271,7 @@ class _SymmetricMatrix:
         return totals
 
     def _add(self, total, a, b, of_a, of_b):
-        """Adds to blocks a and b of a total; only once where they are the same."""
+        """Adds to blocks a and b of a total; only once if they are the same."""
         off_diagonal = tf.cast(a != b, tf.float32)
         total = tf.tensor_scatter_nd_add(total, [[a]], [of_a])
         return tf.tensor_scatter_nd_add(total, [[b]], [off_diagonal * of_b])

@@ -55,8 +55,8 @@ def cacr_loss(
     each later view, one softmax per view; the mean is over the pairs of views x < y and the images.
 
     With `cost="rbf"` the repulsion of views x < y is log mean_i sum_n w_in exp(-rbf_t d2_in). With
-    the prior tau+ it is (-tau+ d2 of the own pair - sum_n w_in d2_in) / (1 - tau+), whose sign is
-    that of the authors' code: the own pair repels as well.
+    the prior tau+ it is (-tau+ d2 of the own pair - sum_n w_in d2_in) / (1 - tau+), with the
+    sign of the authors' code: the own pair repels as well.
 
     With a queue, a query's negatives are the filled rows of the queue and the other images of its
     view, in one softmax; no gradient flows through the queue's part of it, nor through the weights
@@ -69,8 +69,8 @@ def cacr_loss(
         embeddings: float [B, V, D]; [B, D] is taken as one view. Scaled to unit norm.
         queue: `(labels int [Q], embeddings float [Q, D], filled bool [Q])` of earlier batches, as
             in `supcon_loss`; None for none.
-        keys: float [B, V, D], the embeddings of a momentum encoder, which a query of another view
-            is then attracted to instead; they need a queue. None for none.
+        keys: float [B, V, D], the embeddings of a momentum encoder: the positives of a query are
+            then the keys of its image's other views. They need a queue. None for none.
         alpha: float >= 0, the weight of the attraction.
         beta: float >= 0, the weight of the repulsion.
         t_positive: float >= 0, t+; 0 for uniform weights.
@@ -82,16 +82,16 @@ def cacr_loss(
         supervised: an extension of this package, not in the paper: all other rows of the class are
             positives and all rows of other classes negatives, in one softmax each; a query
             without positives, or without negatives, has 0 for that term.
-        block_size: anchors per block; None chooses.
+        block_size: anchors per block; None for automatic.
 
     Returns:
         float32 [V * B], view-major; its mean is the loss. An anchor's repulsion is scaled to that
         end: in the first of V views it counts for V - 1 pairs of views, in the last for none.
-        With "rbf" it is that of the anchor's view.
+        With "rbf" it is the repulsion of the anchor's view.
 
     Raises:
-        ValueError: if an argument is out of range, two do not go together, or there is a single
-            view that no labels supplement.
+        ValueError: if an argument is out of range, two cannot be combined, or there is a single
+            view and not `supervised`.
 
     Reference:
         Zheng et al. 2023, CACR with K positives and its momentum variant. Differs: the paper has
@@ -157,7 +157,7 @@ def _check_combination(supervised, positive_prior, queue, keys, embeddings):
 
 
 def _pairs(ids, batch, supervised, queue, with_keys):
-    """From some anchors int32 [R] to their positives and negatives, bool [R, N] each.
+    """A function from some anchors int32 [R] to their positives and negatives, bool [R, N] each.
 
     The N columns are the V * B rows, the keys if there are any, and the queue.
     """
@@ -201,13 +201,13 @@ def conditional_weights(logits, mask):
         mask: bool [R, N].
 
     Returns:
-        float32 [R, N]; each row sums to 1, or is 0 where it keeps nothing.
+        float32 [R, N]; each row sums to 1, or is 0 if `mask` keeps nothing of it.
     """
     return tf.where(mask, tf.nn.softmax(tf.where(mask, logits, MASKED), axis=1), 0.0)
 
 
 def _repulsions_of_groups(groups, pairs, rbf_t, positive_prior):
-    """`_repulsion` of pairs [R, N] by each of the equal groups of their columns: [R] each."""
+    """`_repulsion` of pairs [R, N] for each of the equal groups of their columns: [R] each."""
     rows = static_or_dynamic(pairs[0]) * groups
     pairs = [tf.reshape(one, [rows, -1]) for one in pairs]
     values = tf.reshape(_repulsion(*pairs, rbf_t, positive_prior), [-1, groups])
@@ -283,7 +283,7 @@ class CACRLoss(AnchorLoss):
 
     @property
     def uses_labels(self):
-        """Whether the classes say what is a positive."""
+        """Whether the classes determine the positives."""
         return self.supervised
 
     def call(self, y_true, y_pred, queue=None, keys=None):

@@ -63,7 +63,7 @@ def cacr_key_loss(queries, keys, *, temperature=1.0, cost="rbf"):
 
 
 def _mean_cost_of_negatives(costs, temperature, shape):
-    """From costs [V * B, B] to [V, B], by weights that favour the near; 0 for a single key."""
+    """From costs [V * B, B] to [V, B], by weights that favour near keys; 0 for a single key."""
     other = tf.tile(~tf.eye(shape[1], dtype=tf.bool), [shape[0], 1])
     weights = tf.stop_gradient(conditional_weights(-costs / temperature, other))
     return tf.reshape(tf.reduce_sum(weights * costs, axis=1), shape)

@@ -38,7 +38,7 @@ def class_weights(counts: Sequence[int], kind: str, beta: float | None = None) -
     if kind not in CLASS_WEIGHTS:
         raise ValueError(f"class_weights must be {' or '.join(CLASS_WEIGHTS)}. Received: {kind!r}.")
     if kind == "inverse" and beta is not None:
-        raise ValueError(f"class_weights_beta is for effective class weights. Received: {beta}.")
+        raise ValueError(f"class_weights_beta needs effective class weights. Received: {beta}.")
     beta = EFFECTIVE_BETA if beta is None else beta
     if not 0 <= beta < 1:
         raise ValueError(f"class_weights_beta must be in [0, 1). Received: {beta}.")
@@ -92,7 +92,7 @@ def loss_balance(
         ValueError: if an argument is out of range, or would have no effect.
     """
     if kind is None and beta is not None:
-        raise ValueError(f"class_weights_beta is for effective class weights. Received: {beta}.")
+        raise ValueError(f"class_weights_beta needs effective class weights. Received: {beta}.")
     counts = count() if kind is not None or tau else None
     return {
         "weights": None if kind is None else class_weights(counts, kind, beta).tolist(),

@@ -5,7 +5,7 @@ import tensorflow as tf
 from supcon_tf.losses.products import row_products
 
 # A squared distance below this share of |a|^2 + |b|^2 is not left to float32, whose rounding would
-# be a percent of it and more.
+# be one percent of it or more.
 _NEAR = 1e-4
 # Below this share, float64's own rounding is all that is left: the rows are duplicates.
 _EQUAL = 1e-14
@@ -72,9 +72,9 @@ def _centred(anchors, rows, centre, dtype):
 
 
 def _gradient(anchors, rows, centre, upstream, dtype):
-    """The gradients by anchors and rows, 2 sum_j g_ij (a_i - b_j) and its like.
+    """The gradients with respect to anchors and rows, 2 sum_j g_ij (a_i - b_j) and the like.
 
-    The two terms cancel where rows are near, so both are to the full precision of the dtype.
+    The two terms cancel where rows are near, so both have the full precision of the dtype.
     """
     a, b = _centred(anchors, rows, centre, dtype)
     g = 2.0 * tf.cast(upstream, dtype)
@@ -90,7 +90,7 @@ def safe_sqrt(squared):
 
 
 def log_near_one(log, mean_minus_one):
-    """The logarithm of a mean of exp(-distance), which is lost in rounding where all are small.
+    """The logarithm of a mean of exp(-distance), lost in rounding if all distances are small.
 
     Args:
         log: float32, the logarithm as computed.

@@ -1,10 +1,10 @@
-"""Images that have several classes each: whether they have, and how much their classes overlap."""
+"""Images that have several classes each: whether they do, and how much their classes overlap."""
 
 import tensorflow as tf
 
 
 def are_several(labels) -> bool:
-    """Whether labels tell several classes of an image, bool [B, C]; not one class id, int [B].
+    """Whether labels give several classes per image, bool [B, C], not one class id, int [B].
 
     Args:
         labels: a tensor or an array; None is neither.

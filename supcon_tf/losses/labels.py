@@ -4,7 +4,7 @@ import tensorflow as tf
 
 
 def static_or_dynamic(rows):
-    """The number of rows: an int where it is known, otherwise a scalar tensor."""
+    """The number of rows: an int if it is known, otherwise a scalar tensor."""
     return tf.shape(rows)[0] if rows.shape[0] is None else rows.shape[0]
 
 
@@ -30,7 +30,7 @@ def class_ids(labels, batch):
 def one_per_image(name, values, batch):
     """Converts to a tensor, and refuses shapes other than [B] or [B, 1].
 
-    Where B is unknown, it is compared when the graph runs.
+    If B is unknown, it is compared when the graph runs.
     """
     values = tf.convert_to_tensor(values)
     shape, known = values.shape, isinstance(batch, int)
@@ -94,7 +94,7 @@ def class_pairs(labels):
 
     Returns:
         A function from the indices int32 [R] of some anchors to the weights of their positives,
-        float32 [R, N], 0 where a row is none; and their negatives, bool [R, N]. A row that is
+        float32 [R, N], 0 where a row is not one; and their negatives, bool [R, N]. A row that is
         neither, such as the anchor itself, takes no part.
     """
 
@@ -106,7 +106,7 @@ def class_pairs(labels):
 
 
 def queued_pairs(labels, queue_labels, filled):
-    """As `class_pairs`, of a batch and the queue behind it.
+    """As `class_pairs`, for a batch followed by the queue.
 
     Args:
         labels: int [N], of the batch.
@@ -127,7 +127,7 @@ def queued_pairs(labels, queue_labels, filled):
 
 
 def capped_pairs(labels, batch, views, cap, seed):
-    """As `class_pairs`, with at most `cap` positives besides the anchor's own views.
+    """As `class_pairs`, with at most `cap` positives in addition to the anchor's own views.
 
     Args:
         labels: int [V * B], view-major.
@@ -137,7 +137,7 @@ def capped_pairs(labels, batch, views, cap, seed):
         seed: as `order_in_class`; the first images of a class are kept.
 
     Raises:
-        ValueError: if `cap` is no multiple of V.
+        ValueError: if `cap` is not a multiple of V.
     """
     if cap % views:
         raise ValueError(f"positives_cap must be a multiple of the {views} views. Received: {cap}.")
@@ -209,7 +209,7 @@ def order_in_class(labels, seed=None):
     if seed is not None:
         key = tf.argsort(tf.random.stateless_uniform([batch], [seed, 0]))
     inverse = tf.argsort(key)
-    # In the drawn order, each image's place is its rank less the rank of its class's first.
+    # In the drawn order, each image's place is its rank minus the rank of its class's first.
     segments, _ = class_segments(tf.gather(labels, key))
     by_class = tf.argsort(segments, stable=True)
     ordered = tf.gather(segments, by_class)

@@ -37,7 +37,7 @@ def max_margin_loss(
         average: the mean over the anchors is the mean over "all" ordered pairs; or, "balanced",
             half the mean over the positive pairs plus half the mean over the negative ones.
         normalize: whether the embeddings are scaled to unit norm first.
-        block_size: anchors per block; None chooses.
+        block_size: anchors per block; None for automatic.
 
     Returns:
         float32 [V * B], view-major.

@@ -8,7 +8,7 @@ from supcon_tf.losses.label_overlap import are_several, jaccard_overlap
 from supcon_tf.losses.labels import class_ids, class_segments, static_or_dynamic
 from supcon_tf.losses.pairs import num_views, unit_norm
 
-# Rows of a batch whose pairs the uniformity looks at.
+# The most rows of a batch whose pairs `uniformity` compares.
 _UNIFORMITY_ROWS = 256
 
 
@@ -65,7 +65,7 @@ def alignment(labels, embeddings):
     for _ in range(2):
         sums = tf.math.unsorted_segment_sum(rows, segments, tf.shape(rows)[0])
         rows -= tf.gather(sums, segments) / sizes[:, None]
-    # The pairs of a class of n rows: 2n times the squared distances from its mean, in sum.
+    # The pairs of a class of n rows: 2n times the sum of squared distances from its mean.
     total = 2.0 * tf.reduce_sum(sizes * tf.reduce_sum(tf.square(rows), axis=1))
     return total / tf.maximum(tf.reduce_sum(others), 1.0)
 
@@ -75,7 +75,7 @@ def _weighted_alignment(rows, views, weights):
     rows = tf.reshape(rows, [-1, views, rows.shape[-1]])
     sums = tf.reduce_sum(rows, axis=1)
     squares = tf.reduce_sum(tf.square(rows), axis=[1, 2])  # 0 for rows of zeros.
-    # Of all V x V pairs of views of two images; a row and itself add 0.
+    # Over all V x V pairs of views of two images; a row and itself add 0.
     distances = views * (squares[:, None] + squares[None, :])
     distances -= 2.0 * tf.matmul(sums, sums, transpose_b=True)
     pairs = views**2 * tf.reduce_sum(weights) - views * tf.linalg.trace(weights)
@@ -200,7 +200,7 @@ class EffectiveRank(keras.metrics.Metric):
 
 
 def pair_metrics(dim):
-    """The metrics that training logs of a batch of pairs.
+    """The metrics that training logs for a batch of pairs.
 
     Args:
         dim: int >= 1, D of the embeddings.

@@ -40,7 +40,7 @@ def npairs_loss(labels, embeddings, *, temperature=1.0, normalize=False, block_s
         embeddings: float [B, 2, D].
         temperature: float > 0, dimensionless.
         normalize: whether the embeddings are scaled to unit norm first, unlike in the paper.
-        block_size: anchors per block; None chooses.
+        block_size: anchors per block; None for automatic.
 
     Returns:
         float32 [B], in nats.

@@ -37,7 +37,7 @@ def choice(name, value, allowed):
 
 
 def num_views(embeddings):
-    """V of embeddings float [B, V, D]; 1 of [B, D].
+    """V of embeddings float [B, V, D]; 1 for [B, D].
 
     Raises:
         ValueError: if they have neither two nor three axes, or V or D is not known.
@@ -182,12 +182,13 @@ class AnchorLoss(keras.losses.Loss):
     def counted_losses(self, y_true, y_pred, **pairs):
         """The losses, and which anchors count.
 
-        Float32 of their shape, 1 where an anchor counts and 0 elsewhere; None if all count.
+        The second is float32 of the same shape, 1 where an anchor counts and 0 elsewhere; None if
+        all count.
         """
         return self.call(y_true, y_pred, **pairs), None
 
     def collapsed_value(self, num_rows):
-        """The loss of a batch of N identical embeddings, where that is known; else None."""
+        """The loss of a batch of N identical embeddings, if it is known; else None."""
         return None
 
     def get_config(self):

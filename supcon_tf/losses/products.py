@@ -1,4 +1,4 @@
-"""Products of rows in full float32, also where a GPU would round its factors to TF32."""
+"""Products of rows in full float32, even where a GPU would round the factors to TF32."""
 
 import tensorflow as tf
 
@@ -7,10 +7,10 @@ _LOST_BITS = 13
 
 
 def row_products(anchors, rows):
-    """The products of all anchors with all rows, each to the rounding of their own dtype.
+    """The products of all anchors with all rows, each to the precision of their dtype.
 
-    A GPU multiplies float32 in TF32 unless TensorFlow is told not to, with 10 bits of mantissa for
-    23; divided by a temperature, that error is the exponent of a similarity. There each factor is
+    A GPU multiplies float32 in TF32 unless TensorFlow is told not to, with 10 bits of mantissa
+    instead of 23; divided by a temperature, the error enters an exponent. On a GPU each factor is
     split into the part that TF32 holds and the rest, and the three products that matter are summed
     by one product three times as long. The gradients are plain products.
 

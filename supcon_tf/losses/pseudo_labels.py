@@ -42,7 +42,7 @@ def smooth_pseudo_labels(probabilities, embeddings, bank, *, temperature=0.2, al
         alpha: float in [0, 1], the weight of an image's own probabilities.
 
     Returns:
-        float32 [N, C]; `probabilities` where the bank is empty.
+        float32 [N, C]; `probabilities` if the bank is empty.
 
     Reference:
         Li et al. 2021, eq. 5 and 6.
@@ -64,7 +64,7 @@ def pseudo_label_graph(pseudo_labels, threshold, queued=None):
     Args:
         pseudo_labels: float32 [N, C], q.
         threshold: float; above 1 only the loops remain.
-        queued: float32 [Q, C] of earlier batches, more columns; zero rows have no edges.
+        queued: float32 [Q, C], q of earlier batches, as further columns; zero rows have no edges.
 
     Returns:
         float32 [N, N], or [N, N + Q], each row divided by its sum.
@@ -94,7 +94,7 @@ def graph_loss(graph, anchors, contrasts, *, temperature=0.2, filled=None):
         contrasts: float32 [M, D], unit rows: the other view of each image, and perhaps those of
             earlier batches.
         temperature: float > 0, dimensionless.
-        filled: bool [M], which contrasts are there; None for all.
+        filled: bool [M], which contrasts are filled; None for all.
 
     Returns:
         float32 [N], in nats. With loops alone, cross entropy of each image's own other view; with

@@ -7,10 +7,10 @@ from supcon_tf.losses.products import row_products
 
 
 def losses_from_pairs(pairs_of, temperature, *modes):
-    """The function of `evaluate_anchors` that gives `row_losses` of some anchors.
+    """A function for `evaluate_anchors` that gives the `row_losses` of some anchors.
 
     Args:
-        pairs_of: from indices of anchors int32 [R] to weights and negatives, as `row_losses` has.
+        pairs_of: from indices of anchors int32 [R] to weights and negatives, as in `row_losses`.
         temperature: float > 0.
         *modes: the further arguments of `row_losses`.
     """
@@ -28,14 +28,14 @@ def row_losses(logits, weights, negative, summation_location, denominator_mode, 
     Args:
         logits: float32 [R, N], similarities over the temperature.
         weights: float32 [R, N], positive weights, 0 where a row is not a positive.
-        negative: bool [R, N]; a row that is no positive either takes no part.
+        negative: bool [R, N]; a row that is not a positive either takes no part.
         summation_location: as in `supcon_loss`.
         denominator_mode: as in `supcon_loss`.
         margin: as in `supcon_loss`.
 
     Returns:
-        Losses float32 [R], and float32 [R]: 1 for an anchor with a positive and, where the
-        denominator consists of them, a negative. The loss of the others is 0.
+        Losses float32 [R], and float32 [R]: 1 for an anchor with a positive and, if the
+        denominator consists of negatives, a negative; else 0, and then the loss is 0.
     """
     total = tf.reduce_sum(weights, axis=1)
     counted = total > 0
@@ -60,7 +60,7 @@ def row_losses(logits, weights, negative, summation_location, denominator_mode, 
 
 
 def followed_by_queue(rows, queue, normalize):
-    """Rows [N, D] with those of a queue, if there is one, behind them; these have no gradient."""
+    """Rows [N, D], followed by those of a queue if there is one; the latter have no gradient."""
     if queue is None:
         return rows
     _, queued = flatten_views(None, tf.stop_gradient(queue[1]), normalize)

@@ -12,10 +12,10 @@ class SigmoidCrossEntropy(keras.losses.Loss):
 
         l_i = -sum_c ( w_c q_ic log s(z_ic) + (1 - q_ic) log(1 - s(z_ic)) )
 
-    with logits z, s the sigmoid, and weights w (`class_weights`), which count the images that show
+    with logits z, s the sigmoid, and weights w (`class_weights`) of the images that show
     a class; q is 1 where image i shows class c, else 0, or with label smoothing e it is
     (1 - e) q + e / 2. With weights of 1 it is the negative log likelihood of an image's classes. As
-    in softmax cross entropy, the gradient by a logit does not depend on the number of classes.
+    in softmax cross entropy, a logit's gradient does not depend on the number of classes.
 
     Args:
         label_smoothing: e in [0, 1).
@@ -57,7 +57,7 @@ def classification_loss(
     """The cross entropy of logits [B, C]: of one class per image, or of any number of classes.
 
     Args:
-        multi_label: whether images have any number of classes, bool [B, C], not one, int [B].
+        multi_label: whether images may have any number of classes, bool [B, C], not one, int [B].
         label_smoothing: in [0, 1).
         weights: of the classes, as `loss_balance` gives them.
         offsets: of the logits, as `loss_balance` gives them; for one class per image.
@@ -69,7 +69,7 @@ def classification_loss(
         return BalancedCrossEntropy(label_smoothing, weights, offsets)
     if offsets is not None:
         raise ValueError(
-            "logit_adjustment is for images of one class each; several have no common softmax. "
+            "logit_adjustment needs images of one class each; several have no common softmax. "
             "Received: images with several classes. Leave it out."
         )
     return SigmoidCrossEntropy(label_smoothing, weights)

@@ -20,12 +20,12 @@ class SimCLRLoss(AnchorLoss):
         l_i = -mean_{p in other views of i} log(exp s_ip / sum_{a != i} exp s_ia)
 
     with s_ij = z_i . z_j / temperature over unit-norm rows; with two views the mean has one term.
-    Labels are not used, so that the loss can replace `SupConLoss`. Called as
+    Labels are accepted but not used, so that the loss can replace `SupConLoss`. Called as
     `loss(labels or None, embeddings float [B, V, D])` with V >= 2; memory is linear in the rows.
 
     Args:
         temperature: float > 0, dimensionless.
-        block_size: anchors per block; None chooses.
+        block_size: anchors per block; None for automatic.
         reduction: as in `keras.losses.Loss`; "none" returns one value per anchor, in nats.
         name: name of the loss.
 

@@ -76,9 +76,9 @@ def supcon_loss(
         margin: float >= 0, epsilon, in nats; needs denominator_mode "one_positive". With it
             (epsilon-SupInfoNCE) a positive's term is -log(exp s_ip / (exp(s_ip - margin) +
             sum_{n in N(i)} exp s_in)), at least -margin: its gradient stays large until s_ip is
-            that much further above the negatives. As a similarity it is margin * temperature.
-        positives_cap: keep at most this many positives besides the anchor's own views, a multiple
-            of V; a dropped positive is not a negative either. None for no cap.
+            a margin further above the negatives. In similarity this is margin * temperature.
+        positives_cap: keep at most this many positives, a multiple of V, in addition to the
+            anchor's own views; a dropped positive is not a negative either. None for no cap.
         positives_cap_seed: the images kept are the first of the class in the batch, or, with
             a seed, the first in an order drawn from it.
         scale_by_temperature: multiply the result by the temperature.
@@ -197,7 +197,7 @@ def _check_combination(labels, positive_weights, queue, positives_cap):
 
 
 def _scaled_to_counted(losses, counted):
-    """Losses whose mean over all anchors is that over the anchors that count."""
+    """Losses whose mean over all anchors is the mean over the anchors that count."""
     share = tf.reduce_mean(tf.stop_gradient(counted))
     return losses / tf.where(share > 0, share, 1.0)
 
@@ -290,7 +290,7 @@ class SupConLoss(AnchorLoss):
         return losses, counted if excludes else None
 
     def collapsed_value(self, num_rows):
-        """The loss of identical embeddings, log(N - 1); None where it depends on the labels."""
+        """The loss of identical embeddings, log(N - 1); None if it depends on the labels."""
         if self.denominator_mode != "all" or self.positives_cap is not None:
             return None
         scale = self.temperature if self.scale_by_temperature else 1.0

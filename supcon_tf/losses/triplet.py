@@ -59,7 +59,7 @@ def triplet_loss(
             "active" ones, whose hinge is above 0.
         normalize: whether the embeddings are scaled to unit norm first.
         soft: whether the hinge is replaced by its smooth form.
-        block_size: anchors per block; None chooses.
+        block_size: anchors per block; None for automatic.
 
     Returns:
         float32 [V * B], view-major: the sum over an anchor's triplets, scaled by anchors / triplets

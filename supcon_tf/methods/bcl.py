@@ -45,7 +45,7 @@ def bcl_loss(labels, embeddings, prototypes, *, temperature=0.1, block_size=None
         embeddings: float [B, V, D], or [B, D].
         prototypes: float [C, D], one for each class. They are not anchors.
         temperature: float > 0, dimensionless.
-        block_size: anchors per block; None chooses.
+        block_size: anchors per block; None for automatic.
 
     Returns:
         float32 [V * B], in nats, view-major.
@@ -83,7 +83,7 @@ def bcl_loss(labels, embeddings, prototypes, *, temperature=0.1, block_size=None
 @keras.saving.register_keras_serializable("supcon_tf")
 @dataclasses.dataclass(eq=False)
 class BCLLoss(AnchorLoss):
-    """`bcl_loss` as a Keras loss: `loss(labels, embeddings, prototypes=...)`, the mean of anchors.
+    """`bcl_loss` as a Keras loss: `loss(labels, embeddings, prototypes=...)`, mean over anchors.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -110,7 +110,7 @@ class BCLLoss(AnchorLoss):
 
 @keras.saving.register_keras_serializable("supcon_tf")
 class BalancedContrastive(Method):
-    """`bcl_loss` of the projected views, with a prototype for each class that is trained too.
+    """`bcl_loss` of the projected views, with a trained prototype for each class.
 
     Batches are `(views [B, V, H, W, C], labels [B])`, or `(views, labels, sample_weight [B])`.
 
@@ -123,8 +123,8 @@ class BalancedContrastive(Method):
         **kwargs: as for `Method`.
 
     Reference:
-        Zhu et al. 2022. Differs: the contrastive branch alone, and the prototypes are free weights;
-        the authors also train a classifier with logit compensation, and project its weights
+        Zhu et al. 2022. Differs: only the contrastive branch is trained, with free prototypes; the
+        authors also train a classifier with logit compensation, and project its weights
         to the prototypes. Here the classifier comes afterwards.
     """
 
@@ -164,7 +164,7 @@ class BalancedContrastive(Method):
         return {"bcl": loss}
 
     def measure(self, outputs):
-        """Counts positives, and how the embeddings are spread."""
+        """Updates the metrics of the positives and of the embeddings' spread."""
         for metric in self.pair_metrics:
             metric.update_state(outputs["labels"], outputs["embeddings"])
 

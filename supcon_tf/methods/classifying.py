@@ -23,7 +23,7 @@ class ClassifyingMethod(Method, abc.ABC):
         loss_names: as `Method`.
         num_classes: int >= 2.
         label_smoothing: float in [0, 1).
-        multi_label: whether an image has any number of classes: sigmoid cross entropy.
+        multi_label: whether an image may have any number of classes: sigmoid cross entropy.
         class_weights: float [C], of each class in the loss; None for 1.
         logit_offsets: float [C], added to the logits in the loss alone; None for 0.
         **kwargs: as for `Method`.
@@ -60,13 +60,13 @@ class ClassifyingMethod(Method, abc.ABC):
         )
 
     def averaged_networks(self):
-        """As the base's, and the classifier."""
+        """The base class's pairs, and the classifier."""
         pairs = super().averaged_networks()
         return [*pairs, (self.classification_head, self.ema_head)] if pairs else []
 
     @property
     def evaluation_head(self):
-        """The classifier to evaluate and keep: the moving average where there is one."""
+        """The classifier to evaluate and keep: the moving average if there is one."""
         return self.classification_head if self.ema_momentum is None else self.ema_head
 
     def cross_entropy_of_views(self, outputs):

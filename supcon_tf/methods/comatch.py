@@ -208,7 +208,7 @@ class CoMatch(ClassifyingMethod):
 
     @property
     def metrics(self):
-        """The losses; accuracy of the pseudo-labels; confident share; edges but the self-loop."""
+        """The losses; accuracy of pseudo-labels; confident share; edges except the self-loop."""
         return [*super().metrics, *self.monitors.values()]
 
     def get_config(self):
@@ -267,7 +267,7 @@ def _stream(
     alpha=CoMatchSettings.alpha,
     graph_weight=CoMatchSettings.graph_weight,
 ):
-    """Labelled images, and a multiple of their number unlabelled, in three views or two."""
+    """Labelled images, and `unlabelled_ratio` times as many unlabelled, in three views or two."""
     unlabelled = _unlabelled(dataset)
     check_count("unlabelled_ratio", unlabelled_ratio)
     if config.num_views != 2:

@@ -12,11 +12,11 @@ class CoMatchSettings:
     Attributes:
         temperature: t, of the bank's vote and of the graph of embeddings.
         alpha: weight of an image's own probabilities in its pseudo-label; 1 for no smoothing.
-        confidence: tau, the least largest probability of a pseudo-label that is learned from.
+        confidence: tau; a pseudo-label is learned from if its largest probability is at least tau.
         graph_threshold: T, the least similarity of two pseudo-labels that joins their images.
         pseudo_label_weight: lambda_u, weight of the cross entropy with pseudo-labels.
         graph_weight: lambda_c, weight of the contrastive graph loss.
-        graph_ramp: whether that weight grows by 1 per epoch, from 1 on, up to `graph_weight`.
+        graph_ramp: whether the graph loss's weight grows by 1 per epoch, from 1 to `graph_weight`.
         history: batches that the average of class probabilities is taken over.
         teacher: whether pseudo-labels, the bank and the contrasts come from the moving average of
             the networks, with a queue of contrasts (the form for ImageNet).
@@ -53,5 +53,5 @@ class CoMatchSettings:
 
     @property
     def embeds(self):
-        """Whether embeddings are of use: to smooth, or in the graph."""
+        """Whether embeddings are used: to smooth, or in the graph."""
         return self.alpha < 1 or self.graph_weight > 0

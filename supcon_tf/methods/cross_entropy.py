@@ -22,7 +22,7 @@ class CrossEntropyModel(ClassifyingMethod):
         label_smoothing: float in [0, 1).
         class_weights: float [C], of each class in the loss; None for 1.
         logit_offsets: float [C], added to the logits in the loss alone; None for 0.
-        multi_label: whether an image has any number of classes.
+        multi_label: whether an image may have any number of classes.
         **kwargs: as for `Method`.
 
     Raises:

@@ -17,7 +17,7 @@ class JointModel(ClassifyingMethod):
 
         L = L_out(labels, Proj(Enc(x))) + cross_entropy_weight * CE(labels, W Enc(x) + b)
 
-    Both over every view; both gradients reach the encoder. The weighted terms are logged.
+    Both losses cover every view; both gradients reach the encoder. The weighted terms are logged.
 
     Batches are `(views [B, V, H, W, C], labels [B])`, or `(views, labels, sample_weight [B])`.
 
@@ -27,10 +27,10 @@ class JointModel(ClassifyingMethod):
         num_classes: int >= 2.
         temperature: float > 0, of SupCon.
         cross_entropy_weight: float >= 0; 0 leaves the encoder to SupCon alone, and the classifier
-            as it was at first.
+            untrained.
         label_smoothing: float in [0, 1), of the cross entropy.
-        multi_label: whether an image has any number of classes: positives are weighted by their
-            overlap (`jaccard_overlap`), and the cross entropy is the sigmoid one.
+        multi_label: whether an image may have any number of classes: positives are weighted by the
+            classes' overlap (`jaccard_overlap`), and the cross entropy is the sigmoid one.
         **kwargs: as for `Method`.
 
     Raises:
@@ -88,7 +88,7 @@ class JointModel(ClassifyingMethod):
         }
 
     def measure(self, outputs):
-        """Counts positives, and how the embeddings are spread."""
+        """Updates the metrics of the positives and of the embeddings' spread."""
         for metric in self.pair_metrics:
             metric.update_state(outputs["labels"], outputs["embeddings"])
 

@@ -1,8 +1,8 @@
-"""LoCo: contrastive losses on the stages of an encoder, each of which trains a few stages only.
+"""LoCo: contrastive losses on the stages of an encoder, each loss training only a few stages.
 
 Xiong, Ren and Urtasun 2020, "LoCo: Local Contrastive Representation Learning". Without overlap it
 is Greedy InfoMax (Löwe, O'Connor and Veeling 2019, "Putting An End to End-to-End") with NT-Xent
-for its loss; with the largest overlap it is training from end to end.
+as its loss; with the largest overlap it is end-to-end training.
 """
 
 import keras
@@ -79,7 +79,7 @@ class LoCo(Method):
         self.pair_metrics = metrics.pair_metrics(decoders[-1].output_shape[-1])
 
     def forward(self, batch, training=True):
-        """Embeddings [b, V, D] of each stage with a loss by the loss's name, and labels [b]."""
+        """Embeddings [b, V, D] of each stage with a loss, by the loss's name, and labels [b]."""
         parts = self.forward_in_parts(batch, training)
         return {name: tensor for part in parts for name, tensor in part.items()}
 
@@ -118,7 +118,7 @@ class LoCo(Method):
         }
 
     def trained_by(self, name):
-        """The variables of the last stages up to that of the loss, and its decoder's."""
+        """The variables of the last stages up to the loss's own, and those of its decoder."""
         index = self.loss_names.index(name)
         place = self.places[index]
         trained = self.stages.variables[max(0, place - 1 - self.overlap) : place]
@@ -126,13 +126,13 @@ class LoCo(Method):
         return [variable for variables in trained for variable in variables]
 
     def measure(self, outputs):
-        """Counts positives, and how the embeddings of the last stage are spread."""
+        """Updates the metrics of the positives and of the last stage's embeddings."""
         labels = outputs["labels"] if self.uses_labels else None
         for metric in self.pair_metrics:
             metric.update_state(labels, outputs[self.loss_names[-1]])
 
     def collapsed_loss(self, batch_size, num_views):
-        """That of the contrastive loss, once for each stage with a loss."""
+        """The contrastive loss's value, once for each stage with a loss."""
         return len(self.places) * self.contrastive_loss.collapsed_value(batch_size * num_views)
 
     @property
@@ -153,7 +153,7 @@ class LoCo(Method):
 
 
 def stages_with_loss(num_stages, overlap, first_loss=None):
-    """The stages that have a loss, from 1 on.
+    """The stages that have a loss, numbered from 1.
 
     Args:
         num_stages: int S >= 1.

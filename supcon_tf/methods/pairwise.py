@@ -33,7 +33,7 @@ class PairwiseModel(Method):
 
     With a queue, earlier embeddings are further contrasts; with `ema_momentum` as well, the queue
     holds the embeddings of the averaged networks (a momentum encoder). A loss whose `call` has
-    a parameter `keys` is then given those of the batch, [B, V, D], in training.
+    a parameter `keys` is then given the batch's keys, [B, V, D], in training.
 
     Args:
         encoder: a built model from images [N, H, W, C] to features [N, F].
@@ -131,7 +131,7 @@ class PairwiseModel(Method):
         return getattr(self.pairwise_loss, "uses_labels", True)
 
     def collapsed_loss(self, batch_size, num_views):
-        """As the loss knows it; None with a queue, whose rows differ."""
+        """The value that the loss gives; None with a queue, whose rows differ."""
         known = hasattr(self.pairwise_loss, "collapsed_value") and self.queue is None
         return self.pairwise_loss.collapsed_value(batch_size * num_views) if known else None
 

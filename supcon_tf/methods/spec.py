@@ -26,7 +26,7 @@ HEAD_DIM = 128
 
 
 class Parts:
-    """The parts that a method can be built of, each made on request.
+    """The parts that a method can be built from, each made on request.
 
     Args:
         config: the settings.
@@ -36,7 +36,7 @@ class Parts:
         dtype: dtype policy of the heads.
         labels: gives the labels int [N] of the training split, or bool [N, C]; None if a method is
             only checked.
-        multi_label: whether the images have any number of classes.
+        multi_label: whether the images may have any number of classes.
 
     Attributes:
         encoder, num_classes, steps_per_epoch, dtype, multi_label: the arguments.
@@ -65,7 +65,7 @@ class Parts:
         self._labels, self.multi_label = labels, multi_label
 
     def class_counts(self) -> np.ndarray:
-        """The labelled training images of each class, int64 [C]; 1 if there are no data."""
+        """The labelled training images of each class, int64 [C]; 1 each if there are no data."""
         if self._labels is None:
             return np.ones(self.num_classes, np.int64)
         return class_counts(self._labels(), self.num_classes)
@@ -236,7 +236,7 @@ class MethodSpec:
         return {**self._of_build(), **_keywords(self.stream)}
 
     def check_kinds(self, given: Mapping[str, Any]) -> None:
-        """Raises a ValueError if a setting is of a different kind than its default."""
+        """Raises a ValueError if a setting is of a different kind from its default."""
         defaults = self.defaults()
         for name, value in given.items():
             kind, words = _KINDS.get(type(defaults[name]), (object, ""))
@@ -267,7 +267,7 @@ class MethodSpec:
         return {name: default for one in found for name, default in one.items()}
 
 
-# Never set by the user: the method's own, or settings with names of their own.
+# Keyword arguments that the user never sets.
 _RESERVED = {"name", "reduction"}
 
 

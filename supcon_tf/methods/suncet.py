@@ -159,7 +159,7 @@ class SuNCEt(Method):
     def forward(self, batch, training=True):
         """Embeddings [b, V, D] of the views, and [n, 1, D] of the labelled images with labels [n].
 
-        All images pass through the encoder together, so that batch norm's statistics cover all.
+        All images pass through the encoder together, so batch norm's statistics cover them all.
         """
         (unlabelled, _), (labelled, labels) = batch["unlabelled"], batch["labelled"]
         _, num_views, *size = unlabelled.shape

@@ -18,11 +18,11 @@ _HAAR = np.array([[1, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]])
 # Red, green and blue: luminance, red against blue, and green against both.
 _COLOURS = np.array([[1, 1, 1], [1, 0, -1], [1, -2, 1]]) / np.sqrt([[3], [2], [6]])
 # Root mean square of each product of the two over CIFAR-10's training images, standardized: rows as
-# in _HAAR, columns as in _COLOURS. The products are nearly uncorrelated, at most 0.11.
+# in _HAAR, columns as in _COLOURS. The products are nearly uncorrelated (at most 0.11).
 _SIZES = np.array(
     [[3.183, 0.930, 0.424], [0.584, 0.062, 0.038], [0.634, 0.076, 0.044], [0.234, 0.014, 0.011]]
 )
-_LEAST_VARIANCE = 5e-4  # Below it is mostly the rounding of pixels.
+_LEAST_VARIANCE = 5e-4  # Anything below is mostly the rounding of pixels.
 
 
 def build_airbench(name: str, image_size_px: int, width_multiplier: float = 1.0) -> keras.Model:

@@ -27,7 +27,7 @@ def build_application(name: str, image_size_px: int, weights: str) -> keras.Mode
         weights: path of a weights file; `IMAGENET` for Keras's download; '' for random weights.
 
     Raises:
-        UserError: if the image size does not suit it, or the weights cannot be had.
+        UserError: if the image size does not suit it, or the weights cannot be obtained.
     """
     builder = getattr(keras.applications, application_name(name))
     shape = (image_size_px, image_size_px, 3)
@@ -41,15 +41,15 @@ def build_application(name: str, image_size_px: int, weights: str) -> keras.Mode
 def _bare(builder, name, shape, weights):
     try:
         with warnings.catch_warnings():
-            # Of weights that were trained on another size of images, which is meant.
+            # About weights that were trained on images of a different size, as intended.
             warnings.filterwarnings("ignore", "`input_shape` is undefined or non-square")
             return builder(include_top=False, weights=weights, input_shape=shape, pooling="avg")
-    except ValueError as error:  # Each model has a least size, or one size, of its own.
+    except ValueError as error:  # Each model has its own least size, or only one size.
         raise UserError(
             f"{name} cannot be built for images of {shape[0]} pixels: {reason(error)}. "
             f"Received: image_size_px={shape[0]}."
         ) from error
-    except Exception as error:  # Keras raises it for whatever a download fails from.
+    except Exception as error:  # Keras raises it for any failed download.
         if weights is None:
             raise
         url = re.search(r"https?://[^\s:]+", str(error))
@@ -66,7 +66,7 @@ def _preprocess(images, function):
 
     Each of these functions (Keras calls them "tf", "torch", "caffe", and unchanged [0, 255]) is
     affine in each channel, and may reverse the channels. So its values at black, red, green and
-    blue say all about it.
+    blue define it.
     """
     black = function(np.zeros((1, 3)), data_format="channels_last")
     colors = function(255 * np.eye(3), data_format="channels_last")

@@ -8,11 +8,11 @@ class SubsampledConv2D(keras.layers.Conv2D):
     """A strided 1x1 convolution: every s-th pixel is taken, then convolved without a stride.
 
     It computes what Keras's own layer computes. TensorFlow's gradient of a strided 1x1 kernel is
-    wrong, by about half and differently each time, where oneDNN uses AVX2 and there are four input
+    wrong, by about half and differently each time, when oneDNN uses AVX2 and there are four input
     channels (TensorFlow 2.21); and without a stride it is a matrix product.
 
     Args:
-        **kwargs: as for `keras.layers.Conv2D`, with `kernel_size` 1 and images of channels last.
+        **kwargs: as for `keras.layers.Conv2D`, with `kernel_size` 1 and channels-last images.
     """
 
     def convolution_op(self, inputs, kernel):

@@ -1,6 +1,6 @@
 """Copies of an encoder: in the form that is trained, and in the form that is kept.
 
-The saved form is made of Keras's own layers in float32 and loads wherever Keras is installed. The
+The kept form is made of Keras's own layers in float32 and loads wherever Keras is installed. The
 trained form computes the same with a faster batch norm, over all replicas, and in the requested
 precision.
 """
@@ -30,7 +30,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         **kwargs: as for `keras.layers.BatchNormalization`.
 
     Call arguments:
-        inputs: float [B, H, W, C] for the fused kernel; any that Keras takes.
+        inputs: float [B, H, W, C] for the fused kernel; otherwise any that Keras takes.
         training: whether the batch's statistics are used.
         mask: as in Keras.
 
@@ -80,7 +80,7 @@ def training_copy(
         any_size: whether the copy takes images of any size, for views of several sizes.
 
     Returns:
-        A model of its own with the same state, weights in the same order.
+        A separate model with the same state, weights in the same order.
 
     Raises:
         UserError: if `precision` is unknown, or the encoder cannot be copied: it is not built of
@@ -125,7 +125,7 @@ def portable_copy(encoder: keras.Model, state_of: keras.Model | None = None) -> 
             None for the encoder's own.
 
     Returns:
-        A model of its own with the same state, weights in the same order.
+        A separate model with that state, weights in the same order.
 
     Raises:
         UserError: as `training_copy`.
@@ -190,7 +190,7 @@ def copy_state(source: keras.Layer, target: keras.Layer, input_shape=None) -> No
 
     Args:
         source: a model or a layer.
-        target: one of the same layers in the same order, perhaps in another precision.
+        target: one of the same layers in the same order, perhaps in a different precision.
         input_shape: of one input, with the batch first; None for a model's own.
 
     Raises:
@@ -220,13 +220,13 @@ def _set_seeds(model, values):
 
 def _check_same(source, target, input_shape):
     batch = keras.tree.map_structure(_random_batch, _input(source, input_shape))
-    # The largest difference relative to the size of the output; 0 where both are 0.
+    # The norm of the difference relative to the output's; 0 if both are 0.
     both = _computed(source, batch), _computed(target, batch)
     for expected, found in zip(*both, strict=True):
         off = np.linalg.norm(found - expected) / max(np.linalg.norm(expected), 1e-6)
         if np.isfinite(expected).all() and not off <= _tolerance(source, target):
             raise UserError(
-                f"a copy of {source.name!r} does not compute the same: outputs are off by "
+                f"a copy of {source.name!r} computes different outputs: they are off by "
                 f"{off:.1%}. One of its layers has state that its `get_config` and weights do "
                 "not hold; make that state a weight or a setting."
             )
@@ -244,7 +244,7 @@ def _computed(model, batch):
 
 
 def _random_batch(tensor):
-    """Two examples in [0, 1], or [0, 255] of integers."""
+    """Two examples in [0, 1], or [0, 255] for integers."""
     shape = [2, *(_ANY_SIDE if side is None else side for side in tensor.shape[1:])]
     values = np.random.default_rng(0).random(shape)
     is_float = keras.backend.is_float_dtype(tensor.dtype)
@@ -254,4 +254,4 @@ def _random_batch(tensor):
 def _tolerance(*models):
     layers = [layer for model in models for layer in model._flatten_layers()]
     half = any(layer.compute_dtype in ("float16", "bfloat16") for layer in layers)
-    return 0.5 if half else 1e-2  # Convolutions of a GPU round to 1e-3, layer by layer.
+    return 0.5 if half else 1e-2  # Convolutions on a GPU round to 1e-3, layer by layer.

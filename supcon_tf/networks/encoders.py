@@ -83,7 +83,7 @@ def build_encoder(
             * the path of a `.keras` file: a model from images [B, S, S, 3] in [0, 1] (S may be
               unknown) to features [B, F], or to a feature map [B, H, W, C], which gets global
               average pooling. Python lambdas in it are refused. Its layers keep their weights
-              and stay as trainable as they were saved.
+              and stay as trainable as when saved.
         image_size_px: side S of the square input.
         width_multiplier: factor > 0 on all channels of a key of `ENCODERS`; 1 for the others.
         weights: path of a local `.weights.h5` or `.h5` file for `load_weights`: our own
@@ -163,7 +163,7 @@ def _check_weights(name, weights):
     if name.endswith(".keras") or name.startswith(HUB):
         kind = "a preset" if name.startswith(HUB) else "a .keras file"
         raise UserError(
-            f"encoder_weights must be empty where the encoder is {kind}. Received: {weights!r}."
+            f"encoder_weights must be empty if the encoder is {kind}. Received: {weights!r}."
         )
     if weights == IMAGENET:
         if not name.startswith(APPLICATION):

@@ -28,12 +28,12 @@ def build_hub_encoder(name: str, image_size_px: int) -> keras.Model:
 
     Args:
         name: `keras_hub:PRESET`: a preset's name, which keras_hub downloads on first use, or the
-            folder of one that is kept.
+            folder of a preset.
         image_size_px: side S of the square input.
 
     Raises:
-        UserError: if the preset cannot be loaded for images of that size, or is no backbone whose
-            one output is a feature map or vector.
+        UserError: if the preset cannot be loaded for images of that size, or is not a backbone
+            with one output, a feature map or vector.
     """
     check_hub(name)
     hub, preset = importlib.import_module("keras_hub"), name.removeprefix(HUB)
@@ -52,7 +52,7 @@ def build_hub_encoder(name: str, image_size_px: int) -> keras.Model:
 
 
 def _scaling(converter):
-    """The factor and offset for pixels in [0, 1], where the preset's are for [0, 255]."""
+    """The factor and offset for pixels in [0, 1]; the preset's are for [0, 255]."""
     scale, offset = (getattr(converter, name, None) for name in ("scale", "offset"))
     scale = 255.0 * np.asarray(1.0 if scale is None else scale, np.float64)
     offset = np.asarray(0.0 if offset is None else offset, np.float64)

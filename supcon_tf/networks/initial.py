@@ -15,8 +15,8 @@ from supcon_tf.networks.kept import load_kept
 def initial_weights(seed: int):
     """Models built inside start from weights that depend on `seed` alone.
 
-    Keras draws the seeds of its initializers with `random.randint`. Inside, this thread's are from
-    a generator of their own, as a draw by another thread would change every later weight.
+    Keras draws the seeds of its initializers with `random.randint`. Inside, this thread's come
+    from a separate generator, as a draw by another thread would change every later weight.
     """
     this_thread, of_everyone = threading.get_ident(), random.randint
     own = random.Random(seed)
@@ -37,10 +37,10 @@ def take_weights(encoder: keras.Model, file: Path) -> None:
 
     Args:
         encoder: gets the weights.
-        file: the other's `.keras` file; its images may be of another size.
+        file: the kept one's `.keras` file; its images may be of a different size.
 
     Raises:
-        UserError: if it cannot be read, or its weights have other shapes.
+        UserError: if it cannot be read, or its weights have different shapes.
     """
     kept = load_kept(file, is_classifier=False)
     shapes = [[weight.shape for weight in model.weights] for model in (kept, encoder)]

@@ -12,7 +12,7 @@ def load_kept(file: Path, is_classifier: bool) -> keras.Model:
     """Loads a kept encoder, or a classifier with its features.
 
     Args:
-        file: a `.keras` file that is there.
+        file: an existing `.keras` file.
         is_classifier: whether its output is `{"logits": ..., "features": ...}`.
 
     Raises:
@@ -27,5 +27,5 @@ def load_kept(file: Path, is_classifier: bool) -> keras.Model:
         ) from error
     outputs = getattr(model, "output", ())
     if (isinstance(outputs, dict) and {"logits", "features"} <= {*outputs}) != is_classifier:
-        raise UserError(f"{file} holds another kind of model. Train that stage again.")
+        raise UserError(f"{file} holds a different kind of model. Train that stage again.")
     return model

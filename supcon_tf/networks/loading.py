@@ -53,7 +53,7 @@ def load_weights(model, name, weights):
 def reading(problem, received):
     """Turns whatever fails inside into a `UserError`: damaged files fail in many ways."""
     with warnings.catch_warnings():
-        # Where a file lacks a layer's weights Keras may only warn, and leave them random.
+        # If a file lacks a layer's weights, Keras may only warn, and leave them random.
         warnings.filterwarnings("error", message="Skipping nested container")
         try:
             yield

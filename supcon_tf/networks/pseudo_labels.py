@@ -35,12 +35,13 @@ class ClassQueue(keras.layers.Layer):
 
 
 class PseudoLabeler(keras.layers.Layer):
-    """Pseudo-labels: aligned with the recent average of all, and smoothed by similar images.
+    """Pseudo-labels: aligned with the recent average prediction, and smoothed by similar images.
 
     Args:
         embedding_dim: int >= 1.
         num_classes: int >= 1.
-        history: batches that the average of class probabilities is taken over, this one included.
+        history: batches that the average of class probabilities is taken over, the current one
+            included.
         bank_size: rows of the memory bank, which smooths once it is full; 0 for no smoothing.
         temperature: as `smooth_pseudo_labels`.
         alpha: as `smooth_pseudo_labels`.
@@ -93,7 +94,7 @@ class PseudoLabeler(keras.layers.Layer):
         return history, tf.cast(tf.minimum(batches + 1, history.shape[0]), tf.float32)
 
     def push(self, logits, embeddings, probabilities):
-        """Takes a batch into the history and, where there is one, into the bank.
+        """Takes a batch into the history and, if there is one, into the bank.
 
         Args:
             logits: float32 [N, C], those of the call.

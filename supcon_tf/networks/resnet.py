@@ -12,8 +12,9 @@ from keras import layers
 
 from supcon_tf.core.errors import UserError
 
-# Images in [0, 1] are brought near zero mean and unit variance; 0.45 and 0.25 are about those of
-# photographs. The layer is part of the encoder, so what was trained is what is served.
+# Images in [0, 1] are brought near zero mean and unit variance; 0.45 and 0.25 are about the mean
+# and deviation of photographs. The layer is part of the encoder, so what was trained is what is
+# served.
 _SCALE, _OFFSET = 1 / 0.25, -0.45 / 0.25
 
 
@@ -92,7 +93,7 @@ def check_sizes(name: str, least_px: int, image_size_px: int, width_multiplier: 
 
     Args:
         name: of the network, for the message.
-        least_px: side of the smallest image that the strides leave something of.
+        least_px: side of the smallest image that the strides do not reduce to nothing.
         image_size_px: side of the square input.
         width_multiplier: factor on all channels.
     """

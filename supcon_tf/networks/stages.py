@@ -34,7 +34,7 @@ class Stages:
 
 
 def num_stages(name: str) -> int:
-    """The stages of an encoder by name; 0 for any other encoder.
+    """The number of stages of an encoder by name; 0 for any other encoder.
 
     Args:
         name: as for `build_encoder`.
@@ -73,7 +73,7 @@ def split_into_stages(encoder: keras.Model) -> Stages:
 
 
 def _stage_numbers(layers):
-    """The stage of each layer; 0 for all if there is none. Others go with the layer before."""
+    """The stage of each layer, or that of the layer before; 0 for all if no layer has one."""
     found = [re.match(r"stage(\d+)_", layer.name) for layer in layers]
     number = 1 if any(found) else 0
     numbers = []

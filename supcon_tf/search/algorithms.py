@@ -18,19 +18,19 @@ def grace_epochs(config: TuneConfig, epochs: int) -> int:
 
 
 def make_oracle(config: TuneConfig, base: PretrainConfig, space: SearchSpace):
-    """The oracle of a search; its `budget` is to be set before the search.
+    """The oracle of a search; set its `budget` before the search.
 
     Args:
         config: the search's settings.
-        base: the base recipe, where it lies in the space the first trial; its seed draws the
-            proposals, its epochs are hyperband's longest.
+        base: the base recipe, the first trial if it lies in the space; its seed draws the
+            proposals, and its epochs are hyperband's longest.
         space: what is searched.
     """
     known = space.values_of(base)
     settings = {
         "objective": Objective(config.objective, OBJECTIVES[config.objective]),
         "hyperparameters": space.hyperparameters,
-        "seed": base.seed + 1,  # Keras Tuner takes 0 for none.
+        "seed": base.seed + 1,  # Keras Tuner takes 0 for no seed.
         "file": Path(config.search_dir) / "oracle" / "oracle.json",
         "first_values": known and space.encoded(known),
         "max_trials": config.max_trials,
@@ -48,8 +48,8 @@ def make_oracle(config: TuneConfig, base: PretrainConfig, space: SearchSpace):
     settings["max_trials"] = trials = config.max_trials or _MAX_TRIALS
     if config.algorithm == "random":
         return Random(**settings)
-    # Keras Tuner's own number of random trials, but a third of all at most: of 20 trials with six
-    # parameters it would leave two to what was learned.
+    # Keras Tuner's own number of random trials, but a third of all at most: otherwise, of 20 trials
+    # with six parameters, only two would use what was learned.
     if config.max_total_epochs is not None:
         trials = min(trials, config.max_total_epochs // base.epochs)
     first = min(3 * len(space.names), trials // 3)

@@ -30,7 +30,7 @@ class Budget:
         self.most_trials = min(oracle.max_trials or math.inf, possible)
 
     def is_spent(self) -> bool:
-        """Whether the trials that have ended trained as many epochs as they may."""
+        """Whether the trials that have ended used up the permitted epochs."""
         return sum(result.epochs for result in self.place.results()) >= self.most_epochs
 
     def trial_ended(self, trial: str) -> None:

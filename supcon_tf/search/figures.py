@@ -17,7 +17,7 @@ from supcon_tf.stages.pictures import save
 # Fewer trials say nothing about importance.
 _LEAST_TRIALS = 8
 _TREES, _PERMUTATIONS = 200, 20
-# Below this R² on unseen trials the picture says that it says nothing.
+# Below this R² on unseen trials the figure says that it cannot tell.
 _BELIEVED = 0.3
 # Where a setting that was not active is drawn, below the first value at 0.
 _INACTIVE = -0.15
@@ -90,7 +90,7 @@ def _is_real(value):
 
 
 def _importance(path, places, scores, names, objective):
-    """By how much a forest predicts the score worse when one setting is shuffled."""
+    """How much worse a forest predicts the score when one setting is shuffled."""
     forest = RandomForestRegressor(_TREES, oob_score=True, min_samples_leaf=2, random_state=0)
     forest.fit(places, scores)
     found = permutation_importance(forest, places, scores, n_repeats=_PERMUTATIONS, random_state=0)
@@ -103,7 +103,7 @@ def _importance(path, places, scores, names, objective):
         found.importances_mean[order],
         xerr=found.importances_std[order],
     )
-    axis.set_xlabel("loss of R² where the setting is shuffled (mean and deviation)")
+    axis.set_xlabel("loss of R² when the setting is shuffled (mean and deviation)")
     axis.set_title(
         f"Permutation importance for {objective}: random forest over {len(scores)} trials,\n"
         f"R² on trials that its trees have not seen: {forest.oob_score_:.2f}{doubt}",

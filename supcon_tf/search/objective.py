@@ -18,16 +18,16 @@ from supcon_tf.stages.features import extract_features
 from supcon_tf.stages.run_directory import RunDirectory
 from supcon_tf.stages.scores import knn_predict, negative_log_likelihood
 
-# An encoder, and a linear layer from its features to logits where there is one.
+# An encoder, and a linear layer from its features to logits if there is one.
 Networks = tuple[keras.Model, keras.Layer | None]
 
 
 def validation_score(run: RunDirectory, objective: str) -> float:
     """Scores a run's encoder, finished or stopped, on its validation set.
 
-    For a finished run it is what `train_classifier` and `evaluate` with split="validation" give
-    with their defaults: `knn_top1`, `top1` and `nll`. A run that keeps a classifier by itself is
-    scored with that one.
+    For a finished run the score is what `train_classifier` and `evaluate` with split="validation"
+    give with their defaults: `knn_top1`, `top1` and `nll`. A run that keeps its own classifier is
+    scored with it.
 
     Args:
         run: pretrained with `validation_fraction` above 0.
@@ -59,7 +59,7 @@ def validation_score(run: RunDirectory, objective: str) -> float:
 
 
 def keeps_classifier(run: RunDirectory) -> bool:
-    """Whether a finished pretraining itself kept a classifier, without a stage of its own."""
+    """Whether a finished pretraining run kept a classifier itself, without a classifier stage."""
     return run.has_finished("classifier") and "classifier" not in run.stages()
 
 
@@ -72,7 +72,7 @@ def _networks_kept(run: RunDirectory, dataset: ImageDataset) -> Networks:
 def _networks_so_far(run: RunDirectory, dataset: ImageDataset) -> Networks:
     """The networks that a run stopped at an epoch's end would keep if it ended there.
 
-    From its newest checkpoint; no other process may write to the run.
+    They come from its newest checkpoint; no other process may write to the run.
     """
     config = run.pretrain_config(unfinished=True)
     steps = steps_per_epoch_of(config, dataset)

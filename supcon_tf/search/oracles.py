@@ -7,10 +7,11 @@ where the search needs more than they offer:
 
 * Keras Tuner writes one file for the oracle and one per trial, so a kill between two of them leaves
   trials that are forgotten or run again. Here one file, replaced in one step, holds everything.
-* Some state is not saved at all: the grid's place, the random numbers of the Bayesian search.
+* Some state is not saved at all: the position in the grid, the random numbers of the Bayesian
+  search.
 * A failure in a thread of the chief's server would go unnoticed.
-* The search may end by its epochs, its first trial is the base recipe, a failed trial has the worst
-  score there is, and hyperband has a minimum number of epochs.
+* The search may end after a number of epochs, its first trial is the base recipe, a failed trial
+  has the worst possible score, and hyperband has a minimum number of epochs.
 
 This relies on private names of Keras Tuner 1.4, which setup.cfg keeps below 1.5; a comment that
 begins with "Private" marks each use of one.
@@ -71,7 +72,7 @@ class _Resumable:
         self.file, self.first_values = file, first_values
         self.budget, self.failure = None, None
         self.verbose = 0
-        # Private: how often in a row random values may repeat earlier ones; too few by default.
+        # Private: how many times in a row random values may repeat others; too few by default.
         self._max_collisions = _COLLISIONS
 
     def save(self):
@@ -119,7 +120,7 @@ class _Resumable:
         return response
 
     def _random_values(self):
-        """Private: draws random values, for all oracles but the grid; the first are given."""
+        """Private: draws random values, for all oracles but the grid; the first trial's are set."""
         if self.first_values and not self.trials:
             return dict(self.first_values)
         return super()._random_values()
@@ -158,7 +159,7 @@ class Random(_Resumable, RandomSearchOracle):
 
 
 class Grid(_Resumable, GridSearchOracle):
-    """Every combination of choices, each found from one that has ended."""
+    """Every combination of choices, each derived from a trial that has ended."""
 
     def _restore(self, state):
         """Also restores the position in the grid, which Keras Tuner does not save."""
@@ -179,18 +180,18 @@ class Bayesian(_Resumable, BayesianOptimizationOracle):
 
     def populate_space(self, trial_id):
         """Never the same settings twice: a trial is deterministic, so nothing would be learned."""
-        # Private: not saved. Drawn from the number of trials, a resumed search proposes the same.
+        # Private: not saved. Seeded by the number of trials, so a resumed search proposes the same.
         self._random_state = np.random.RandomState(self.seed + len(self.trials))
         with warnings.catch_warnings():
             # The Gaussian process warns when a length scale ends at a bound.
             warnings.simplefilter("ignore", ConvergenceWarning)
             response = super().populate_space(trial_id)
         values = response["values"]
-        # Private: whether values were tried before; a trial of random values instead.
+        # Private: whether values were tried before; if so, random values instead.
         return self._random_populate_space() if values and self._duplicate(values) else response
 
     def _vectorize_trials(self):
-        """Private: the points and scores to learn from; failed trials count as the worst others.
+        """Private: the points and scores to learn from; failed trials get the worst known score.
 
         Their score is infinite, which Keras Tuner would take for 0.
         """

@@ -13,7 +13,7 @@ from supcon_tf.stages.checks import data_checks, settings_checks
 
 
 def prepare(config: TuneConfig, base: PretrainConfig):
-    """Reads and checks all that a search needs but the data.
+    """Reads and checks everything that a search needs except the data.
 
     Args:
         config: the search's settings.
@@ -38,7 +38,7 @@ def prepare(config: TuneConfig, base: PretrainConfig):
 
 
 def open_first(base: PretrainConfig, space: SearchSpace) -> ImageDataset:
-    """Opens the data; `UserError` unless the space's first settings can be trained with on it."""
+    """Opens the data; `UserError` unless the space's first settings can be used to train on it."""
     first = space.first()
     try:
         config = configured(base, first)
@@ -46,14 +46,14 @@ def open_first(base: PretrainConfig, space: SearchSpace) -> ImageDataset:
     except UserError as error:
         shown = ", ".join(f"{name}={value}" for name, value in first.items())
         raise UserError(
-            f"the space's first values cannot be trained with ({shown}): {error} Add a condition "
-            "(when), or begin with another value."
+            f"training with the space's first values is not possible ({shown}): {error} Add a "
+            "condition (when), or begin with another value."
         ) from error
     dataset = from_config(config)
     check_scored(dataset.validation is not None)
     if dataset.multi_label:
         raise UserError(
-            f"a search is for images of one class each. Received: {dataset.name}, whose images "
+            f"a search needs images of one class each. Received: {dataset.name}, whose images "
             "have several. Give other data."
         )
     check_data(config, dataset)
@@ -61,13 +61,13 @@ def open_first(base: PretrainConfig, space: SearchSpace) -> ImageDataset:
 
 
 def check_settings(config: PretrainConfig) -> None:
-    """Raises `UserError` unless a pretraining's settings go together."""
+    """Raises `UserError` unless the settings of a pretraining run are compatible."""
     for check in settings_checks(config):
         check()
 
 
 def check_data(config: PretrainConfig, dataset: ImageDataset) -> None:
-    """Raises `UserError` unless a pretraining can run with this data on these devices."""
+    """Raises `UserError` unless pretraining can run with this data on these devices."""
     replicas = make_strategy(config.strategy).num_replicas_in_sync
     for check in data_checks(config, dataset, replicas):
         check()

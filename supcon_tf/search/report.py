@@ -36,9 +36,9 @@ def write_report(
         space: what was searched.
 
     Returns:
-        `best` (a `Result` as a dict), `base` (that of the base recipe, or None if it was not a
-        trial), `recipe` (path of best.flags), `searched` (names of settings), `trials` (all of
-        them), and `cost`, as `cost_of` gives it. It is also trials.json.
+        `best` (a `Result` as a dict), `base` (the same for the base recipe, or None if it was not
+        a trial), `recipe` (path of best.flags), `searched` (names of settings), `trials` (all of
+        them), and `cost`, as `cost_of` gives it. trials.json holds the same.
 
     Raises:
         UserError: if every trial failed.

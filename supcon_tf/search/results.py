@@ -1,4 +1,4 @@
-"""Results of trials: which is the best, and which are hopeless on the way."""
+"""Results of trials: which is the best, and which are hopeless while they train."""
 
 import dataclasses
 import statistics
@@ -8,7 +8,7 @@ from typing import Any
 from supcon_tf.search.space import is_number
 
 STATUSES = ("finished", "paused", "pruned", "failed")
-# Other trials that must have come as far before one of them is called hopeless.
+# Other trials that must have trained as long before a trial is called hopeless.
 _LEAST_TRIALS = 4
 
 
@@ -21,14 +21,14 @@ class Result:
         status: "finished" (all epochs), "paused" (at a rung of hyperband), "pruned", "failed".
         values: the settings that were searched.
         run: name of its run directory under `trials/`.
-        score: the objective on the validation set; None where it failed.
+        score: the objective on the validation set; None if the trial failed.
         epochs: epochs that it trained.
         all_epochs: epochs of its encoder, those of the trial that it continues included.
         seconds: time of training and scoring.
-        curve: online k-NN by epoch; None where it was not due.
+        curve: online k-NN top-1 by epoch; None for epochs in which it was not due.
         continues: the trial that it continues.
         reason: one line on why it failed.
-        worker: which process ran it; KERASTUNER_TUNER_ID, or "tuner0" where there is one process;
+        worker: which process ran it; KERASTUNER_TUNER_ID, or "tuner0" if there is only one;
             '' in a study.
     """
 
@@ -49,7 +49,7 @@ class Result:
 def best_result(results: Sequence[Result], direction: str) -> Result | None:
     """The best trial: of those that trained longest, the first with the best score.
 
-    A score after fewer epochs is an estimate of another thing, so it counts only where no trial
+    A score after fewer epochs estimates something different, so it counts only if no trial
     finished.
 
     Args:
@@ -64,7 +64,7 @@ def best_result(results: Sequence[Result], direction: str) -> Result | None:
 
 
 def rank(result: Result, direction: str) -> tuple:
-    """A key that sorts scored trials from the best to the worst, and the others behind them."""
+    """A key that sorts scored trials from the best to the worst, and the others after them."""
     if result.score is None:
         return (1, 0.0, int(result.trial))
     return (0, -result.score if direction == "max" else result.score, int(result.trial))
@@ -76,16 +76,16 @@ def is_hopeless(
     """The median stopping rule, for a curve where more is better.
 
     A trial is stopped at an epoch where its best value so far is below the median of the running
-    averages, up to that epoch, of the trials that have come as far.
+    averages, up to that epoch, of the trials that have reached it.
 
     Args:
         curve: one value, or None, per epoch so far.
-        others: the same of trials that have ended.
-        grace_epochs: epochs after which the first trial may be stopped.
+        others: the same for trials that have ended.
+        grace_epochs: epochs after which a trial may be stopped at the earliest.
 
     Returns:
-        Whether to stop it now; never where it has no new value, or fewer than four others have
-        come as far.
+        Whether to stop it now; never if it has no new value, or if fewer than four others have
+        reached this epoch.
 
     Reference:
         Golovin et al. 2017, "Google Vizier: A Service for Black-Box Optimization", section 3.2.1.
@@ -104,7 +104,7 @@ def is_hopeless(
 
 
 def is_result(content: Any, trial: str) -> bool:
-    """Whether JSON is what was written of a trial."""
+    """Whether JSON content is a trial's result as it was written."""
     if not isinstance(content, dict) or set(content) != set(Result.__dataclass_fields__):
         return False
     score, status, curve = content["score"], content["status"], content["curve"]

@@ -2,9 +2,9 @@
 
 search.json      (study.json) settings, base recipe, space, versions
 oracle/          state of the oracle
-trials/<trial>/  a run directory each; a trial that continues another one continues in its directory
+trials/<trial>/  a run directory each; a trial that continues another continues in its directory
 results/         <trial>.json: settings, score, cost;  <trial>.log: what it printed;
-                 <trial>.begun: the epochs at which a process took it up that has not left it
+                 <trial>.begun: the epochs done when each process began it; removed at its end
 """
 
 import contextlib
@@ -29,7 +29,7 @@ class SearchDirectory:
     def __init__(self, path: str, kind: str = "search"):
         self.path, self.kind = Path(path), kind
         self.file = self.path / f"{kind}.json"
-        self._known: dict[str, Result] = {}  # What is written of a trial never changes.
+        self._known: dict[str, Result] = {}  # A written result never changes.
 
     def check(self, resume: bool) -> None:
         """Refuses what would collide with existing files; nothing is written.
@@ -54,10 +54,10 @@ class SearchDirectory:
             )
 
     def begin(self, content: Mapping[str, Mapping], resume: bool, alone: bool = True) -> None:
-        """Writes what the search is, after `check`.
+        """Writes the description of the search, after `check`.
 
         Args:
-            content: what makes it the same search, ready for JSON.
+            content: what identifies the search, ready for JSON.
             resume: whether it may have been begun before.
             alone: whether other processes are kept out.
 
@@ -105,7 +105,7 @@ class SearchDirectory:
                 old, new = (known[part].get(name) for known in (before, content))
                 if old != new:
                     raise UserError(
-                        f"{self.path} holds another {self.kind}: {name} was {old!r}. Received: "
+                        f"{self.path} holds a different {self.kind}: {name} was {old!r}. Received: "
                         f"{new!r}. Give the same settings, or another --{self.kind}_dir."
                     )
 
@@ -114,7 +114,7 @@ class SearchDirectory:
         return str(self.path / "trials" / name)
 
     def enter(self, name: str) -> bool:
-        """Locks a run directory for this process; False where another one has it."""
+        """Locks a run directory for this process; False if another has it."""
         folder = Path(self.run_dir(name))
         folder.mkdir(parents=True, exist_ok=True)
         return lock(folder)
@@ -144,7 +144,7 @@ class SearchDirectory:
         return self.path / "results" / f"{trial}.log"
 
     def write(self, result: Result) -> None:
-        """Keeps what came of a trial."""
+        """Writes the result of a trial."""
         write_json(self.path / "results" / f"{result.trial}.json", dataclasses.asdict(result))
 
     def result(self, trial: str) -> Result | None:

@@ -1,6 +1,6 @@
 """Search spaces: which settings a search may change and to what, as hyperparameters of Keras Tuner.
 
-Each setting is one of Keras Tuner's under the setting's name: `Int` or `Float` for a range, and for
+Each setting is one of these, under the setting's name: `Int` or `Float` for a range, and for
 choices `Choice` of JSON texts, since Keras Tuner takes true for 1 and has no null. A setting whose
 condition does not hold keeps the value of the base recipe.
 """
@@ -30,7 +30,7 @@ class SearchSpace:
     Attributes:
         content: what the file says, by setting.
         hyperparameters: Keras Tuner's, each after those that it depends on. Their values are the
-            first ones of all that are active: its grid begins with them.
+            first value of each active one, with which the grid begins.
     """
 
     content: Mapping[str, Mapping[str, Any]]
@@ -66,7 +66,7 @@ class SearchSpace:
         }
 
     def values_of(self, recipe: PretrainConfig) -> dict[str, Any] | None:
-        """The active settings that make a trial a recipe; None where one is not in the space."""
+        """The active settings with which a trial is the recipe; None if one is not in the space."""
         arguments = {f"{ARGUMENT}{name}": value for name, value in recipe.method_args.items()}
         known = {**dataclasses.asdict(recipe), **arguments}
         wanted = self.encoded({name: known.get(name) for name in self.names})
@@ -79,7 +79,7 @@ class SearchSpace:
         return active if set(active) <= set(inside) else None
 
     def place(self, name: str, value: Any) -> float:
-        """Where a setting's value lies between its first (0) and its last (1) one, for figures."""
+        """Where a value of a setting lies between the first (0) and the last (1), for figures."""
         parameter = self._parameter(name)
         return parameter.value_to_prob(_encoded(parameter, value))
 
@@ -94,7 +94,7 @@ class SearchSpace:
         return next(one for one in self.hyperparameters.space if one.name == name)
 
     def count(self) -> float:
-        """How many different settings there are; infinite with a range, or above 100,000."""
+        """The number of different combinations; infinite with a range, or above 100,000."""
         if not all(isinstance(one, Choice) for one in self.hyperparameters.space):
             return math.inf
         combinations = self._combinations({}, self.hyperparameters.space)
@@ -102,7 +102,7 @@ class SearchSpace:
         return found if found <= _COUNTED else math.inf
 
     def _combinations(self, chosen, left) -> Iterator[dict[str, Any]]:
-        """Every choice for the active ones of the parameters that are left."""
+        """Every combination of choices for the active ones among the parameters left."""
         if not left:
             yield chosen
             return
@@ -120,7 +120,7 @@ def six_digits(value: float) -> float:
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is a finite number; true and false are none."""
+    """Whether a value is a finite number; true and false are not."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return number and abs(value) < 2**1023  # Larger integers are not floats.
 

@@ -56,7 +56,7 @@ def read_space(path: str, algorithm: str) -> SearchSpace:
 
 
 def parse_space(content: Any, algorithm: str) -> SearchSpace:
-    """Makes a search space of a file's content; as `read_space`."""
+    """Makes a search space from a file's content; as `read_space`."""
     if not isinstance(content, dict) or not content:
         raise UserError(
             f"it must be an object with at least one setting. Received: {json.dumps(content)}."
@@ -146,7 +146,7 @@ def _in_order(content) -> list[str]:
 
 
 def _needed(name, conditions, choices, needs) -> dict[str, set[str]]:
-    """The values that other settings must have, directly or indirectly, for one to be searched.
+    """The values that other settings must have, directly or not, for this one to be searched.
 
     Raises:
         UserError: if no combination of values allows it.
@@ -189,14 +189,14 @@ def _texts(name: str, values: Any) -> list[str]:
     for text in texts:
         if texts.count(text) > 1:
             raise UserError(
-                f"{name} has a choice twice. Received: {text}. Remove one; values made from "
+                f"{name} has the same choice twice. Received: {text}. Remove one; values made from "
                 "a step are rounded to six digits."
             )
     return texts
 
 
 def _ends(name, entry) -> Sequence[float]:
-    """Both ends of a range: whole numbers if the setting takes them, else of six digits."""
+    """Both ends of a range: whole numbers if the setting takes them, else rounded to six digits."""
     ends, scale = entry["range"], entry.get("scale", "linear")
     if not isinstance(ends, list) or len(ends) != 2 or not all(map(is_number, ends)):
         raise UserError(
@@ -204,7 +204,7 @@ def _ends(name, entry) -> Sequence[float]:
         )
     if scale not in ("linear", "log"):
         raise UserError(f"{name} must have the scale linear or log. Received: {scale!r}.")
-    # Whether a method wants whole numbers is known from the step only.
+    # Whether a method wants whole numbers is known only from the step.
     field = _FIELDS.get(name)
     if field:
         whole = field.metadata["kind"] is int

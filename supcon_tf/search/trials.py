@@ -1,4 +1,4 @@
-"""One trial: an ordinary pretraining, scored on its validation set, whatever it runs into."""
+"""One trial: an ordinary pretraining run, scored on its validation set, whatever goes wrong."""
 
 import contextlib
 import dataclasses
@@ -36,7 +36,7 @@ class Trial:
         base: the recipe that it changes.
         values: the new value of each setting that it changes.
         objective: a key of `config.search.OBJECTIVES`.
-        worker: which process runs it; '' where it does not matter.
+        worker: which process runs it; '' if it does not matter.
         past: the ended trial that it continues, or None.
         stop_when: as in `pretrain`.
         stopped: its status if `stop_when` stops it.
@@ -55,9 +55,9 @@ class Trial:
 def run_trial(trial: Trial, place: SearchDirectory) -> Result:
     """Runs a trial, and keeps its result before another process may enter its directory.
 
-    If a killed process had begun it, it continues from its checkpoint, unless its process has been
-    killed too often at the same epoch; if another process is in its directory, it waits for that
-    one. What is printed goes to the trial's log.
+    A trial that a killed process had begun continues from its checkpoint, unless it has been killed
+    too often at the same epoch. If another process is in its directory, this one waits. What is
+    printed goes to the trial's log.
 
     Args:
         trial: what to run.
@@ -138,7 +138,7 @@ def _attempt(trial: Trial, run: RunDirectory, kills: int) -> Result:
 
 
 def _forget_damaged(run: RunDirectory) -> None:
-    """Lets a trial start over whose checkpoints are all damaged."""
+    """Lets a trial whose checkpoints are all damaged start over."""
     try:
         checkpoints.newest(run.checkpoints("pretrain"))
     except UserError as error:
@@ -149,7 +149,7 @@ def _forget_damaged(run: RunDirectory) -> None:
 
 
 def _train_and_score(trial: Trial, run: RunDirectory, done: int) -> dict[str, Any]:
-    """Trains, continuing what is there, and scores; the fields of a `Result`."""
+    """Trains, continuing what is there, and scores; returns the fields of a `Result`."""
     config = configured(trial.base, trial.values, run_dir=str(run.path), resume=True)
     pretrain(config, stop_when=trial.stop_when, maps=False)
     history, started = _history(run), time.monotonic()

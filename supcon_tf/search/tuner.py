@@ -16,7 +16,7 @@ from supcon_tf.search.space import SearchSpace
 from supcon_tf.search.trials import Trial, run_trial
 from supcon_tf.search.workers import IDLE_SECONDS
 
-# Until a file that another machine wrote is seen here.
+# Seconds until a file that another machine wrote is visible here.
 _VISIBLE_SECONDS = 60
 
 
@@ -51,7 +51,7 @@ class PretrainTuner(BaseTuner):
         """Nothing: the oracle saves itself after each trial, and there is no other state."""
 
     def pre_create_trial(self):
-        """Waits a little where the last question gave no trial."""
+        """Waits a little if the last request gave no trial."""
         if self.is_idle:
             time.sleep(IDLE_SECONDS)
         self.is_idle = True
@@ -61,9 +61,9 @@ class PretrainTuner(BaseTuner):
         self.is_idle = False
 
     def run_trial(self, trial):
-        """The score of a trial; the worst there is where it failed.
+        """The score of a trial; the worst possible if it failed.
 
-        A trial whose result is there ended in a process that was killed before the oracle knew.
+        A trial that already has a result ended in a process that was killed before the oracle knew.
         """
         result = self.place.result(trial.trial_id)
         try:
@@ -91,7 +91,7 @@ class PretrainTuner(BaseTuner):
         )
 
     def _stop_rule(self, settings, rung_epochs):
-        """From the curves so far to whether the trial stops; None where it never does."""
+        """A function from the curves so far to whether the trial stops; None if it never does."""
         if rung_epochs:
             return lambda history: len(history["loss"]) >= rung_epochs
         if not self.config.is_pruning():

@@ -1,4 +1,4 @@
-"""The search for settings: each trial is an ordinary pretraining, scored on its validation set."""
+"""The search for settings: each trial is a pretraining run, scored on its validation set."""
 
 from supcon_tf.config import PretrainConfig
 from supcon_tf.config.search import TuneConfig
@@ -64,7 +64,7 @@ def _report(oracle, place, config, base, space, role) -> dict:
     """Writes the report of a search that has ended."""
     if oracle.failure is not None:
         raise UserError(
-            f"the chief stopped: {str(oracle.failure).rstrip('.')}. Put it right, then continue "
+            f"the chief stopped: {str(oracle.failure).rstrip('.')}. Fix the cause, then continue "
             "with --resume."
         ) from oracle.failure
     for trial in oracle.end_order:

@@ -1,7 +1,7 @@
 """Several processes of one search: Keras Tuner's chief, which proposes, and its workers.
 
-Which one a process is, it is told by Keras Tuner's environment variables: one whose
-KERASTUNER_TUNER_ID holds "chief" is the chief.
+Keras Tuner's environment variables tell a process which one it is: one whose KERASTUNER_TUNER_ID
+holds "chief" is the chief.
 """
 
 import contextlib
@@ -18,12 +18,12 @@ from supcon_tf.search.search_directory import SearchDirectory
 
 # Seconds between two checks for something to do.
 IDLE_SECONDS = 0.5
-# Until it is said that the chief does not answer.
+# Seconds until a message says that the chief does not answer.
 _ANSWER_SECONDS = 3
 
 
 def role_of_process() -> str:
-    """Of this process: "chief", "worker", or "alone".
+    """The role of this process: "chief", "worker", or "alone".
 
     Raises:
         UserError: if the environment is incomplete, or the chief cannot listen on its address.
@@ -62,7 +62,7 @@ def wait_for_chief(place: SearchDirectory) -> None:
 
 
 def run_tuner(tuner, role: str) -> None:
-    """Runs the trials that the chief proposes, or as the chief proposes them, until none is left.
+    """Runs trials, or as the chief proposes them to the workers, until none is left.
 
     Args:
         tuner: Keras Tuner's.
@@ -79,7 +79,7 @@ def run_tuner(tuner, role: str) -> None:
             tuner.search()
     except grpc.RpcError as error:
         raise UserError(
-            f"the chief at {_address()} is out of reach. Start it again with --resume, then this "
+            f"the chief at {_address()} cannot be reached. Start it again with --resume, then this "
             "worker, with the KERASTUNER_TUNER_ID that it had."
         ) from error
     except RuntimeError as error:

@@ -30,10 +30,10 @@ def _import_kserve() -> None:
 
 
 def serve(config: ServeConfig) -> int:
-    """Serves a model until SIGTERM or SIGINT, then ends the requests under way.
+    """Serves a model until SIGTERM or SIGINT, then finishes the requests under way.
 
-    A version that is being loaded at that moment, or a batch that outlasts the time to drain, goes
-    on in its thread, for which the interpreter waits; `supcon-tf serve` ends without it.
+    A version that is being loaded at that moment, or a batch that outlasts the time to drain,
+    continues in its thread, which the interpreter waits for; `supcon-tf serve` does not.
 
     Args:
         config: settings.
@@ -52,7 +52,7 @@ def serve(config: ServeConfig) -> int:
     def load(path):
         return load_version(path, config.runtime, config.max_batch_size)
 
-    # A taken port is told before the model is loaded.
+    # A taken port is reported before the model is loaded.
     if config.grpc_port:
         bind(config.host, config.grpc_port, "grpc_port").close()
     with bind(config.host, config.http_port, "http_port") as socket:

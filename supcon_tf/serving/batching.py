@@ -76,7 +76,8 @@ class Batcher:
         loop = asyncio.get_running_loop()
         if self.queued + len(instances) > self._max_queue:
             raise BusyError(
-                f"{self.queued} images wait already; at most {self._max_queue} may (max_queue)."
+                f"{self.queued} images are already waiting; at most {self._max_queue} "
+                "may (max_queue)."
             )
         waiting = [
             _Waiting(bundle, wants_neighbors, loop.create_future(), loop.time()) for _ in instances
@@ -184,7 +185,7 @@ def _classify_finite(batch: Sequence[_Waiting]) -> list[Row | Exception]:
         bad = set(error.rows)
         left = [item for index, item in enumerate(batch) if index not in bad]
         rows = iter(_classify(left) if left else ())
-        fault = ServerFailedError("the model gives numbers that are not finite for this image")
+        fault = ServerFailedError("the model's outputs are not finite for this image")
         return [fault if index in bad else next(rows) for index in range(len(batch))]
 
 

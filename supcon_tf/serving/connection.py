@@ -24,7 +24,7 @@ _log = logging.getLogger("supcon_tf.serving")
 class Load:
     """Counts of requests in progress on all connections, and of those refused.
 
-    A refusal must cost little, or the refused requests take the time of the others: it is written
+    A refusal must cost little, or the refused requests take the time of those served: it is written
     before a request becomes a task, and logged once a second.
 
     Args:
@@ -104,7 +104,7 @@ class Connection(HttpToolsProtocol):
 
     Args:
         load: of all connections.
-        **kwargs: of uvicorn's; its time to keep an idle connection bounds those waits too.
+        **kwargs: as for uvicorn's; its time to keep an idle connection bounds those waits too.
     """
 
     def __init__(self, load: Load, **kwargs: Any):

@@ -1,4 +1,4 @@
-"""Faults of a request: a status of HTTP and one clear sentence."""
+"""Faults of a request: an HTTP status and one clear sentence."""
 
 import itertools
 from http import HTTPStatus
@@ -12,7 +12,7 @@ class RequestError(Exception):
 
     Args:
         message: one sentence: what was wrong, the value received, what to do.
-        status: of HTTP.
+        status: the HTTP status.
     """
 
     def __init__(self, message: str, status: int = HTTPStatus.BAD_REQUEST):

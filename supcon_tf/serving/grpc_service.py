@@ -44,7 +44,7 @@ class Servicer(InferenceServicer):
 
 
 class Interceptor(ExceptionToStatusInterceptor):
-    """Receives the message of a call, and makes a status of every error; counts the calls.
+    """Receives the message of a call, and turns every error into a status; counts the calls.
 
     Args:
         memory: of all requests.
@@ -57,10 +57,10 @@ class Interceptor(ExceptionToStatusInterceptor):
         self._receiving = asyncio.Semaphore(RECEIVED_AT_ONCE)
 
     async def intercept_service(self, continuation, handler_call_details):
-        """Makes a call a stream of one message, which it then receives when it likes.
+        """Turns a call into a stream of one message, which is then received when there is room.
 
-        gRPC itself would receive those of all calls at once, each as large as allowed, before
-        anything can count them; and it would call one that it cannot read an internal error.
+        gRPC itself would receive the messages of all calls at once, each as large as allowed,
+        before anything can count them; and report one that it cannot read as an internal error.
         """
         handler = await continuation(handler_call_details)
         if handler is None or handler.unary_unary is None:

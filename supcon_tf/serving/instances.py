@@ -20,7 +20,7 @@ class Instance:
 
     Args:
         content: bytes of a file, or pixels [H, W, 3], uint8 or float32 in [0, 255].
-        pixels: H times W; of a file, as its header claims.
+        pixels: H times W; for a file, as its header claims.
     """
 
     content: bytes | np.ndarray
@@ -60,10 +60,10 @@ class Bounds:
             )
 
     def check_size(self, where: str, width: int, height: int) -> int:
-        """Returns the pixels of an image, before anything of that size is allocated.
+        """Returns the number of pixels of an image, before anything of that size is allocated.
 
         Raises:
-            RequestError: if an edge is 0, or there are too many.
+            RequestError: if an edge is 0, or there are too many pixels.
         """
         if width < 1 or height < 1 or width * height > self.pixels:
             raise RequestError(
@@ -82,7 +82,7 @@ def encoded(content: bytes, where: str, bounds: Bounds) -> Instance:
         bounds: of the size.
 
     Raises:
-        RequestError: if the bytes begin no such image, or its header claims too many pixels.
+        RequestError: if the bytes do not begin such an image, or its header claims too many pixels.
     """
     size = image_size(content)
     if size is None:
@@ -115,13 +115,13 @@ def numbers(data: Any, where: str) -> np.ndarray:
         uint8 if all are whole numbers as JSON writes them, else float32; each in [0, 255].
 
     Raises:
-        RequestError: if the lists are ragged, or anything in them is no number in [0, 255].
+        RequestError: if the lists are ragged, or anything in them is not a number in [0, 255].
     """
     # References only: numpy would make text of a mixed list, each item as wide as the widest.
     items = np.array(data, dtype=object)
     kinds = set(map(type, items.ravel()))
     if list in kinds or items.ndim == 0:
-        raise RequestError(f"{where} is ragged: lists of one level must be of one length.")
+        raise RequestError(f"{where} is ragged: lists at the same level must have the same length.")
     if not kinds <= {int, float}:
         wrong = next(item for item in items.ravel() if type(item) not in (int, float))
         raise RequestError(f"{where} must hold numbers only. Received: {shown(wrong)}.")
@@ -131,7 +131,7 @@ def numbers(data: Any, where: str) -> np.ndarray:
 
 
 def check_range(values: np.ndarray, where: str) -> None:
-    """Refuses numbers that are no levels of a pixel.
+    """Refuses numbers that are not levels of a pixel.
 
     Raises:
         RequestError: if one is not finite, or outside [0, 255].
@@ -144,10 +144,10 @@ def check_range(values: np.ndarray, where: str) -> None:
 
 
 def check_pixels(shape: Sequence[int], where: str, bounds: Bounds) -> int:
-    """Returns the pixels of an array of the shape [H, W, 3].
+    """Returns the number of pixels of an array of the shape [H, W, 3].
 
     Raises:
-        RequestError: if it has another shape, or not a size within bounds.
+        RequestError: if it has a different shape, or a size out of bounds.
     """
     if len(shape) != 3 or shape[2] != 3:
         raise RequestError(

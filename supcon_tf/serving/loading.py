@@ -10,7 +10,7 @@ from supcon_tf.exporting.bundle import load_bundle
 
 
 def load_version(path: Path, runtime: str, max_batch_size: int) -> Any:
-    """Loads a version, and computes once what requests will ask for: TensorFlow plans ahead.
+    """Loads a version, and computes once what requests will ask for, so TensorFlow is ready.
 
     Args:
         path: its folder.
@@ -31,6 +31,6 @@ def load_version(path: Path, runtime: str, max_batch_size: int) -> Any:
         raise UserError(f"bundle {path}: {error}") from error
     except Exception as error:
         raise UserError(
-            f"bundle {path} computes nothing ({type(error).__name__}). Export it again."
+            f"bundle {path} fails to compute ({type(error).__name__}). Export it again."
         ) from error
     return bundle

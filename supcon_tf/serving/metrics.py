@@ -1,4 +1,4 @@
-"""Metrics for Prometheus, besides KServe's own histograms of the time that each phase takes."""
+"""Metrics for Prometheus, in addition to KServe's own histograms of the time of each phase."""
 
 from prometheus_client import Counter, Gauge, Histogram
 

@@ -50,7 +50,7 @@ class ServedModel(kserve.Model):
         super().__init__(versions.served.name, return_response_headers=True)
         self.versions, self._batcher = versions, batcher
         self._bounds, self._memory = bounds, memory
-        # One thread, so that the lists of one large JSON document at most are in memory.
+        # One thread, so that the lists of at most one large JSON document are in memory.
         self._reader = ThreadPoolExecutor(1, "read")
         self.ready = True
 
@@ -102,8 +102,8 @@ class ServedModel(kserve.Model):
 def _without_collector(read: Callable[..., Query], *arguments: Any) -> Query:
     """Reads a large document, which makes millions of objects for a moment.
 
-    The collector would look at all of them several times meanwhile, and an error would keep them;
-    both would hold up every other request.
+    The collector would look at all of them several times meanwhile, and an error would keep them
+    alive; both would hold up every other request.
     """
     gc.disable()
     try:
@@ -122,7 +122,7 @@ class Repository(kserve.ModelRepository):
         """The model of that name.
 
         Raises:
-            NotFoundError: if there is none, or the request names another version.
+            NotFoundError: if there is none, or the request names a different version.
         """
         if name not in self.models:
             known = ", ".join(self.models)

@@ -4,7 +4,7 @@ from typing import Any
 
 from supcon_tf.serving.faults import NotFoundError, RequestError, shown
 
-# Datatype in the V2 protocol, and the items of which an image has one value each, if any.
+# Datatype in the V2 protocol, and the items for which an image has one value each, if any.
 OUTPUTS = {
     "class_id": ("INT32", ""),
     "class_name": ("BYTES", ""),
@@ -17,7 +17,7 @@ OUTPUTS = {
     "out_of_distribution": ("FP32", ""),
 }
 _CLASSIFICATION, _NEIGHBORS = tuple(OUTPUTS)[:4], tuple(OUTPUTS)[4:]
-# Names that a request may use, and their outputs. The form of the images is seen from themselves.
+# Names that a request may use, and their outputs. The images themselves show their form.
 SIGNATURES = {
     "serving_default": _CLASSIFICATION,
     "serving_uint8": _CLASSIFICATION,

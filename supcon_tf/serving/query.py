@@ -14,12 +14,12 @@ Row = dict[str, Any]  # Values of one image by the names of outputs.
 
 @dataclasses.dataclass(frozen=True)
 class Query:
-    """Images, the outputs wanted of them, and the way to write these.
+    """Images, the outputs wanted for them, and the way to write these outputs.
 
     Args:
         signature: one of `outputs.SIGNATURES`.
         instances: one for each image.
-        write: makes the answer of the rows, one per image, and of the bundle that computed them.
+        write: makes the answer from the rows, one per image, and the bundle that computed them.
     """
 
     signature: str
@@ -42,8 +42,8 @@ class Unread:
     """A request that is still to be read.
 
     Args:
-        size: bytes of it.
-        read: makes a query of it, for a bundle and within bounds; raises `RequestError`.
+        size: its bytes.
+        read: makes a query from it, for a bundle and within bounds; raises `RequestError`.
     """
 
     size: int
@@ -54,7 +54,7 @@ def read_json(body: bytes) -> dict[str, Any]:
     """The object that a body holds.
 
     Raises:
-        RequestError: if it is not JSON, or no object.
+        RequestError: if it is not JSON, or not an object.
     """
     try:
         document = orjson.loads(body)

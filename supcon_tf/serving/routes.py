@@ -1,7 +1,7 @@
 """The addresses that are served over HTTP.
 
-KServe's own predict and infer handlers are not among them: they take JSON under some content types
-alone, read it with pydantic, and know neither versions nor image files as binary tensors.
+KServe's own predict and infer handlers are not among them: they take JSON only under some content
+types, read it with pydantic, and know neither versions nor image files as binary tensors.
 """
 
 import re
@@ -36,7 +36,7 @@ _VERSIONED = re.compile("(/v[12]/models/[^/]+)/versions/([^/:]+)(.*)", re.DOTALL
 
 
 class Routes:
-    """Handlers of what KServe does not serve, or not as it should.
+    """Handlers of what KServe does not serve, or does not serve as it should.
 
     Args:
         dataplane: KServe's way to the model.
@@ -101,7 +101,7 @@ class Routes:
         )
 
     async def thumbnail(self, model_name: str, row: str, version: str = "") -> Response:
-        """Gives a picture of the index, of the version behind `?version=`."""
+        """Gives a picture from the index, of the version that `?version=` names."""
         if version:
             asked_version.set(version)
         bundle = self._model(model_name).versions.served
@@ -124,7 +124,7 @@ def _json(content: Any, headers: dict[str, str] | None = None) -> Response:
 
 
 class Versioned:
-    """ASGI middleware: takes `/versions/N` out of an address, as KServe's routes know none.
+    """ASGI middleware: takes `/versions/N` out of an address, as KServe's routes have none.
 
     Args:
         app: the layers within.

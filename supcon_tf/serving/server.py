@@ -38,7 +38,7 @@ def bind(host: str, port: int, flag: str) -> socket.socket:
     Args:
         host: address, or a name of this machine.
         port: 0 for any free one.
-        flag: that chooses the port.
+        flag: the flag that chooses the port.
 
     Raises:
         UserError: if the address is not of this machine, or the port is taken.
@@ -114,7 +114,7 @@ class Server:
         self._signal, self._grpc, self._refusing_calls = 0, None, False
 
     def run(self) -> int:
-        """Serves until a signal comes; its number is returned."""
+        """Serves until a signal comes; returns its number."""
         try:
             asyncio.run(self._serve())
         finally:
@@ -173,7 +173,7 @@ class Server:
         report(f"serving {bundle.name} version {bundle.version} at {address}")
 
     def _stop(self, number: int) -> None:
-        """Begins the end; a second signal makes it short."""
+        """Begins the shutdown; a second signal cuts it short."""
         if self._model.ready:
             _stop_accepting(self._http, self._bound)
             self._signal = number
@@ -197,8 +197,8 @@ class Server:
     async def _end_grpc(self) -> None:
         """Answers the calls under way.
 
-        gRPC cancels those that it has received and not handed over when it stops; so clients are
-        told before to send no more.
+        When it stops, gRPC cancels those that it has received and not handed over; so clients are
+        told beforehand to send no more.
         """
         if self._grpc is not None:
             await asyncio.sleep(_LAST_REQUESTS_SECONDS)
@@ -208,7 +208,7 @@ class Server:
 
 
 def _stop_accepting(server: uvicorn.Server, listener: socket.socket) -> None:
-    """Closes the listener; connections last, and so do those not yet taken from the kernel."""
+    """Closes the listener; connections stay open, even those not yet taken from the kernel."""
     loop = asyncio.get_running_loop()
     server.connecting = []  # Keeps the tasks alive.
     with contextlib.suppress(OSError):

@@ -51,7 +51,7 @@ def read(body: bytes, bundle: Any, bounds: Bounds) -> Query:
 
 
 def _unnamed(value: Any) -> Any:
-    """The content of an object of one named input; anything else is returned as it is."""
+    """The content of an object with one named input; anything else is returned as it is."""
     if isinstance(value, dict) and len(value) == 1 and not value.keys().isdisjoint(_INPUTS):
         return next(iter(value.values()))
     return value
@@ -74,9 +74,9 @@ def write(signature: str, columnar: bool, rows: Sequence[Row], bundle: Any) -> d
 
     Args:
         signature: of the request.
-        columnar: whether it gave `inputs`.
+        columnar: whether the request gave `inputs`.
         rows: one per image.
-        bundle: that computed them.
+        bundle: the one that computed them.
 
     Reference:
         TensorFlow Serving, "RESTful API", predict: the name of a single output is left out.

@@ -1,7 +1,7 @@
 """The V2 (open inference) protocol as queries, on KServe's `InferRequest` and `InferResponse`.
 
 KServe's own reader of bodies takes no image files as binary tensors (it decodes them as UTF-8),
-makes lists of binary numbers, and fails on most that is malformed; so bodies are read here.
+turns binary numbers into lists, and fails on most malformed input; so bodies are read here.
 """
 
 import math
@@ -36,10 +36,10 @@ class _Request(InferenceRequest):
 def read_body(
     body: bytes, json_length: str | None, model_name: str, bundle: Any, bounds: Bounds
 ) -> Query:
-    """Reads an inference request of HTTP.
+    """Reads an HTTP inference request.
 
     Args:
-        body: JSON, perhaps with the content of the tensor behind it.
+        body: JSON, perhaps with the content of the tensor after it.
         json_length: the header `Inference-Header-Content-Length`: where that content begins.
         model_name: of the requested model.
         bundle: of that model.
@@ -99,7 +99,7 @@ def _raw_inputs(tensors: Sequence[_Input], binary: bytes) -> list[bytes] | None:
 
 
 def read(request: InferRequest, bundle: Any, bounds: Bounds) -> Query:
-    """Reads an inference request, of HTTP or gRPC.
+    """Reads an inference request, from HTTP or gRPC.
 
     Args:
         request: with one input: `encoded`, BYTES [n], or `images`, UINT8 or FP32 [n, H, W, 3].
@@ -200,7 +200,7 @@ def write(request: InferRequest, signature: str, rows: Sequence[Row], bundle: An
         request: what is answered.
         signature: of the request.
         rows: one per image.
-        bundle: that computed them.
+        bundle: the one that computed them.
     """
     wanted = [output.name for output in request.request_outputs or ()] or SIGNATURES[signature]
     as_lists = request.from_grpc and not request.use_binary_outputs
@@ -215,7 +215,7 @@ def write(request: InferRequest, signature: str, rows: Sequence[Row], bundle: An
         bundle.name,
         outputs,
         str(bundle.version),
-        # Over gRPC an array is raw by itself, and KServe fails on one that is told to be.
+        # Over gRPC an array is raw anyway, and KServe fails if that is requested.
         use_binary_outputs=request.use_binary_outputs and not request.from_grpc,
         requested_outputs=request.request_outputs,
     )

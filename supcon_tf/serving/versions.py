@@ -31,7 +31,7 @@ class _Seen:
 
     identity: str
     since: float = dataclasses.field(default_factory=time.monotonic)
-    fault: str = ""  # "" while it may still be being copied.
+    fault: str = ""  # "" while a copy may be in progress.
     reported: bool = False
 
 

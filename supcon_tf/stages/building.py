@@ -24,7 +24,7 @@ from supcon_tf.networks.initial import initial_weights, take_weights
 
 
 def schedule_of(config: PretrainConfig, steps: int):
-    """The learning-rate schedule, of the update's number.
+    """The learning-rate schedule, a function of the update's number.
 
     Args:
         config: the settings.
@@ -73,7 +73,7 @@ def encoder_of(config: PretrainConfig, image_size_px: int, precision: str = "flo
     Args:
         config: the settings.
         image_size_px: side S of the images.
-        precision: as `training_copy`.
+        precision: as for `training_copy`.
 
     Returns:
         A model from float32 [B, S, S, 3] in [0, 1] to features float32 [B, F].
@@ -146,7 +146,7 @@ def method_of(
         method = spec.build_with(parts, given)
     except ValueError as error:
         raise UserError(f"method {config.method}: {error}") from error
-    except TypeError as error:  # Of a setting whose default, None, tells no kind.
+    except TypeError as error:  # From a setting whose default, None, tells no kind.
         shown = ", ".join(f"{name}={value!r}" for name, value in given.items())
         raise UserError(
             f"method {config.method}: a setting is of the wrong kind. Received: {shown} ({error})."
@@ -156,7 +156,7 @@ def method_of(
 
 
 def stream_of(config: PretrainConfig, dataset: ImageDataset):
-    """The method's stream: from a step, a worker's index and the number of workers."""
+    """The method's stream, a function of a step, a worker's index and the number of workers."""
 
     def stream(first_step: int = 0, index: int = 0, count: int = 1):
         return METHODS[config.method].stream_with(dataset, config, first_step, Share(index, count))
@@ -165,7 +165,7 @@ def stream_of(config: PretrainConfig, dataset: ImageDataset):
 
 
 def steps_per_epoch_of(config: PretrainConfig, dataset: ImageDataset) -> int:
-    """Steps per epoch; 0 where there are fewer images than a batch has."""
+    """Steps per epoch; 0 if there are fewer images than a batch has."""
     return METHODS[config.method].steps_per_epoch(dataset, config)
 
 

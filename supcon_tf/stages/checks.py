@@ -102,12 +102,12 @@ def checked_batch(config: PretrainConfig, dataset: ImageDataset, replicas: int):
 
 
 def _check_several_classes(config, dataset):
-    """Refuses settings for one class per image where images have several, and vice versa."""
+    """Refuses settings for one class per image if images have several, and vice versa."""
     other = f"knn_{headline(not dataset.multi_label)}"
     if config.best_metric == other:
         kind = "several classes" if dataset.multi_label else "one class"
         raise UserError(
-            f"best_metric must be knn_{headline(dataset.multi_label)} or loss where images have "
+            f"best_metric must be knn_{headline(dataset.multi_label)} or loss if images have "
             f"{kind} each. Received: best_metric={other!r}."
         )
     if not dataset.multi_label:
@@ -141,7 +141,9 @@ def _check_steps(config, dataset):
         return
     most = bisect.bisect_left(range(2, config.batch_size), True, key=lambda size: not fills(size))
     all_images = most + 1 == dataset.train.num_examples
-    why = "the number of training images" if all_images else "so that an epoch has a step"
+    why = (
+        "the number of training images" if all_images else "so that an epoch has at least one step"
+    )
     raise ValueError(
         f"batch_size must be at most {most + 1}, {why}. Received: {config.batch_size}. Lower it."
     )

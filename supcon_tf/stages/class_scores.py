@@ -9,7 +9,7 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
-# A class of an image with several counts as predicted from this probability on.
+# If images have several classes, one counts as predicted from this probability on.
 THRESHOLD = 0.5
 
 
@@ -22,14 +22,14 @@ def class_scores(probabilities: np.ndarray, labels: np.ndarray, class_names: Seq
 
     Args:
         probabilities: float [N, C].
-        labels: int [N]; or bool [N, C] of several classes per image, of which those are predicted
-            whose probability is at least 0.5.
+        labels: int [N]; or bool [N, C] for several classes per image, of which those with a
+            probability of at least 0.5 are predicted.
         class_names: C names.
 
     Returns:
         `balanced_accuracy` (the mean recall), `macro_f1`, `macro_roc_auc`,
         `mean_average_precision`, and `classes`: by class name `support` (the number of images),
-        `precision`, `recall`, `f1`, `roc_auc` and `average_precision`. Shares in [0, 1]; None where
+        `precision`, `recall`, `f1`, `roc_auc` and `average_precision`. Shares in [0, 1]; None if
         a score is undefined: the precision of a class that is never predicted, the recall of a
         class without images, the ROC AUC if all images or none are of the class.
     """

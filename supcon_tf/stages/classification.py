@@ -40,7 +40,7 @@ def train_classifier(config: ClassifierConfig) -> dict:
     Returns:
         The stage's scores, as in metrics.json: loss and training accuracy (`train_top1`) of the
         epoch that is kept; for a fine-tuned one also `fine_tuned` and, with validation images,
-        `best_epoch` and `validation_top1`. Where images have several classes, mean average
+        `best_epoch` and `validation_top1`. If images have several classes, mean average
         precisions, `train_map` and `validation_map`, take the place of the accuracies.
 
     Raises:
@@ -64,7 +64,7 @@ def _train_linear(config, run, dataset):
     """As `fine_tune`, on the frozen encoder."""
     if dataset.multi_label and config.logit_adjustment:
         raise UserError(
-            "logit_adjustment is for images of one class each. Received: "
+            "logit_adjustment needs images of one class each. Received: "
             f"{config.logit_adjustment:g}, and {dataset.name}, whose images have several. Leave it "
             "out."
         )
@@ -92,7 +92,7 @@ def train_head(
     Args:
         config: the settings.
         features: float32 [N, F].
-        labels: int [N], or bool [N, C] of several classes per image.
+        labels: int [N], or bool [N, C] for several classes per image.
         num_classes: classes of the data set.
         folder: where checkpoints/classifier and logs/classifier go.
 

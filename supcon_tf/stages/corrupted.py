@@ -20,7 +20,7 @@ from supcon_tf.stages.run_directory import RunDirectory
 def corrupted_evaluation(
     config: EvaluateConfig, run: RunDirectory, scored
 ) -> Callable[[keras.Model], dict]:
-    """Checks what can be checked before the work, and returns the work.
+    """Checks what can be checked in advance, and returns the function that scores.
 
     Args:
         config: the settings.
@@ -28,11 +28,11 @@ def corrupted_evaluation(
         scored: the images, as `evaluate_run` has them.
 
     Returns:
-        From the run's classifier to the scores: those of `corruption_scores` and, with a baseline,
-        of `relative_scores`. It also writes corruptions.csv and the picture.
+        A function from the run's classifier to the scores: those of `corruption_scores` and, with a
+        baseline, of `relative_scores`. It also writes corruptions.csv and the picture.
 
     Raises:
-        UserError: if the run has no classifier, or the baseline no such scores.
+        UserError: if the run has no classifier, or the baseline has no such scores.
     """
     if not (run.path / "classifier.keras").exists():
         raise UserError(
@@ -76,8 +76,9 @@ def _check_comparable(wanted, baseline, path):
     for name, value in wanted.items():
         if baseline[name] != value:
             raise UserError(
-                f"baseline was scored on other corrupted images: {name} was {baseline[name]!r}, is "
-                f"{value!r} now. Received: baseline={path!r}. Score both alike."
+                f"baseline was scored on different corrupted images: {name} was "
+                f"{baseline[name]!r}, is {value!r} now. Received: baseline={path!r}. Score both "
+                "alike."
             )
 
 

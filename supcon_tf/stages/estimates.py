@@ -12,7 +12,7 @@ from supcon_tf.engine.method import Method
 from supcon_tf.losses.blocks import sizes
 from supcon_tf.networks.queue import MemoryQueue
 
-# Arrays of the size of a block that a loss holds at a time, about.
+# About how many arrays of a block's size a loss holds at once.
 _ARRAYS_OF_A_BLOCK = 4
 # Images whose pairs are looked at.
 _PAIRED_IMAGES = 2000
@@ -22,7 +22,7 @@ def expected_positives(counts: Sequence[int], batch_size: int, num_views: int) -
     """Positives that an anchor can expect, by its class.
 
     A batch of B images, V views of each, is drawn from N without replacement. Each of the B - 1
-    images beside one of class c is of that class, which has n_c, with the chance
+    images beside one of class c, which has n_c images, is of that class with the chance
     (n_c - 1) / (N - 1). So an anchor can expect
 
         E_c = V - 1 + V (B - 1) (n_c - 1) / (N - 1)
@@ -110,7 +110,7 @@ def activation_bytes(encoder: keras.Model) -> int:
     on a CPU 1.1 (ResNet-8, MobileNetV2) to 1.6 times (ResNet-50) as much.
 
     Args:
-        encoder: a functional model, with models in it or not.
+        encoder: a functional model, perhaps with models in it.
     """
     outputs = []
 
@@ -138,7 +138,7 @@ def activation_bytes(encoder: keras.Model) -> int:
 
 
 def block_bytes(loss: keras.losses.Loss, batch_size: int, num_views: int, queue_size: int) -> int:
-    """Bytes, at most, of one array of similarities that a pairwise loss holds; several are alive.
+    """Bytes, at most, of one array of similarities that a pairwise loss holds; several coexist.
 
     Args:
         loss: a loss over pairs of embeddings.
@@ -189,7 +189,7 @@ def memory_bytes(
 
     Args:
         config: the settings.
-        model: what is trained; its queues, where it has some, may be of any size.
+        model: what is trained; its queues, if it has any, may be of any size.
         optimizer: built for a single variable of shape [1, 1].
         batch: specs of a global batch.
         replicas: replicas in all.

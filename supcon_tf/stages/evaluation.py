@@ -139,7 +139,7 @@ def other_images(
         class_names: the model's classes.
         folder: the folder in which the data set gets its own subfolder.
         trained_on: name of the data set that the model was trained on.
-        multi_label: whether the model knows several classes per image.
+        multi_label: whether the model gives several classes per image.
 
     Raises:
         UserError: as `open_labelled`.

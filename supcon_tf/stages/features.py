@@ -75,7 +75,7 @@ def encode_split(
 def encode_batches(
     encode: Callable[[tf.Tensor], tf.Tensor], batches: Iterable[tuple[tf.Tensor, tf.Tensor]]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """As `encode_split`, of the batches that `Split.images` makes.
+    """As `encode_split`, for the batches that `Split.images` makes.
 
     Args:
         encode: from images float32 [B, S, S, 3] in [0, 1] to features [B, F].

@@ -95,7 +95,7 @@ def _strategy(config):
 
 
 def _as_training(config, run) -> PretrainConfig:
-    """The fine-tuning as the configuration of a pretraining with cross entropy."""
+    """The fine-tuning as the configuration of pretraining with cross entropy."""
     pretrained = run.pretrain_config()
     return PretrainConfig(
         run_dir=config.run_dir,

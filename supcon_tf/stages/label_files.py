@@ -3,7 +3,7 @@
 classes.csv        one row per class: its scores
 predictions.csv    one row per image, in the order of the split: true and predicted classes, with |
                    between, and the probability of each class
-misclassified.csv  those whose classes are not all right, the surest error first
+misclassified.csv  those whose classes are not all correct, the surest error first
 """
 
 from collections.abc import Mapping
@@ -46,7 +46,7 @@ def write_label_files(
     header = ("image", "true", "predicted", *classes)
     write_csv(folder / "predictions.csv", header, lines)
     error = np.abs(labels - probabilities).max(axis=1)
-    order = np.argsort(-error, kind="stable")  # Of equal ones the first image.
+    order = np.argsort(-error, kind="stable")  # Of equal ones, the first image first.
     wrong = [at for at in order if (predicted[at] != labels[at]).any()]
     write_csv(folder / "misclassified.csv", header, [lines[at] for at in wrong])
 

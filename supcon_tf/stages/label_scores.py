@@ -1,7 +1,7 @@
 """Scores of images that have several classes each: rankings, and classes over a threshold.
 
-Class by class they are those of `class_scores`; here are their means, and what counts all classes
-of all images alike.
+Those of each class are in `class_scores`; here are their means, and scores over all classes of all
+images.
 """
 
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ def headline(multi_label: bool) -> str:
 
 
 def headline_score(scores: np.ndarray, labels: np.ndarray) -> float:
-    """The mean average precision of several classes per image; the top-1 of one.
+    """The mean average precision for several classes per image; the top-1 for one.
 
     Args:
         scores: float [N, C], logits or probabilities.
@@ -47,7 +47,7 @@ def mean_average_precision(scores: np.ndarray, labels: np.ndarray) -> float:
         labels: bool [N, C].
 
     Returns:
-        A share in [0, 1]; 0 where no image has a class.
+        A share in [0, 1]; 0 if no image has a class.
     """
     seen = labels.any(axis=0)
     if not seen.any():
@@ -60,7 +60,7 @@ def neighbor_label_scores(
 ) -> np.ndarray:
     """The share of the vote of the nearest images that each class gets, float32 [M, C].
 
-    As `knn_predict`, where each neighbour votes for all of its classes.
+    As `knn_predict`, but each neighbour votes for all of its classes.
 
     Args:
         gallery: float [N, F].
@@ -88,8 +88,8 @@ def class_texts(
     Args:
         probabilities: float [N, C].
         class_names: C names.
-        multi_label: whether images have several classes: those of a probability of 0.5 or more are
-            joined with |, or the most probable one stands alone.
+        multi_label: whether images have several classes: those with a probability of 0.5 or more
+            are joined with |; if there are none, the most probable one stands alone.
     """
     best = probabilities.argmax(axis=1)
     if not multi_label:
@@ -100,13 +100,13 @@ def class_texts(
 
 
 def class_probabilities(logits: np.ndarray, multi_label: bool) -> np.ndarray:
-    """Probabilities float64 [N, C] of logits: sigmoids of several classes per image, or softmax."""
+    """Probabilities float64 [N, C]: sigmoids for several classes per image, otherwise softmax."""
     logits = np.asarray(logits, np.float64)
     return expit(logits) if multi_label else softmax(logits, axis=1)
 
 
 def for_calibration(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Logits [N, C] and labels int [N] as they are; those of several classes `as_binary`."""
+    """Logits [N, C] and labels int [N] as they are; for several classes, `as_binary`."""
     return as_binary(logits, labels) if labels.ndim == 2 else (logits, labels)
 
 
@@ -137,7 +137,7 @@ def label_scores(logits: np.ndarray, labels: np.ndarray, class_names: Sequence[s
     Returns:
         `micro_f1` (over all classes of all images), `exact_match` (share of images whose predicted
         classes are the true ones), `labels_per_image`, the means and `classes` of `class_scores`
-        (`macro_recall` is its `balanced_accuracy`), `nll` (nats per class) and `ece`, both of all
+        (`macro_recall` is its `balanced_accuracy`), `nll` (nats per class) and `ece`, both over all
         classes of all images. Shares in [0, 1]; None where undefined.
     """
     probabilities = expit(np.asarray(logits, np.float64))

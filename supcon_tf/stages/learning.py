@@ -30,7 +30,7 @@ from supcon_tf.stages.scores import knn_predict
 
 # Training images searched, validation images scored, and neighbours that vote.
 _GALLERY, _QUERIES, _NEIGHBORS = 5000, 2000, 10
-# Either set of images is decoded once and kept in memory up to this many bytes as float32.
+# Each set of images is decoded once and kept in memory up to this many bytes as float32.
 _BATCH, _CACHED_BYTES = 256, 2**27
 # Labels of more images are not counted, since that might take minutes.
 _MANY_IMAGES = 100_000

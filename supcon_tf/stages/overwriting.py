@@ -62,7 +62,7 @@ def is_interrupted(folder: Path) -> bool:
 
 
 def put_back(folder: Path) -> None:
-    """Puts back what lies aside."""
+    """Puts back what was set aside."""
     aside = folder / _ASIDE
     if (aside / _MOVED).exists():
         for name in (aside / _MOVED).read_text().splitlines():

@@ -86,7 +86,7 @@ def _filled(rows, columns):
 
 
 def _panels(stage, history):
-    """Title, label of the y axis, and curves by label, of each panel that has some."""
+    """Title, label of the y axis, and curves by label, of each panel that has curves."""
     known = _NOT_CURVES | _SHARES.keys() | _EMBEDDINGS.keys() | _RATE.keys()
     terms = {name: name for name in history if name not in known}
     loss = "cross entropy (nats per image)" if stage == "classifier" else "loss (mean per anchor)"
@@ -137,11 +137,11 @@ def embedding_maps(
 ) -> None:
     """Draws two-dimensional maps of features side by side, coloured by class.
 
-    t-SNE of the unit-norm features; principal components where there are too few images for it.
+    t-SNE of the unit-norm features; principal components if there are too few images for it.
 
     Args:
-        embeddings: by title, features float [N, F] and labels int [N]; or bool [N, C] of several
-            classes per image, whose sets of classes then have the colours.
+        embeddings: by title, features float [N, F] and labels int [N]; or bool [N, C] for several
+            classes per image: the sets of classes then have the colours.
         class_names: name of each label.
         path: PNG file.
         seed: seed of the map.
@@ -165,7 +165,7 @@ def embedding_maps(
 
 
 def _by_set(embeddings, class_names):
-    """The same with labels int [N] of the sets of classes, and their names; the rarest in one."""
+    """The same with labels int [N] of sets of classes, and their names; the rarest share one."""
     every = np.concatenate([labels for _, labels in embeddings.values()])
     sets, counts = np.unique(every, axis=0, return_counts=True)
     sets = sets[np.argsort(-counts, kind="stable")][:_NAMED_SETS]
@@ -185,7 +185,7 @@ def _two_dimensions(features, seed):
         return (
             PCA(2).fit_transform(np.pad(unit, [(0, 0), (0, 2)])) if len(unit) > 1 else unit[:, :2]
         )
-    # Its threads wait for each other by spinning: under load, two are far slower than one.
+    # t-SNE's threads wait for each other by spinning: under load, two are far slower than one.
     with threadpool_limits(1, user_api="openmp"):
         perplexity = min(30, len(unit) / 4)
         # Twice as many iterations lower its objective by a hundredth.
@@ -224,7 +224,7 @@ def robustness(scores: Mapping[str, Mapping], clean: Mapping[str, float], path: 
 
     Args:
         scores: by corruption, `error` and `ece`, shares by severity.
-        clean: the same of clean images, one each; they are severity 0.
+        clean: the same for clean images, one each; they are severity 0.
         path: PNG file.
     """
     figure = Figure(figsize=(12, 5), layout="constrained")

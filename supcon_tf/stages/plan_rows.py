@@ -248,14 +248,14 @@ def add_memory(sheet: Sheet, config: PretrainConfig, sizes: dict[str, int], imag
 
 
 def add_disk(sheet: Sheet, one: int, kept: int, most: int, free: int) -> None:
-    """Disk space; `add_networks` has added its rows before.
+    """Disk space; to be called after `add_networks`.
 
     Args:
         sheet: where the rows go.
         one: bytes of a checkpoint.
         kept: checkpoints kept in the end.
-        most: checkpoints that exist at a time.
-        free: bytes.
+        most: checkpoints that exist at once.
+        free: free bytes.
     """
     needed = most * one + 4 * sheet.numbers["encoder_parameters"]
     numbers = {"checkpoint_bytes": one, "kept_bytes": kept * one, "disk_bytes": needed}

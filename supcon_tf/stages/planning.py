@@ -1,4 +1,4 @@
-"""The plan of a pretraining: its data, steps and memory, and every check that would fail."""
+"""The plan of a pretraining run: its data, steps and memory, and every check that would fail."""
 
 import dataclasses
 import math
@@ -50,7 +50,7 @@ class Plan:
 
 
 def print_plan(config: PretrainConfig) -> None:
-    """Prints the plan of a pretraining and every check that would fail.
+    """Prints the plan of a pretraining run and every check that would fail.
 
     Args:
         config: the settings.
@@ -72,7 +72,7 @@ def print_plan(config: PretrainConfig) -> None:
 
 
 def plan(config: PretrainConfig) -> Plan:
-    """Plans a pretraining: opens the data set, builds the networks, counts; writes nothing.
+    """Plans a pretraining run: opens the data set, builds the networks, counts; writes nothing.
 
     Args:
         config: the settings.
@@ -167,7 +167,7 @@ class _Planner:
         if config.resume or config.overwrite:
             files = self.run.checkpoints("pretrain").rglob("*")
             replaced = sum(file.stat().st_size for file in files if file.is_file())
-        # As `checkpoints.save`, which leaves a tenth.
+        # As in `checkpoints.save`, which allows a tenth more.
         needed = 1.1 * self.sheet.numbers["disk_bytes"] + 2**20
         if free + replaced < needed:
             raise UserError(

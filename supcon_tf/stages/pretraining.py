@@ -32,7 +32,7 @@ from supcon_tf.stages.removal import check_there
 from supcon_tf.stages.run_directory import RunDirectory
 
 _MAPPED_IMAGES = 1000
-# Settings that may differ between the workers of one training.
+# Settings that may differ between the workers of one run.
 _OF_A_WORKER = ("run_dir", "data_dir", "resume", "overwrite", "dry_run", "verbose")
 
 
@@ -74,7 +74,7 @@ def pretrain(
     if slowness:
         print(f"warning: {slowness}; leave --precision out", file=sys.stderr)
     if not chief:
-        print("this worker trains too; the first one shows the progress", file=sys.stderr)
+        print("this worker is training too; the first worker shows the progress", file=sys.stderr)
     with run:
         chief_first(strategy, lambda: run.check("pretrain", config))
         dataset = _open_dataset(config, run, strategy)
@@ -128,7 +128,7 @@ def _nothing_to_do(run):
 
 
 def _train(config, dataset, model, run, steps, stop_when):
-    """Fits the model; returns its curves, and its `Baseline` where there are validation images."""
+    """Fits the model; returns its curves, and its `Baseline` if there are validation images."""
     watched = is_chief(model.distribute_strategy) and dataset.validation is not None
     knn = OnlineKnn(dataset) if watched else None
     baseline = measure_baseline(config, dataset, knn) if watched else None
@@ -183,7 +183,7 @@ class _CollapseWatch:
         if not self._sits(losses, spread) or self._sits(losses[:-1], spread[:-1]):
             return None
         return (
-            f"warning: the loss stays at {losses[-1]:.3f}, that of identical embeddings "
+            f"warning: the loss stays at {losses[-1]:.3f}, the value for identical embeddings "
             f"({self.collapsed:.3f}): nothing is learned. Lower learning_rate or temperature, or "
             "lengthen the warm-up."
         )
@@ -231,7 +231,7 @@ def _draw_maps(run, config, dataset, encoder):
         with initial_weights(config.seed):
             networks = {"before training": encoder_of(config, dataset.image_size_px), **networks}
     except UserError as error:  # The file of its weights is gone; the trained encoder is kept.
-        print(f"no map from before training: {error}", file=sys.stderr)
+        print(f"no map of the untrained encoder: {error}", file=sys.stderr)
     pictures.embedding_maps(
         {
             title: extract_features(network, dataset.test, limit=_MAPPED_IMAGES)

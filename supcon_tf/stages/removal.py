@@ -16,7 +16,7 @@ def check_there(run_dir: Path, **models: keras.Model) -> None:
         **models: what has been trained, by name; in that case saved beside the directory.
 
     Raises:
-        UserError: if it was; it says where the models are.
+        UserError: if it was; the message says where the models are.
     """
     if (run_dir / "config.json").exists() and not has_lost_lock(run_dir):
         return

@@ -21,14 +21,14 @@ def conditions(split: Split, image_size_px: int, limit: int | None, seed: int) -
     """Conditions that two classifiers' scores must share to be compared.
 
     Args:
-        split: as in `corruption_scores`, like the others.
+        split: as in `corruption_scores`.
         image_size_px: side of the classifier's images.
         limit: images at most; None for all.
         seed: of the corruptions.
 
     Returns:
         `images`, their number; `fingerprint`; `side_px`, at which they are corrupted: the data
-        set's own where its images are squares of one size, otherwise the classifier's; `seed`.
+        set's own if its images are squares of one size, otherwise the classifier's; `seed`.
     """
     return {
         "images": split.num_examples if limit is None else min(limit, split.num_examples),
@@ -48,7 +48,7 @@ def corruption_scores(
 ) -> dict:
     """Scores a classifier on every corruption of a split's images.
 
-    What is corrupted is the centre square that evaluation sees.
+    The centre square that evaluation sees is corrupted.
 
     Args:
         split: the images.
@@ -58,8 +58,8 @@ def corruption_scores(
         seed: of the corruptions.
 
     Returns:
-        `clean` and, by corruption, `error` (a share, 1 - top-1) and `ece`, of corruptions one for
-        each severity; `mean_error` and `mean_ece`, over all of them; and the `conditions`.
+        `clean` and, by corruption, `error` (a share, 1 - top-1) and `ece`, for corruptions one per
+        severity; `mean_error` and `mean_ece`, over all of them; and the `conditions`.
     """
     known = conditions(split, image_size_px, limit, seed)
     split = split if limit is None else split.spread(limit)
@@ -110,16 +110,16 @@ def relative_scores(found: Mapping[str, Any], baseline: Mapping[str, Any]) -> di
         CE_c          = sum_s E^f_{s,c} / sum_s E^b_{s,c}
         relative CE_c = sum_s (E^f_{s,c} - E^f) / sum_s (E^b_{s,c} - E^b)
 
-    and the mCE and the relative mCE are their means over the corruptions. A baseline is 1; less is
-    more robust.
+    and the mCE and the relative mCE are their means over the corruptions. The baseline has 1; lower
+    is more robust.
 
     Args:
         found: of f, as from `corruption_scores`.
         baseline: of b, on the same images.
 
     Returns:
-        `mce` and `relative_mce`, and `ce` and `relative_ce` by corruption. None where a denominator
-        is not above 0: there the baseline makes no error, or none more than on clean images.
+        `mce` and `relative_mce`, and `ce` and `relative_ce` by corruption. None if a denominator
+        is not above 0: the baseline then makes no errors, or no more than on clean images.
 
     Reference:
         Hendrycks and Dietterich 2019, "Benchmarking Neural Network Robustness to Common Corruptions

@@ -118,8 +118,8 @@ class RunDirectory(contextlib.AbstractContextManager):
             config: the stage's settings.
 
         Raises:
-            UserError: if the directory is not a run's, or holds the stage already and `resume` or
-                `overwrite` do not allow it to continue, or holds no sound checkpoint to resume
+            UserError: if the directory is not a run's, or holds the stage already and neither
+                `resume` nor `overwrite` lets it continue, or holds no sound checkpoint to resume
                 from.
         """
         if self.path.exists() and not self.path.is_dir():
@@ -159,7 +159,7 @@ class RunDirectory(contextlib.AbstractContextManager):
             dataset: `ImageDataset.describe()`.
 
         Raises:
-            UserError: if the directory cannot be written, or the run to resume had other data.
+            UserError: if the directory cannot be written, or the run to resume had different data.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -236,10 +236,10 @@ class RunDirectory(contextlib.AbstractContextManager):
         """The settings that the encoder was trained with.
 
         Args:
-            unfinished: whether a pretraining that was stopped is accepted.
+            unfinished: whether a pretraining run that was stopped is accepted.
 
         Raises:
-            UserError: if there is no finished pretraining here.
+            UserError: if there is no finished pretraining run here.
         """
         stages = self.stages()
         if "pretrain" not in stages:
@@ -254,11 +254,11 @@ class RunDirectory(contextlib.AbstractContextManager):
         """Opens the data set that the encoder was trained on.
 
         Args:
-            unfinished: whether a pretraining that was stopped is accepted.
+            unfinished: whether a pretraining run that was stopped is accepted.
 
         Raises:
-            UserError: if there is no finished pretraining here, or the content of a split changed
-                since (a held-out image might have been trained on).
+            UserError: if there is no finished pretraining run here, or the content of a split has
+                changed since (a held-out image might have been trained on).
         """
         config = self.pretrain_config(unfinished)
         dataset = from_config(config, **self._findings("bad_images", "copies"))
@@ -266,7 +266,7 @@ class RunDirectory(contextlib.AbstractContextManager):
         return dataset
 
     def open_checked(self, config: PretrainConfig) -> ImageDataset:
-        """Opens the data set of a pretraining that begins or continues; every image is checked.
+        """Opens the data set of a run that begins or continues pretraining; checks every image.
 
         A run that continues is split as it was when it began.
         """
@@ -279,7 +279,7 @@ class RunDirectory(contextlib.AbstractContextManager):
         return {name: found.get(name, []) for name in names}
 
     def check_same_data(self, stage: str, now: dict) -> None:
-        """Raises `UserError` if `ImageDataset.describe` gives other splits than when it began."""
+        """Raises `UserError` unless `ImageDataset.describe` gives the stage's original splits."""
         check_same_splits(self.path, self._stage_manifest(stage)["dataset"], now)
 
     def save_model(self, model: keras.Model, name: str) -> None:

@@ -1,4 +1,4 @@
-"""Checks that a stage that is continued or built upon has its original data and first weights."""
+"""Checks that a stage that is continued or built upon has its original data and initial weights."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +9,7 @@ from supcon_tf.core.provenance import SPLITS
 
 
 def check_same_splits(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raises `UserError` unless the splits are those that a stage was begun with.
+    """Raises `UserError` unless the splits are those that a stage began with.
 
     Args:
         path: the run directory, for the error.

@@ -9,7 +9,7 @@ from supcon_tf.core.errors import UserError
 
 
 def check_same_settings(path: Path, kept: Mapping[str, Any], config: RunConfig) -> None:
-    """Refuses to continue a stage with other settings.
+    """Refuses to continue a stage with different settings.
 
     Args:
         path: the run directory, for the message.
@@ -29,6 +29,6 @@ def check_same_settings(path: Path, kept: Mapping[str, Any], config: RunConfig) 
                     f"this one's encoder, with --initial_run={path} and another --run_dir."
                 )
             raise UserError(
-                f"{path} holds another configuration: {name} was {before.get(name)!r}. "
+                f"{path} holds a different configuration: {name} was {before.get(name)!r}. "
                 f"Received: {now.get(name)!r}. {advice}"
             )

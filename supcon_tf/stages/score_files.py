@@ -48,7 +48,7 @@ def write_score_files(
         )
     ]
     write_csv(folder / "predictions.csv", _HEADER, lines)
-    # A stable order: of equal ones the first image.
+    # A stable order: of equal ones, the first image first.
     wrong = [at for at in np.argsort(-confidence, kind="stable") if predicted[at] != labels[at]]
     write_csv(folder / "misclassified.csv", _HEADER, [lines[at] for at in wrong])
 

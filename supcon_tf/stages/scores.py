@@ -8,9 +8,9 @@ from scipy.special import log_softmax
 
 # Similarities held at a time: 32 MiB in float32, and twice that for the order of each row.
 _BLOCK_ELEMENTS = 2**23
-# Top-k is reported where it says something: a guess among k of the classes is often right below.
+# Top-k is reported from this many classes on: with fewer, a guess among k is often right.
 _TOP_K, _TOP_K_FROM_CLASSES = 5, 10
-# Of confidence, in the calibration error.
+# Bins of confidence in the calibration error.
 _BINS = 15
 _VOTE_TEMPERATURE = 0.07
 
@@ -30,7 +30,7 @@ def knn_predict(
         neighbors: number of neighbours that vote; at most N.
 
     Returns:
-        int [M], the class with the most weight; the lowest id where classes tie.
+        int [M], the class with the most weight; the lowest id if classes tie.
 
     Raises:
         ValueError: if `neighbors` is below 1 or above N.
@@ -64,15 +64,14 @@ def soft_neighbor_predict(
         temperature: float > 0, dimensionless.
 
     Returns:
-        int [M], the most probable class; the lowest id where classes tie.
+        int [M], the most probable class; the lowest id if classes tie.
 
     Raises:
         ValueError: if `temperature` is not above 0.
 
     Reference:
         Assran et al. 2020, "Supervision Accelerates Pre-training in Contrastive Semi-Supervised
-        Learning of Visual Representations" (the non-parametric classifier whose likelihood SuNCEt
-        is).
+        Learning of Visual Representations" (the non-parametric classifier that SuNCEt trains).
     """
     if not temperature > 0:
         raise ValueError(f"temperature must be above 0. Received: {temperature}.")
@@ -93,7 +92,7 @@ def _classify(gallery, labels, queries, vote: Callable):
 
 
 def _nearest_vote(queries, gallery, places, num_classes, neighbors):
-    """The place int [m] of the class with the most weight, of unit-norm queries [m, F]."""
+    """The place int [m] of the class with the most weight, for unit-norm queries [m, F]."""
     cosines, nearest = _nearest(queries, gallery, neighbors)
     return neighbor_vote(cosines, places[nearest], num_classes)
 
@@ -134,7 +133,7 @@ def neighbor_vote(cosines: np.ndarray, labels: np.ndarray, num_classes: int) -> 
         num_classes: C.
 
     Returns:
-        int [m]; the lowest label where classes tie.
+        int [m]; the lowest label if classes tie.
     """
     # In float32: identical rows may differ in a cosine's last digit, and should still tie.
     votes = np.zeros((len(labels), num_classes), np.float32)
@@ -147,7 +146,7 @@ def neighbor_vote(cosines: np.ndarray, labels: np.ndarray, num_classes: int) -> 
 
 
 def _soft_vote(queries, gallery, places, num_classes, temperature):
-    """As `_nearest_vote`, of the whole gallery; the common denominator is left out."""
+    """As `_nearest_vote`, by the whole gallery; the common denominator is left out."""
     similarities = queries @ gallery.T  # [m, N]
     weights = np.exp((similarities - similarities.max(axis=1, keepdims=True)) / temperature)
     return np.array([np.bincount(places, row, num_classes).argmax() for row in weights])
@@ -211,7 +210,7 @@ def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray) ->
 
 
 def calibration_error(confidence: np.ndarray, hits: np.ndarray) -> float:
-    """As `expected_calibration_error`, of predictions.
+    """As `expected_calibration_error`, from confidences and hits.
 
     Args:
         confidence: float [N], the largest probability of each.
@@ -222,7 +221,7 @@ def calibration_error(confidence: np.ndarray, hits: np.ndarray) -> float:
 
 
 def classification_scores(scores, labels, class_names) -> dict:
-    """Top-1, top-5 where it makes sense, accuracy of each class and the confusion matrix.
+    """Top-1, top-5 if it makes sense, accuracy of each class and the confusion matrix.
 
     Args:
         scores: float [N, C], logits or probabilities.

@@ -43,7 +43,7 @@ def comparison_table(runs: Mapping[str, RunDirectory]) -> str:
 
 
 def class_table(scores: Mapping[str, Mapping], width: int = 100) -> str:
-    """Scores by class, one class a row.
+    """Scores by class, one class per row.
 
     Args:
         scores: `classes` as from `class_scores`.

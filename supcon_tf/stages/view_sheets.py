@@ -20,14 +20,14 @@ _LEAST_CELL_PX, _GAP_PX, _WHITE = 64, 4, 255
 
 
 def show_views(config: ShowViewsConfig, pretraining: PretrainConfig) -> tuple[int, int]:
-    """Writes a sheet: a training image a row, first itself and then its views.
+    """Writes a sheet: one training image per row, first the image itself and then its views.
 
     The images are spread evenly over the training split.
 
     Args:
         config: where to write, and how many images.
-        pretraining: the data, and how views are made; those of a method's own (`weak` and `strong`
-            of CoMatch) are not shown.
+        pretraining: the data, and how views are made; a method's own views (`weak` and `strong` of
+            CoMatch) are not shown.
 
     Returns:
         The height and width of the sheet in pixels.

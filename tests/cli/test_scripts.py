@@ -170,7 +170,7 @@ def check_one_clear_line(case, status, output, error):
     assert output == ""
     lines = error.splitlines()
     if case == "corrupted checkpoint":
-        assert "is damaged; passing it over" in lines.pop(0)
+        assert "is damaged; skipping it" in lines.pop(0)
     assert len(lines) == 1, error
     assert lines[0].startswith(f"{Path(BAD_INPUT[case][0][0]).name}.py: ")
     assert BAD_INPUT[case][1] in lines[0]

@@ -29,7 +29,7 @@ def test_ctrl_c_leaves_a_run_that_resume_continues(script, small_config, finishe
     assert "Pass --resume" in again.stderr
     other = script("pretrain", *flags, "--resume", "--seed=1")
     assert other.returncode == 2
-    assert "another configuration: seed was 0. Received: 1" in other.stderr
+    assert "a different configuration: seed was 0. Received: 1" in other.stderr
     # The run knows its other settings.
     resumed = script("pretrain", f"--run_dir={tmp_path / 'run'}", "--resume")
     assert resumed.returncode == 0, resumed.stderr

@@ -215,7 +215,7 @@ def test_more_factors_train_what_they_change(run, cells):
 def test_other_settings_are_refused_in_one_line(run, cells, change, name):
     run()
     done = len(cells.final)
-    with pytest.raises(UserError, match=f"holds another comparison: {name} was") as raised:
+    with pytest.raises(UserError, match=f"holds a different comparison: {name} was") as raised:
         run(**change)
     assert "\n" not in str(raised.value)
     assert "or another --comparison_dir" in str(raised.value)
@@ -257,6 +257,6 @@ def test_equal_wall_clock_gives_every_arm_its_epochs(run, cells, monkeypatch):
 def test_images_of_several_classes_are_refused(tmp_path):
     base = BASE.replace(dataset=write_several(tmp_path / "photos"), batch_size=16)
     config = CompareConfig(comparison_dir=str(tmp_path / "comparison"), arms="supcon,cross_entropy")
-    with pytest.raises(UserError, match="compare is for images of one class each. Received: "):
+    with pytest.raises(UserError, match="compare needs images of one class each. Received: "):
         comparing.compare(config, base)
     assert not (tmp_path / "comparison").exists()

@@ -85,5 +85,5 @@ def test_arguments_of_the_method_reach_its_arm():
     shared = shared_recipe(recipe, arms)
     assert arm_config(shared, "joint").method_args == {"cross_entropy_weight": 0.1}
     assert arm_config(shared, "cross_entropy").method_args == {}
-    with pytest.raises(UserError, match="method_args are for the arm of --method.*'joint'"):
+    with pytest.raises(UserError, match="method_args apply to the arm of --method.*'joint'"):
         shared_recipe(recipe, ("cross_entropy", "supcon"))

@@ -100,6 +100,20 @@ def test_resuming_and_shares_are_exact(digits, folder, augmentation, of_one_size
     assert not np.array_equal(whole[0][:, 0], whole[0][:, 1])
 
 
+def test_a_function_may_use_pythons_if_and_for_on_tensors(digits):
+    def function(image, seed):
+        if tf.random.stateless_uniform([], seed) < 0.5:
+            return tf.zeros_like(image)
+        for _ in tf.range(3):
+            image = image / 2
+        return image
+
+    (views,) = batches(digits, function, batch_size=64, epochs=1)[:1]
+    largest = views.max(axis=(2, 3, 4))
+    assert 0.2 < np.mean(largest == 0) < 0.8
+    assert largest.max() == pytest.approx(1 / 8, abs=0.01)
+
+
 def test_keras_generators_keep_their_state():
     model = keras_model()
     states = [variable.numpy() for variable in model.variables]

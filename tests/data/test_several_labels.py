@@ -179,7 +179,7 @@ def test_other_images_are_labelled_with_the_classes_of_the_model(tmp_path):
     assert left_out == 0
     np.testing.assert_array_equal(split.labels()[:, [2, 3, 0]], truth(split.names))
     assert not split.labels()[:, 1].any()
-    with pytest.raises(UserError, match="the model knows one class of each"):
+    with pytest.raises(UserError, match="the model gives one class of each"):
         open_labelled(name, known)
     with pytest.raises(UserError, match="does not know: 'green'"):
         open_labelled(name, ("red", "blue"), multi_label=True)

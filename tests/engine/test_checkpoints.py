@@ -102,7 +102,7 @@ def test_a_corrupted_checkpoint_is_passed_over(tmp_path, capsys, damage):
         checkpoints.save(tmp_path, State(step), dense())
     _damage(tmp_path / "000000002", damage)
     assert checkpoints.newest(tmp_path) == State(1)
-    assert "000000002 is damaged; passing it over" in capsys.readouterr().err
+    assert "000000002 is damaged; skipping it" in capsys.readouterr().err
     _damage(tmp_path / "000000001", damage)
     with pytest.raises(UserError, match="no sound checkpoint among 2 in .*--overwrite"):
         checkpoints.newest(tmp_path)
@@ -176,5 +176,7 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
     checkpoints.save(tmp_path, State(1), dense())
     other = keras.Sequential([keras.Input((5,)), keras.layers.Dense(2)])
     other.compile(optimizer=MomentumSGD(0.1), loss="mse")
-    with pytest.raises(UserError, match="belongs to another model. Start again with --overwrite"):
+    with pytest.raises(
+        UserError, match="belongs to a different model. Start again with --overwrite"
+    ):
         checkpoints.restore(tmp_path, 1, other)

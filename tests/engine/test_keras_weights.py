@@ -148,7 +148,7 @@ def test_weights_that_keras_would_leave_out_are_refused(name, train):
     ],
 )
 def test_labels_and_weights_are_one_for_each_image(method, name, given):
-    with pytest.raises(ValueError, match=rf"{name} must be one for each image, of shape \[10\]"):
+    with pytest.raises(ValueError, match=rf"{name} must have one value per image, of shape \[10\]"):
         method().train_on_batch(VIEWS, **given)
 
 

@@ -195,7 +195,7 @@ def test_a_link_in_a_bundle_is_refused(copy, tmp_path):
 def test_damage_under_new_sums_is_named(copy):
     (copy / "labels.txt").write_text("0\n1\n")
     write_sums(copy)
-    with pytest.raises(UserError, match="labels.txt does not fit"):
+    with pytest.raises(UserError, match="labels.txt does not match"):
         load_bundle(copy)
     (copy / "metadata.json").write_text("{")
     write_sums(copy)

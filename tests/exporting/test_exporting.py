@@ -159,7 +159,7 @@ def test_a_bundle_without_an_index_after_one_with_more_classes(exported, tmp_pat
         saved_models_dir=str(tmp_path), index_images=0, formats="saved_model"
     )
     scores = supcon_tf.export(config)
-    said = "lacks classes of version 1, which servers will no longer name: 'a comma, a'. "
+    said = "lacks classes of version 1, which servers will then no longer predict: 'a comma, a'. "
     assert said in capsys.readouterr().err
     bundle = load_bundle(tmp_path / "digits")
     assert bundle.path.name == "2"
@@ -240,7 +240,7 @@ def crashing(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("name", "how", "said"),
     [
-        ("tflite_int8", "os.kill(os.getpid(), signal.SIGABRT)", "was ended by signal 6 "),
+        ("tflite_int8", "os.kill(os.getpid(), signal.SIGABRT)", "was killed by signal 6 "),
         ("tflite_float32", "raise RuntimeError('no operator')", "fails .RuntimeError: no operator"),
     ],
 )
@@ -255,7 +255,7 @@ def test_a_format_whose_check_crashes_is_left_out(
     assert scores["failed"] == {}
     printed = capsys.readouterr().err
     assert re.search(f"left out {name}: .*{said}", printed)
-    assert f"leave {name} out of --formats to save the time" in printed
+    assert f"leave {name} out of --formats to save time" in printed
     bundle = load_bundle(tmp_path / "models/digits/1", "float16")
     assert [path.name for path in (bundle.path / "tflite").iterdir()] == ["float16.tflite"]
     assert scores["saved_model"]["max_difference"] < 1e-5

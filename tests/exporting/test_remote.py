@@ -36,7 +36,7 @@ def test_a_busy_or_broken_server_is_asked_again(images, impatient):
     [
         ((503, {"error": "queue is full."}), "answered 503: queue is full"),
         ((500, b"<html>"), "answered 500: Internal Server Error"),
-        (None, "is out of reach .*losed connection"),
+        (None, "cannot be reached .*losed connection"),
     ],
 )
 def test_asking_again_has_an_end(answer, message, images, impatient):

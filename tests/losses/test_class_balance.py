@@ -80,8 +80,8 @@ def test_the_offsets_are_tau_log_of_the_share():
     ("arguments", "message"),
     [
         (("balanced",), "class_weights must be inverse or effective. Received: 'balanced'"),
-        (("inverse", 0.9), "class_weights_beta is for effective class weights. Received: 0.9"),
-        ((None, 0.9), "class_weights_beta is for effective class weights. Received: 0.9"),
+        (("inverse", 0.9), "class_weights_beta needs effective class weights. Received: 0.9"),
+        ((None, 0.9), "class_weights_beta needs effective class weights. Received: 0.9"),
         (("effective", 1.0), r"class_weights_beta must be in \[0, 1\). Received: 1.0"),
         ((None, None, -1.0), "logit_adjustment must be at least 0. Received: -1.0"),
     ],

@@ -127,5 +127,5 @@ def test_sigmoid_cross_entropy_is_finite_for_any_logits():
 
 
 def test_logit_adjustment_is_for_one_class_an_image():
-    with pytest.raises(ValueError, match="logit_adjustment is for images of one class each"):
+    with pytest.raises(ValueError, match="logit_adjustment needs images of one class each"):
         classification_loss(True, offsets=[0.0, 1.0])

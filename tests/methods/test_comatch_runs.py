@@ -63,7 +63,7 @@ def test_two_replicas_train_like_one(small_config, tmp_path):
         ({"labels_per_class": None}, "images without labels are needed. Received: digits"),
         (
             {"batch_size": 400},
-            "batch_size must be at most 316, so that an epoch has a step. Received: 400",
+            "batch_size must be at most 316, so that an epoch has at least one step. Received: 400",
         ),
         ({"queue_size": 100}, "queue of 100 rows must hold a whole batch. Received: 160 rows"),
         ({"num_views": 3}, "num_views must be 2 \\(strong views\\). Received: 3"),

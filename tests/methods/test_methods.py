@@ -69,7 +69,7 @@ def test_cross_entropy_weighs_classes_by_the_training_images():
         ("supcon_out", None, {"anchors_without_positives": 3}, "Received: 3"),
         ("cross_entropy", 0.1, {}, "cross_entropy has no argument 'temperature'"),
         ("cross_entropy", None, {"class_weights": "x"}, "must be inverse or effective"),
-        ("cross_entropy", None, {"class_weights_beta": 0.5}, "is for effective class weights"),
+        ("cross_entropy", None, {"class_weights_beta": 0.5}, "needs effective class weights"),
         ("cross_entropy", None, {"logit_adjustment": -1.0}, "must be at least 0. Received: -1.0"),
     ],
 )

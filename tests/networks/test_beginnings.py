@@ -103,7 +103,7 @@ def test_a_preset_sees_the_pixels_that_it_was_trained_for(hub, tmp_path):
         (("keras_hub:other", 8), "keras_hub:other cannot be loaded .* 8 pixels: Unknown preset"),
         (("keras_hub:", 8), "encoder must name a preset after keras_hub:"),
         (("keras_hub:tiny", 8, 0.5), "width_multiplier applies to resnet8.* Received: 0.5"),
-        (("keras_hub:tiny", 8, 1.0, "a.h5"), "must be empty where the encoder is a preset"),
+        (("keras_hub:tiny", 8, 1.0, "a.h5"), "must be empty if the encoder is a preset"),
     ],
 )
 def test_a_preset_that_cannot_be_used_is_one_line(hub, arguments, message):
@@ -160,7 +160,7 @@ def test_a_training_ends_well_whose_initial_run_goes_meanwhile(longer, finished_
     supcon_tf.pretrain(config, stop_when=lambda history: bool(shutil.rmtree(initial)))
     assert RunDirectory(config.run_dir).has_finished("pretrain")
     assert (Path(config.run_dir) / "pictures/embeddings.png").is_file()
-    assert "no map from before training: " in capsys.readouterr().err
+    assert "no map of the untrained encoder: " in capsys.readouterr().err
 
 
 def test_an_encoder_of_another_kind_takes_no_weights(finished_run):

@@ -240,7 +240,7 @@ def test_every_copy_computes_what_the_encoder_does(kind, copied):
 @pytest.mark.parametrize("copied", COPIES)
 def test_a_copy_that_would_compute_something_else_is_refused(copied):
     encoder = encoder_with(Table(np.array([1.0, 5.0, 9.0], np.float32)))
-    with pytest.raises(UserError, match=r"does not compute the same: outputs are off by \d+\.\d%"):
+    with pytest.raises(UserError, match=r"computes different outputs: they are off by \d+\.\d%"):
         COPIES[copied](encoder)
 
 

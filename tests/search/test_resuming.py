@@ -211,7 +211,7 @@ def test_other_data_is_refused_on_resume(training, tmp_path, monkeypatch):
     config = search_config(tmp_path / "search", max_trials=1)
     tune(config, BASE)
     monkeypatch.setattr(Data, "describe", lambda self: {"name": "digits", "train": 1})
-    with pytest.raises(UserError, match="holds another search: train was None. Received: 1"):
+    with pytest.raises(UserError, match="holds a different search: train was None. Received: 1"):
         tune(config.replace(max_trials=2), BASE)
 
 

@@ -110,7 +110,7 @@ def test_an_image_for_which_the_model_gives_nan_fails_alone(caplog, wants_neighb
 
     _, good = run(test)
     np.testing.assert_allclose(light(good), [15 / 255, 30 / 255, 45 / 255], 1e-6)
-    assert "1 of 4 images: the model gives numbers that are not finite" in caplog.text
+    assert "1 of 4 images: the model's outputs are not finite" in caplog.text
 
 
 def test_a_failure_of_the_model_fails_its_batch_and_is_logged(caplog):
@@ -148,7 +148,9 @@ def test_a_full_queue_is_told_at_once():
         waiting = asyncio.create_task(batcher.run(bundle, PIXELS[:3]))
         await asyncio.sleep(0)
         began = time.monotonic()
-        with pytest.raises(BusyError, match=r"3 images wait already; at most 4 may \(max_queue\)"):
+        with pytest.raises(
+            BusyError, match=r"3 images are already waiting; at most 4 may \(max_queue\)"
+        ):
             await batcher.run(bundle, PIXELS[:2])
         assert time.monotonic() - began < 0.1
         last = asyncio.create_task(batcher.run(bundle, PIXELS[:1]))

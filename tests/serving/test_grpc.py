@@ -52,7 +52,7 @@ def test_no_protocol_answers_nan(runtime, served_bundle, messages, tmp_path):
     write_fragile(served_bundle, tmp_path / "digits" / "1")
     white = np.full((4, 4, 3), 255, np.uint8)
     tensor = {"name": "images", "datatype": "UINT8", "shape": [1, *white.shape]}
-    said = "the model gives numbers that are not finite for this image"
+    said = "the model's outputs are not finite for this image"
     from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
 
     with serving(tmp_path / "digits", f"--runtime={runtime}", grpc=True) as server:

@@ -203,7 +203,7 @@ def test_the_run_directory_is_checked(planned, finished_run, tmp_path):
     assert "already holds a pretrain stage" in planned(run_dir=str(finished_run)).problems[0]
     assert planned(run_dir=str(finished_run), resume=True).problems == ()
     changed = planned(run_dir=str(finished_run), resume=True, seed=1).problems
-    assert "holds another configuration: seed was 0" in changed[0]
+    assert "holds a different configuration: seed was 0" in changed[0]
     (tmp_path / "file").write_text("")
     under = planned(run_dir=str(tmp_path / "file/run")).problems
     assert "file is not a folder" in under[0]

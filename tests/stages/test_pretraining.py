@@ -139,7 +139,7 @@ def test_collapse_is_said(small_config, tmp_path, capsys):
     settings = {**small_config, "epochs": 4, "weight_decay": 1.0, "learning_rate": 0.5}
     supcon_tf.pretrain(PretrainConfig(run_dir=str(tmp_path / "run"), **settings), maps=False)
     error = capsys.readouterr().err
-    assert "that of identical embeddings (5.541): nothing is learned" in error
+    assert "the value for identical embeddings (5.541): nothing is learned" in error
     assert error.count("warning") == 1
 
 

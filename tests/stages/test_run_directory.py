@@ -64,7 +64,7 @@ def test_a_second_run_needs_resume_or_overwrite(tmp_path):
 
 def test_resuming_with_other_settings_names_the_first(tmp_path):
     run, config = begun(tmp_path)
-    with pytest.raises(UserError, match="another configuration: epochs was 80. Received: 90"):
+    with pytest.raises(UserError, match="a different configuration: epochs was 80. Received: 90"):
         run.check("pretrain", config.replace(resume=True, epochs=90))
 
 
@@ -209,7 +209,7 @@ def test_a_corrupted_model_or_config_is_named(tmp_path):
     with pytest.raises(UserError, match=r"classifier.keras not found. Run supcon-tf classify"):
         run.load_model("classifier")
     dense().save(run.path / "classifier.keras")
-    with pytest.raises(UserError, match=r"classifier.keras holds another kind of model"):
+    with pytest.raises(UserError, match=r"classifier.keras holds a different kind of model"):
         run.load_model("classifier")
     (run.path / "config.json").write_text("{")
     with pytest.raises(UserError, match=r"cannot read .*config.json"):

@@ -122,7 +122,7 @@ def test_class_weights_count_the_images_of_a_class(kind, shares, tmp_path):
 
 def test_logit_adjustment_is_refused(run_dir):
     config = ClassifierConfig(run_dir=run_dir, logit_adjustment=1.0, overwrite=True)
-    with pytest.raises(UserError, match="logit_adjustment is for images of one class each"):
+    with pytest.raises(UserError, match="logit_adjustment needs images of one class each"):
         supcon_tf.train_classifier(config)
 
 

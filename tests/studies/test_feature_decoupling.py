@@ -267,7 +267,7 @@ def test_a_study_keeps_what_is_finished(tmp_path, monkeypatch, capsys):
     lines = (tmp_path / "tiny.md").read_text().splitlines()
     assert [line.split(" |")[0].strip("| ") for line in lines[2:]] == list(ARMS)
     assert (tmp_path / "tiny.png").stat().st_size > 5000
-    with pytest.raises(UserError, match="holds results of another setting tiny. Pass another"):
+    with pytest.raises(UserError, match="holds results of a different setting tiny. Pass another"):
         study.run_study("tiny", dataclasses.replace(TINY, steps=5), 2, tmp_path)
 
 

@@ -202,7 +202,7 @@ def test_an_interrupted_study_repeats_no_trial(training, tmp_path):
     run_study(config.replace(resume=True))
     assert len(training.ran) == 18
     assert len({json.dumps(one) for one in training.ran}) == 18
-    with pytest.raises(UserError, match="holds another study: seeds was 2. Received: 3"):
+    with pytest.raises(UserError, match="holds a different study: seeds was 2. Received: 3"):
         run_study(config.replace(resume=True, seeds=3))
 
 

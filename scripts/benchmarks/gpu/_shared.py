@@ -89,7 +89,7 @@ class Results:
 
 
 def median_seconds(run, repeats=7, least_seconds=0.5):
-    """Median time of a function that waits for its result; it has been called before."""
+    """Median time of a function that waits for its result; it must have been called before."""
     import statistics
     import time
 

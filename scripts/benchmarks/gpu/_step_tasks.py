@@ -60,7 +60,7 @@ def start(python, network, cells, **task):
 
 
 def each(timed):
-    """Those that came to be ready, one after another; each ends before the next one begins."""
+    """Yields each, with None once it is ready or its error; each ends before the next begins."""
     from supcon_tf.core.errors import UserError
 
     try:

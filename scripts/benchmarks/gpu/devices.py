@@ -1,4 +1,4 @@
-"""Whether TensorFlow uses the GPU rightly, and the card's own rates.
+"""Whether TensorFlow uses the GPU correctly, and the card's own rates.
 
 python scripts/benchmarks/gpu/devices.py --output_dir=runs/benchmark_gpu
 """
@@ -40,7 +40,7 @@ def _card(results):
 
 
 def _agreement(results):
-    """A convolution and a matrix product beside float64 of the CPU."""
+    """A convolution and a matrix product compared with the CPU's float64."""
     import tensorflow as tf
 
     rng = np.random.default_rng(0)

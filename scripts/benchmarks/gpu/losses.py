@@ -50,7 +50,7 @@ def _step(loss, compiled):
 
 @contextlib.contextmanager
 def _blocks_of(side):
-    """Blocks of another size than the product's: 0 for the whole matrix."""
+    """Blocks of a different size from the package's: 0 for the whole matrix."""
     from supcon_tf.losses import blocks
 
     before = blocks.ON_GPU
@@ -61,7 +61,7 @@ def _blocks_of(side):
 
 
 def _accuracy(results):
-    """Value and gradient beside the CPU's float32, which the tests hold to float64."""
+    """Value and gradient compared with the CPU's float32, which the tests compare with float64."""
     import tensorflow as tf
 
     from supcon_tf.losses import products

@@ -15,7 +15,7 @@ _DIM, _CLASSES = 128, 100
 
 
 def main(checkout, path):
-    """Times value and gradient at each size, until memory ends."""
+    """Times value and gradient at each size, if memory suffices."""
     sys.path.insert(0, checkout)
     from losses import SupConLoss
 

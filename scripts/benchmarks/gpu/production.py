@@ -54,7 +54,7 @@ def _weights(run_dir):
 
 
 def _resumption(config, results, deterministic):
-    """Trains twice, once killed after its first checkpoint, and compares the weights."""
+    """Trains twice, once with a kill after the first checkpoint, and compares the weights."""
     folder = Path(config.output_dir, "production").resolve()
     title = "deterministic kernels" if deterministic else "default kernels"
     environment = {"TF_DETERMINISTIC_OPS": "1"} if deterministic else {}
@@ -90,7 +90,7 @@ def _export(config, results, run_dir):
     results.row("top-1 after training on the GPU", f"{100 * metrics['test']['top1']:.1f} %")
     for name, found in metrics["export"].items():
         if isinstance(found, dict) and "max_difference" in found:
-            results.row(f"export, {name}", f"{found['max_difference']:.1e} off Keras at most")
+            results.row(f"export, {name}", f"{found['max_difference']:.1e} from Keras at most")
     answers = {}
     for device in ("GPU", "CPU"):
         hidden = {"CUDA_VISIBLE_DEVICES": "-1"} if device == "CPU" else {}

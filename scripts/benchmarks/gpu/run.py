@@ -5,7 +5,7 @@
 Needs TensorFlow with CUDA (pip install supcon_tf[gpu]), and CIFAR-10 where TensorFlow Datasets
 finds it. Each check is a program of this folder in a process of its own; what one has found is kept
 when another fails. --checks=steps,losses runs some of them again. Writes report.md, and a log and a
-file of tables of each check. Most of the time is compilation: on an H200 the losses took three
+file of tables for each check. Most of the time is compilation: on an H200 the losses took three
 minutes, and the first compiled step of ResNet-18 47 s.
 """
 
@@ -37,7 +37,7 @@ def _command(check, config):
 
 
 def _run(check, config):
-    """Runs a check; what went wrong, or ''."""
+    """Runs a check; returns what went wrong, or ''."""
     started = time.monotonic()
     log = Path(config.output_dir, f"{check}.log")
     Path(config.output_dir, f"{check}.json").unlink(missing_ok=True)  # Of an earlier run.
@@ -86,7 +86,7 @@ def _check_gpu():
 
     if not tf.config.list_physical_devices("GPU"):
         raise UserError(
-            "TensorFlow sees no GPU. See whether nvidia-smi shows one, and whether its CUDA "
+            "TensorFlow sees no GPU. Check whether nvidia-smi shows one, and whether its CUDA "
             "libraries are installed: pip install supcon_tf[gpu]."
         )
 

@@ -17,7 +17,7 @@ _PHOTOS, _PHOTO_SHAPE, _CLASSES = 1024, (375, 500, 3), 8
 
 
 def write_photos(folder):
-    """JPEG files of a photograph's size in folders of classes: coarse and fine noise."""
+    """Writes JPEG files of a photograph's size in folders of classes: coarse and fine noise."""
     import tensorflow as tf
 
     if (folder / "done").exists():

@@ -50,7 +50,11 @@ def _train(case, run_dir, data_dir):
 def main(config):
     """Runs the check."""
     results = Results(config, "strategies")
-    header = ["strategy", *(f"loss of epoch {n + 1}" for n in range(_EPOCHS)), "most off the first"]
+    header = [
+        "strategy",
+        *(f"loss of epoch {n + 1}" for n in range(_EPOCHS)),
+        "largest deviation from the first",
+    ]
     results.table("ResNet-8 on the digits, float32 without TF32, deterministic kernels", header)
     first = None
     folder = Path(config.output_dir, "strategies").resolve()
