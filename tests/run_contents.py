@@ -46,6 +46,22 @@ def signal_at(monkeypatch, step, number=signal.SIGTERM):
     monkeypatch.setattr(Progress, "after_step", signalling)
 
 
+class CrashError(Exception):
+    """What `crash_at` raises."""
+
+
+def crash_at(monkeypatch, step):
+    """Ends a run after this many steps with an error that nothing expects."""
+    after_step = Progress.after_step
+
+    def crashing(self, values):
+        after_step(self, values)
+        if self.step == step:
+            raise CrashError
+
+    monkeypatch.setattr(Progress, "after_step", crashing)
+
+
 # Trains as the script does, but kills itself after this many steps of the run (0: never).
 _WORKER = textwrap.dedent(
     """

@@ -91,7 +91,7 @@ def _check_several_classes(config, dataset):
         value = getattr(config, name)
         if value:
             raise UserError(
-                f"{name} is for images of one class each. Received: {name}={value}, and "
+                f"{name} needs images of one class each. Received: {name}={value}, and "
                 f"{dataset.name}. Leave it out."
             )
 

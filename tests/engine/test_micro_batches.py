@@ -60,8 +60,6 @@ def check_equal(model, twin, compiled=False):
         ("cross_entropy", False),
         ("triplet", False),
         pytest.param("supcon_out", True, marks=pytest.mark.slow),
-        pytest.param("cross_entropy", True, marks=pytest.mark.slow),
-        pytest.param("triplet", True, marks=pytest.mark.slow),
     ],
 )
 def test_equals_one_pass_over_the_batch(method, compiled):

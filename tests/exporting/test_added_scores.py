@@ -33,7 +33,7 @@ def test_top1_is_counted_by_group_and_class():
         ({"c": 0.8, "d": 1.0}, 0.88, []),
         ({"c": 0.79, "d": 1.0}, 0.88, ["poorly: 'c' 79.0 % of 4 held-out images;"]),
         ({"c": 0.5, "d": 0.6}, 0.9, ["'c' 50.0 % of 4 held-out images; 'd' 60.0 % of 2 held-out"]),
-        ({"c": 1.0, "d": 1.0}, 0.87, ["old classes fall from 90.0 % to 87.0 % of 30 held-out"]),
+        ({"c": 1.0, "d": 1.0}, 0.87, ["old classes falls from 90.0 % to 87.0 % of 30 held-out"]),
     ],
 )
 def test_poor_scores_are_said(per_class, old_top1, said, capsys):

@@ -136,7 +136,7 @@ def test_an_unknown_model_and_a_server_out_of_reach(images, impatient):
     message = "answered 404: no such path.*Received: --model=.*/cats"
     with serving(model_server(dogs)) as address, pytest.raises(UserError, match=message):
         predict(PredictConfig(model=f"{address}/v1/models/cats"), images)
-    with pytest.raises(UserError, match=r"out of reach \(Connection refused\)"):
+    with pytest.raises(UserError, match=r"cannot be reached \(Connection refused\)"):
         predict(PredictConfig(model=address), images)
-    with pytest.raises(UserError, match="out of reach"):
+    with pytest.raises(UserError, match="cannot be reached"):
         predict(PredictConfig(model="http://"), images)

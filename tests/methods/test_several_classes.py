@@ -164,7 +164,7 @@ def test_methods_take_several_classes_or_are_refused(method, dataset):
         ("loco", {"method_args": {"local_loss": "supcon"}}, "loco needs one class per image"),
         ("supcon_out", {"queue_size": 32}, "supcon with a queue needs one class per image"),
         ("supcon_out", {"method_args": {"positives_cap": 2}}, "positives_cap is for labels"),
-        ("cross_entropy", {"method_args": {"logit_adjustment": 1.0}}, "is for images of one class"),
+        ("cross_entropy", {"method_args": {"logit_adjustment": 1.0}}, "needs images of one class"),
         ("simclr", {"classes_per_batch": 2, "images_per_class": 8}, "is for one class per image"),
     ],
 )

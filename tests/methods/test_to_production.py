@@ -1,10 +1,10 @@
-"""Every method to the end: killed, resumed bit for bit, evaluated, exported, served."""
+"""Every method to the end: broken off, resumed bit for bit, evaluated, exported, served."""
 
 import base64
 
 import pytest
 import requests
-from run_contents import assert_equal_runs, finish, start
+from run_contents import CrashError, assert_equal_runs, crash_at
 from serving import fakes
 
 import supcon_tf
@@ -51,7 +51,7 @@ SETTINGS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", [name for name in METHODS if name not in ELSEWHERE])
-def test_killed_resumed_evaluated_exported_served(method, small_config, tmp_path):
+def test_broken_off_resumed_evaluated_exported_served(method, small_config, tmp_path, monkeypatch):
     settings = {
         **small_config,
         "epochs": 2,
@@ -64,8 +64,10 @@ def test_killed_resumed_evaluated_exported_served(method, small_config, tmp_path
     }
     whole, broken = str(tmp_path / "whole"), str(tmp_path / method)
     supcon_tf.pretrain(supcon_tf.PretrainConfig(**settings, run_dir=whole), maps=False)
-    code, error = finish(start({**settings, "run_dir": broken}, kill_at=4))
-    assert code == -9, error
+    with monkeypatch.context() as patch:
+        crash_at(patch, step=4)
+        with pytest.raises(CrashError):
+            supcon_tf.pretrain(supcon_tf.PretrainConfig(**settings, run_dir=broken), maps=False)
     config = supcon_tf.PretrainConfig(**settings, run_dir=broken, resume=True)
     supcon_tf.pretrain(config, maps=False)
     assert_equal_runs(whole, broken)

@@ -43,7 +43,8 @@ def test_a_damaged_model_is_told(served_bundle, tmp_path, capfd):
     shutil.copytree(served_bundle, tmp_path / "1")
     (tmp_path / "1/labels.txt").write_text("zero\n")
     with pytest.raises(
-        UserError, match=r"no version in .* is valid; the newest: .*another SHA-256"
+        UserError,
+        match=r"no version in .* is valid; the newest: .*the SHA-256 of .* does not match",
     ):
         serve(ServeConfig(model_dir=str(tmp_path), http_port=0))
     assert capfd.readouterr().err.startswith("version 1 is refused: bundle")
@@ -51,7 +52,9 @@ def test_a_damaged_model_is_told(served_bundle, tmp_path, capfd):
 
 def test_a_model_that_gives_nan_is_told(served_bundle, tmp_path):
     write_fragile(served_bundle, tmp_path / "1", fails_above=-1.0)
-    with pytest.raises(UserError, match="the newest: bundle .*/1: the model gives numbers that"):
+    with pytest.raises(
+        UserError, match="the newest: bundle .*/1: the model.s outputs are not finite"
+    ):
         serve(ServeConfig(model_dir=str(tmp_path), http_port=0))
 
 

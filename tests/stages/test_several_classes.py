@@ -160,8 +160,8 @@ def test_other_tables_are_scored_and_other_data_refused(run_dir, tmp_path):
     found = supcon_tf.evaluate(EvaluateConfig(run_dir=run_dir, dataset=other, bootstrap=0))
     assert found["images"] == 24
     assert found["mean_average_precision"] > 0.9
-    with pytest.raises(UserError, match="give a table that lists them"):
+    with pytest.raises(UserError, match="pass a table that lists them"):
         supcon_tf.evaluate(EvaluateConfig(run_dir=run_dir, dataset=f"folder:{tmp_path}"))
     for name, value in {"soft_neighbors_temperature": 0.1, "corruptions": True}.items():
-        with pytest.raises(UserError, match=f"{name} is for images of one class"):
+        with pytest.raises(UserError, match=f"{name} needs images of one class"):
             supcon_tf.evaluate(EvaluateConfig(run_dir=run_dir, **{name: value}))

@@ -54,7 +54,7 @@ def test_every_arm_and_seed_is_run_once_and_shown(tiny, tmp_path):
     assert again["arms"] == report["arms"]
     assert stamps == {f: f.stat().st_mtime_ns for f in (tmp_path / "runs").rglob("*.keras")}
     other = dataclasses.replace(tiny, base={**tiny.base, "learning_rate": 0.1})
-    with pytest.raises(UserError, match="SimCLR/0 holds a run with other settings"):
+    with pytest.raises(UserError, match="SimCLR/0 holds a run with different settings"):
         running.run_study(other, 1, tmp_path / "runs")
     table = reporting.table(tiny, report).splitlines()
     assert len(table) == 4
