@@ -183,7 +183,7 @@ def test_other_images_are_labelled_with_the_classes_of_the_model(tmp_path):
         open_labelled(name, known)
     with pytest.raises(UserError, match="does not know: 'green'"):
         open_labelled(name, ("red", "blue"), multi_label=True)
-    with pytest.raises(UserError, match="give a table that lists them"):
+    with pytest.raises(UserError, match="pass a table that lists them"):
         open_labelled("digits", known, multi_label=True)
     (tmp_path / "single.csv").write_text("path,label\nall/000.png,red\nall/001.png,blue\n")
     split, _ = open_labelled(f"csv:{tmp_path}/single.csv", known, multi_label=True)
