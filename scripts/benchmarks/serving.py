@@ -100,7 +100,7 @@ def load_servers(config, bundle, requests):
 
 
 def time_runtimes(config, bundle, images, folder):
-    """Seconds per call by runtime and batch size, medians over rounds that take turns."""
+    """Milliseconds per call and busy cores, by runtime and batch size: medians over the rounds."""
     import numpy as np
 
     arrays = Path(folder) / "arrays.npz"

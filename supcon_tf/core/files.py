@@ -24,7 +24,7 @@ _locks: dict[Path, tuple[int, int]] = {}
 
 
 def new_folder(output_dir: str) -> Path:
-    """The absolute path of a folder to write; `UserError` if anything is there."""
+    """The absolute path of a folder to write; `UserError` if it is a file or holds one."""
     if not output_dir:
         raise UserError("output_dir must name a folder. Received: ''.")
     folder = Path(output_dir).resolve()

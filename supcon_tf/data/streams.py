@@ -51,7 +51,7 @@ def training_views(
 
     Returns:
         Dataset of `(views float32 [B, V, S, S, 3] in [0, 1], labels int64 [B])`, B the share's
-        part of the batch.
+        part of the batch (labels bool [B, C] with several classes per image).
 
     Raises:
         ValueError: if the batch is larger than the training split, or not a multiple of the shares.
@@ -81,7 +81,8 @@ def views(
 
     Returns:
         Dataset of `(views float32 [B, V, S, S, 3] in [0, 1], labels int64 [B])`, B the share's
-        part of the batch; several kinds give a tuple of views.
+        part of the batch (labels bool [B, C] with several classes per image); several kinds
+        give a tuple of views.
 
     Raises:
         ValueError: if the batch is larger than the split, or not a multiple of the shares.

@@ -112,7 +112,8 @@ def views_of_elements(
 
     Returns:
         Dataset of `(views float32 [B, V, S, S, 3] in [0, 1], labels int64 [B])`, B the share's
-        part of the batch; several kinds give a tuple of views.
+        part of the batch (labels bool [B, C] with several classes per image); several kinds
+        give a tuple of views.
     """
     several = not isinstance(kinds, Views)
     kinds = tuple(kinds) if several else (kinds,)

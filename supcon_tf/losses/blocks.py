@@ -181,7 +181,7 @@ def symmetric_logsumexp(rows, labels, temperature, with_positives):
 
     Returns:
         float32 [N] over all other rows, and float32 [N] over the other rows of the class (about
-        -87 where there are none), or None.
+        1 / temperature - 87 if there are none), or None.
     """
     matrix = _SymmetricMatrix(rows.shape[0], labels, temperature, with_positives)
 

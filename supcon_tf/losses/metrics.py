@@ -88,7 +88,7 @@ def uniformity(embeddings):
 
         log mean_{i != j} exp(-2 |z_i - z_j|^2)
 
-    Over at most 256 rows, evenly taken from the batch.
+    Over at most 256 rows, evenly taken from a batch of known size; otherwise over all.
 
     Args:
         embeddings: float [B, V, D] or [B, D].

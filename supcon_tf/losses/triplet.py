@@ -68,7 +68,8 @@ def triplet_loss(
 
     Raises:
         ValueError: if an argument is out of range, or if all soft triplets of more than 4096 rows
-            are requested: their number grows with the cube of the rows.
+            (known when the graph is built) are requested: their number grows with the cube of
+            the rows.
 
     Reference:
         Schroff et al. 2015, eq. 1; Hermans et al. 2017, eq. 5. Memory is linear in the rows; time

@@ -105,7 +105,7 @@ class SuNCEtLoss(AnchorLoss):
 
 @keras.saving.register_keras_serializable("supcon_tf")
 class SuNCEt(Method):
-    """SimCLR on two views of every image, plus `suncet_loss` on a labelled, class-balanced batch.
+    """SimCLR on the views of every image, plus `suncet_loss` on a labelled, class-balanced batch.
 
         L = NT-Xent(unlabelled) + SuNCEt(labelled) while epoch < supervised_epochs, else NT-Xent
 

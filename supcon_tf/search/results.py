@@ -29,7 +29,7 @@ class Result:
         continues: the trial that it continues.
         reason: one line on why it failed.
         worker: which process ran it; KERASTUNER_TUNER_ID, or "tuner0" if there is only one;
-            '' in a study.
+            '' in a study or comparison.
     """
 
     trial: str

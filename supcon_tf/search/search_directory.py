@@ -1,6 +1,6 @@
 """The directory of a search: its settings, and the result of each trial.
 
-search.json      (study.json) settings, base recipe, space, versions
+search.json      (or study.json, comparison.json) settings, base recipe, space, versions
 oracle/          state of the oracle
 trials/<trial>/  a run directory each; a trial that continues another continues in its directory
 results/         <trial>.json: settings, score, cost;  <trial>.log: what it printed;
@@ -19,11 +19,11 @@ from supcon_tf.search.results import Result, is_result
 
 
 class SearchDirectory:
-    """One search, or one study.
+    """One search, study or comparison.
 
     Args:
         path: the directory; nothing is written before `begin`.
-        kind: what it holds, for messages: "search" or "study".
+        kind: what it holds, for messages: "search", "study" or "comparison".
     """
 
     def __init__(self, path: str, kind: str = "search"):

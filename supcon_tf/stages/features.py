@@ -30,7 +30,8 @@ def extract_features(
         progress: title of a progress bar, shown on a terminal; '' for none.
 
     Returns:
-        features float32 [N, F] and labels int64 [N], in the order of `Split.sample`.
+        features float32 [N, F] and labels int64 [N] or, with several classes per image, bool
+        [N, C], in the order of `Split.sample`.
     """
     return encode_split(
         inference_function(encoder),
@@ -62,7 +63,8 @@ def encode_split(
         progress: as in `extract_features`.
 
     Returns:
-        features float32 [N, F] and labels int64 [N], in the order of `Split.sample`.
+        features float32 [N, F] and labels int64 [N] or, with several classes per image, bool
+        [N, C], in the order of `Split.sample`.
     """
     batches = split.images(image_size_px, batch_size, limit)
     count = split.num_examples if limit is None else min(limit, split.num_examples)
@@ -79,10 +81,10 @@ def encode_batches(
 
     Args:
         encode: from images float32 [B, S, S, 3] in [0, 1] to features [B, F].
-        batches: images and labels int64 [B].
+        batches: images and labels, int64 [B] or bool [B, C].
 
     Returns:
-        features float32 [N, F] and labels int64 [N], in their order.
+        features float32 [N, F] and labels int64 [N] or bool [N, C], in their order.
     """
     found = [(encode(images).numpy(), labels.numpy()) for images, labels in batches]
     features, labels = zip(*found, strict=True)

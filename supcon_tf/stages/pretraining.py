@@ -167,10 +167,11 @@ def _online_knn(config, knn, model):
 
 
 class _CollapseWatch:
-    """Warns when the loss stays at the value of identical embeddings, log(2N - 1).
+    """Warns when the loss stays at the value of identical embeddings.
 
-    Every run begins with about this loss, so it has to stay there for five epochs, or for two if
-    the embeddings are indeed identical. Each collapse is reported once.
+    That is log(V B - 1) for V views of B images under SupCon. Every run begins with about this
+    loss, so it has to stay there for five epochs, or for two if the embeddings are indeed
+    identical. Each collapse is reported once.
     """
 
     def __init__(self, config, model):
