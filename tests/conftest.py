@@ -4,6 +4,7 @@ import builtins
 import collections
 import errno
 import fcntl
+import gc
 import importlib.util
 import io
 import itertools
@@ -30,6 +31,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def pytest_configure(config):
+    gc.set_threshold(100_000)  # As for the commands; otherwise it looks through many graphs often.
     cpu = tf.config.list_physical_devices("CPU")[0]
     two = [tf.config.LogicalDeviceConfiguration()] * 2
     tf.config.set_logical_device_configuration(cpu, two)

@@ -183,11 +183,11 @@ BAD_JSON = {
         '{"path": "a", "label": ["x", "y"]}\n{"path": "b", "label": "x|z"}',
         r"line 2: a label must have no \| in a table .*: 'x\|z'",
     ),
-    "a fraction": ('{"path": "a", "label": 1.5}', "line 1: label must be text .*: 1.5"),
+    "a fraction": ('{"path": "a", "label": 1.5}', "line 1: label must be non-empty text.*: 1.5"),
     "too deep": ("[" * 100_000, "line 1: not JSON .it is nested too deeply"),
     "a key twice": ('{"path": "a", "label": "x", "label": "y"}', "line 1: a key occurs twice"),
     "no UTF-8": ('{"path": "\\ud800", "label": "x"}', "line 1: path is not UTF-8. Received"),
-    "null": ('{"path": null, "label": "x"}', "line 1: path must be text .*: None"),
+    "null": ('{"path": null, "label": "x"}', "line 1: path must be non-empty text.*: None"),
 }
 
 

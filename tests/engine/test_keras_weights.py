@@ -130,7 +130,7 @@ def test_weights_of_samples_and_classes_count(way, steps_per_execution):
     ],
 )
 def test_weights_that_keras_would_leave_out_are_refused(name, train):
-    with pytest.raises(ValueError, match=f"^{name} needs labels, .* Received: y=None"):
+    with pytest.raises(ValueError, match=f"^{name} needs labels; .* Received: y=None"):
         train(pairwise(SimCLRLoss(0.5)))
 
 

@@ -104,7 +104,7 @@ def test_an_image_for_which_the_model_gives_nan_fails_alone(caplog, wants_neighb
         bad = asyncio.create_task(batcher.run(bundle, PIXELS[-1:], wants_neighbors))
         await until(lambda: len(batcher._queue) == 4)
         bundle.may_go_on.set()
-        with pytest.raises(ServerFailedError, match="numbers that are not finite for this image"):
+        with pytest.raises(ServerFailedError, match="outputs are not finite for this image"):
             await bad
         return await asyncio.gather(first, good)
 

@@ -132,7 +132,7 @@ def test_a_run_is_scored_on_corrupted_images(run_dir, monkeypatch):
     again = scored(baseline=str(run_dir))["corruptions"]
     assert again["mce"] == 1.0
     assert again["by_corruption"] == found["by_corruption"]
-    with pytest.raises(UserError, match="other corrupted images: seed was 0, is 1 now"):
+    with pytest.raises(UserError, match="different corrupted images: seed was 0, is 1 now"):
         scored(baseline=str(run_dir), seed=1)
 
 
