@@ -95,6 +95,7 @@ def test_timing_writes_nothing(tmp_path, data_dir):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_scores_on_corrupted_images_can_be_added_later(tmp_path, data_dir):
     base = PretrainConfig(data_dir=data_dir, train_images=100, **TINY)

@@ -79,6 +79,7 @@ def test_an_encoder_of_one_size_encodes_views_of_several():
     assert in_graph((large, small)).shape == (2, 5, 16)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_a_run_with_small_views_goes_on_as_any_other(tmp_path, data_dir):
     settings = {"width_multiplier": 0.25, "epochs": 2, "warmup_epochs": 1, "verbose": True}

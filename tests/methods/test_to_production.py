@@ -50,7 +50,14 @@ SETTINGS = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", [name for name in METHODS if name not in ELSEWHERE])
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(name, marks=[] if name in ("comatch", "loco") else pytest.mark.exhaustive)
+        for name in METHODS
+        if name not in ELSEWHERE
+    ],
+)
 def test_broken_off_resumed_evaluated_exported_served(method, small_config, tmp_path, monkeypatch):
     settings = {
         **small_config,

@@ -25,6 +25,7 @@ def benchmark(import_script):
     return import_script("benchmarks/local")
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_results_of_tiny_steps(benchmark, data_dir, tmp_path, capsys):
     settings = {**TINY, "data_dir": data_dir, "output_dir": str(tmp_path), "repeats": 1}

@@ -39,6 +39,7 @@ def load_row(server="SavedModel", before=800, after=810, **changes):
     return {**found, "memory_before": before * MIB, "memory_after": after * MIB, **changes}
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_results_of_a_tiny_load(benchmark, exported, monkeypatch, tmp_path, capsys):
     servers = {"SavedModel": [], "TFLite int8": ["--runtime=int8"], "none": ["--runtime=float16"]}

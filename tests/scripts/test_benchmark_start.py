@@ -28,6 +28,7 @@ def test_the_table_sets_commands_against_the_imports(
     assert "| serve | 5.50 s | 4.50 to 9.00 | +2.50 s |" in rows
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_processes_are_timed_to_their_first_deed(benchmark, exported, tmp_path):
     model, image = exported[1], tmp_path / "grey.png"

@@ -38,6 +38,7 @@ def benchmark(import_script):
     return import_script("benchmarks/training")
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_results_of_a_tiny_step(benchmark, data_dir, digits, tmp_path, capsys):
     on_cpu = not tf.config.list_physical_devices("GPU")  # Elsewhere there is no profile.

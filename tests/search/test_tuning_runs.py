@@ -113,6 +113,7 @@ def test_a_run_without_validation_images_is_not_scored_on_them(finished_run):
         evaluate(config)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_hyperband_continues_bit_for_bit(space, base, tmp_path):
     """Two trials of one epoch, the better of which continues to two on the same schedule."""

@@ -40,6 +40,7 @@ def tiny(small_config):
     )
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_every_arm_and_seed_is_run_once_and_shown(tiny, tmp_path):
     report = running.run_study(tiny, 2, tmp_path / "runs")
@@ -79,6 +80,7 @@ def test_a_finished_run_that_lost_files_is_named(tiny, tmp_path, files, lacks):
         cells._found(RunDirectory(str(tmp_path)), tiny.curves)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_arms_that_differ_in_the_classifier_share_a_pretraining(tiny, tmp_path):
     study = dataclasses.replace(

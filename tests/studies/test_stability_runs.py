@@ -13,6 +13,7 @@ from supcon_tf import evaluate, train_classifier
 from supcon_tf.search.search_directory import SearchDirectory
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_two_processes_share_a_study(small_config, tmp_path):
     """A cheap pair of recipes; the scores are those that evaluate.py gives for the trials."""
