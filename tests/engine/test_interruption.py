@@ -22,7 +22,7 @@ def test_kills_at_random_steps_change_nothing(finished_run, small_config, tmp_pa
         "resume": True,
         "checkpoint_steps": 3,
     }
-    steps = sorted(random.Random(7).sample(range(4, 100), 2))
+    steps = sorted(random.Random(7).sample(range(4, 100), 3))
     for step in steps:
         code, error = finish(start(settings, step))
         assert code == -9, error

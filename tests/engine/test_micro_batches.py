@@ -60,6 +60,8 @@ def check_equal(model, twin, compiled=False):
         ("cross_entropy", False),
         ("triplet", False),
         pytest.param("supcon_out", True, marks=pytest.mark.slow),
+        pytest.param("cross_entropy", True, marks=[pytest.mark.slow, pytest.mark.exhaustive]),
+        pytest.param("triplet", True, marks=[pytest.mark.slow, pytest.mark.exhaustive]),
     ],
 )
 def test_equals_one_pass_over_the_batch(method, compiled):

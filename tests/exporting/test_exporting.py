@@ -253,7 +253,7 @@ def test_formats_whose_check_crashes_are_left_out(exported, tmp_path, crashing, 
     ):
         assert re.search(said, scores["failed"].pop(name))
         assert re.search(f"left out {name}: .*{said}", printed)
-        assert re.search(f"{name.replace('_', ' ')}, as .*{said}", card)
+        assert re.search(f"Left out: {name.replace('_', ' ')}, as .*{said}", card)
     assert scores["failed"] == {}
     assert re.search(r"leave tflite_\w+, tflite_\w+ out of --formats to save time", printed)
     assert [path.name for path in (bundle.path / "tflite").iterdir()] == ["float16.tflite"]
